@@ -1,0 +1,174 @@
+"""Which windows share a batch: any mix, by speaker or by utterance; a pure function of (seed, epoch).
+
+A scheme of negatives can only use what the batch holds: negatives of the same speaker but another utterance need
+batches of several windows of each speaker.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpc.windows import Windows
+
+Composition = Literal["mixed", "by_speaker", "by_utterance"]
+
+
+class BatchError(ValueError):
+    """A manifest that cannot fill one batch of the wanted composition."""
+
+
+def epoch_batches(
+    windows: Windows,
+    epoch: int,
+    *,
+    kind: Composition,
+    num_windows: int,
+    windows_per_group: int = 1,
+    seed: int = 0,
+    shrink: bool = False,
+) -> list[NDArray[np.int64]]:
+    """Deal the windows of an epoch into batches of equal size; the rest waits for another epoch's shuffle.
+
+    Args:
+        windows: what is dealt.
+        epoch: number of the epoch.
+        kind: "mixed": any windows; "by_speaker": num_windows / windows_per_group different speakers, with
+            windows_per_group windows each, from as many of their utterances as there are; "by_utterance": the
+            same with utterances.
+        num_windows: B, windows in a batch.
+        windows_per_group: windows of one speaker or utterance in a batch.
+        seed: of the shuffle.
+        shrink: make batches smaller where the windows do not fill one (for small dev sets).
+
+    Returns:
+        Batches, each (B,) indices of windows.
+
+    Raises:
+        BatchError: if not one batch can be filled.
+    """
+    rng = np.random.default_rng([seed, epoch, 1])  # 1: apart from the windows' offsets, drawn from (seed, epoch)
+    if kind == "mixed":
+        order = rng.permutation(len(windows))
+        size = min(num_windows, len(order)) if shrink else num_windows
+        batches = [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+        if not batches:
+            raise BatchError(
+                f"{len(windows)} windows do not fill one batch of {num_windows}; pass a smaller "
+                "--batches.num-windows, or more audio"
+            )
+        return batches
+
+    key = windows.speaker if kind == "by_speaker" else windows.utterance
+    noun = kind.removeprefix("by_")
+    if num_windows % windows_per_group:
+        raise BatchError(
+            f"batches {kind}: {num_windows} windows do not divide into groups of {windows_per_group}; choose "
+            "--batches.num-windows as a multiple of --batches.windows-per-group"
+        )
+    groups_per_batch = num_windows // windows_per_group
+    if shrink:
+        sizes = np.bincount(key)
+        windows_per_group = min(windows_per_group, int(sizes.max()))
+        groups_per_batch = min(groups_per_batch, int((sizes >= windows_per_group).sum()))
+    groups = _groups(key, windows.utterance, windows_per_group, rng)
+    num_keys = len({int(key[group[0]]) for group in groups})
+    if num_keys < groups_per_batch:
+        raise BatchError(
+            f"batches {kind}: {num_keys} {noun}s have {windows_per_group} windows or more, a batch of {num_windows} "
+            f"needs {groups_per_batch}; pass a smaller --batches.num-windows or another --batches.windows-per-group"
+        )
+    return list(_pack(groups, key, groups_per_batch))
+
+
+def num_left_out(windows: Windows, kind: Composition, windows_per_group: int) -> int:
+    """Windows that no epoch can draw: those of speakers or utterances with fewer than a group's worth."""
+    if kind == "mixed":
+        return 0
+    sizes = np.bincount(windows.speaker if kind == "by_speaker" else windows.utterance)
+    return int(sizes[sizes < windows_per_group].sum())
+
+
+def _rank_within(key: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many earlier entries of `order` have the same key: (len(order),)."""
+    by_key = np.argsort(key[order], kind="stable")
+    sorted_keys = key[order][by_key]
+    starts = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
+    sizes = np.diff(np.append(starts, len(order)))
+    rank = np.empty(len(order), np.int64)
+    rank[by_key] = np.arange(len(order)) - np.repeat(starts, sizes)
+    return rank
+
+
+def _groups(
+    key: NDArray[np.int64], utterance: NDArray[np.int64], size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Cut each key's windows into groups, spread evenly over the epoch; utterances alternate within a group."""
+    order = rng.permutation(len(key))
+    order = order[np.argsort(_rank_within(utterance, order), kind="stable")]  # all first windows, all second …
+    order = order[np.argsort(key[order], kind="stable")]
+    cuts = np.flatnonzero(np.diff(key[order])) + 1
+    groups, positions = [], []
+    for members in np.split(order, cuts):
+        whole = len(members) // size
+        groups += list(members[: whole * size].reshape(whole, size))
+        positions += list((np.arange(whole) + rng.random()) / max(1, whole))
+    return [groups[i] for i in np.argsort(positions, kind="stable")]
+
+
+def _pack(groups: list[NDArray[np.int64]], key: NDArray[np.int64], per_batch: int) -> Iterator[NDArray[np.int64]]:
+    """Fill batches with groups of different keys, in order; a group whose key is there already waits."""
+    waiting: dict[int, deque[NDArray[np.int64]]] = {}
+    batch: dict[int, NDArray[np.int64]] = {}
+    for group in groups:
+        owner = int(key[group[0]])
+        if owner in batch:
+            waiting.setdefault(owner, deque()).append(group)
+            continue
+        batch[owner] = group
+        while len(batch) == per_batch:
+            yield np.concatenate(list(batch.values()))
+            batch = {owner: waiting[owner].popleft() for owner in list(waiting)[:per_batch]}
+            waiting = {owner: groups for owner, groups in waiting.items() if groups}
+    # What is left could only repeat a key within a batch: it waits for another epoch.
+
+
+class BatchSampler:
+    """The batches of updates first … last − 1, as lists of (epoch, index): pure in (seed, update).
+
+    Args:
+        windows: what is dealt.
+        first: first update.
+        last: one past the last update.
+        **composition: as for `epoch_batches`.
+    """
+
+    def __init__(
+        self, windows: Windows, first: int, last: int, *, kind: Composition, num_windows: int, windows_per_group: int,
+        seed: int,
+    ) -> None:  # fmt: skip
+        self.windows, self.first, self.last = windows, first, last
+        self.kind, self.num_windows, self.windows_per_group = kind, num_windows, windows_per_group
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches to come."""
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Deal epoch after epoch, passing over the batches before `first`."""
+        update, epoch = 0, 0
+        while update < self.last:
+            batches = epoch_batches(
+                self.windows, epoch, kind=self.kind, num_windows=self.num_windows,
+                windows_per_group=self.windows_per_group, seed=self.seed,
+            )  # fmt: skip
+            for batch in batches:
+                if self.first <= update < self.last:
+                    yield [(epoch, int(index)) for index in batch]
+                update += 1
+            epoch += 1

@@ -1,0 +1,283 @@
+"""The `cpc` command: one thin command a stage.
+
+    cpc manifest DIR -o manifest.csv --split utterance     which files there are, and their train/dev/test splits
+    cpc train small --data.manifest manifest.csv --out RUN train on them
+    cpc features RUN --out FEATURES --layer c              frames of every utterance
+    cpc probe phone FEATURES --labels phone_labels.txt     what a linear classifier reads from them
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from cpc import config as configuration
+from cpc.config import Config, ConfigError
+
+
+def manifest(
+    source: Positional[Path],
+    /,
+    *,
+    out: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    speaker: str = "{speaker}/{chapter}/*",
+    split: Literal["utterance", "chapter", "speaker"] | None = None,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+) -> None:
+    """List the sound files of a folder, and split them into train, dev and test.
+
+    Every file is decoded once. What is unreadable, truncated, empty or silent is listed with the reason and left out.
+
+        cpc manifest LibriSpeech/train-clean-100 -o manifest.csv --split utterance
+        cpc manifest fsdd -o fsdd.csv --speaker '{digit}_{speaker}_*' --split utterance
+        cpc manifest manifest.csv --split speaker        (an existing table, split anew)
+
+    Args:
+        source: A folder of wav, flac, ogg, mp3, … files, or an existing manifest to split.
+        out: The table to write (CSV); by default the manifest given, or manifest.csv in the folder.
+        speaker: Where the speaker stands in a file's path: {speaker} and other {names} become columns, * is any text.
+            The word none: all files are of one unknown speaker.
+        split: Make train, dev and test by utterance (speakers shared), by chapter, or by speaker.
+        fractions: Shares of train, dev and test.
+        seed: Of the split.
+    """
+    from cpc import manifest as manifests
+
+    if source.is_file():
+        if split is None:
+            raise ConfigError(f"{source}: a manifest already; pass --split to split it, or a folder to scan")
+        table, target = manifests.read(source), out or source
+    else:
+        scan = manifests.scan(source, speaker=speaker)
+        table, target = scan.manifest, out or source / "manifest.csv"
+        print(manifests.summary(scan))
+    if split is not None:
+        table = manifests.split(table, by=split, fractions=fractions, seed=seed)
+        manifests.refuse_leaks(table, by=split)
+        counts = table.table["split"].value_counts()
+        print("split by " + split + ": " + ", ".join(f"{name} {counts[name]}" for name in ("train", "dev", "test")))
+    manifests.write(table, target)
+    print(f"wrote {target}")
+
+
+def _train_command(default: Config) -> Callable[..., None]:
+    """The train command with the defaults of the configuration that was named on the command line."""
+
+    def train(
+        toml: Positional[str] = "",
+        /,
+        *,
+        out: Path | None = None,
+        resume: Path | None = None,
+        config: Annotated[Config, arg(name="")] = default,
+    ) -> None:
+        """Train CPC: a preset (small, paper) or a TOML file, and any field changed on the command line.
+
+            cpc train small --data.manifest manifest.csv --out runs/first
+            cpc train small --data.manifest manifest.csv --out runs/second --optim.lr 1e-4 --criterion.num-steps 8
+            cpc train --resume runs/first
+
+        Args:
+            toml: A preset or a TOML file; what it leaves out keeps the default shown here.
+            out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.pt.
+            resume: Run folder to continue; its own configuration is used, only --device may be given with it.
+        """
+        from cpc.train import train as run
+
+        if resume is not None:
+            import dataclasses
+
+            from cpc import checkpoint
+
+            if toml or out:
+                raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
+            saved, _ = checkpoint.read(checkpoint.locate(resume, "last"))
+            if dataclasses.replace(config, device="auto") != Config():
+                raise ConfigError("--resume RUN continues with that run's configuration; only --device can be given")
+            device = config.device if config.device != "auto" else saved.device
+            run(dataclasses.replace(saved, device=device), resume, resume=True)
+            return
+        if not toml:
+            raise ConfigError("train: no configuration given; pass a TOML file or a preset: small, paper")
+        if out is None:
+            raise ConfigError("train: pass --out RUN, the folder to write to")
+        configuration.check(config, where="command line")
+        run(config, out)
+
+    return train
+
+
+def features(
+    run: Positional[Path | None] = None,
+    /,
+    *,
+    out: Path,
+    manifest: Path | None = None,
+    layer: Literal["z", "c"] = "c",
+    baseline: Literal["mfcc", "logmel", "untrained"] | None = None,
+    checkpoint: Literal["best", "last"] = "best",
+    sample_rate: int = 16000,
+    resample: bool = False,
+    dtype: Literal["float32", "float16"] = "float32",
+    device: str = "auto",
+) -> None:
+    """Write the frames of whole utterances: z or c of a run, or a baseline's.
+
+    Long files are streamed in constant memory. A command that was interrupted goes on where it stopped.
+
+        cpc features runs/first --out features/c --layer c
+        cpc features runs/first --out features/untrained --baseline untrained
+        cpc features --baseline mfcc --manifest manifest.csv --out features/mfcc
+
+    Args:
+        run: Run folder of `cpc train`; not needed for mfcc and logmel.
+        out: Folder to write: features.json, manifest.csv, frames/UTTERANCE.npy.
+        manifest: Utterances (CSV); by default those that the run was trained with.
+        layer: z, the latents of g_enc; or c, the contexts of g_ar.
+        baseline: mfcc: 39 dimensions; logmel: 40; untrained: the run's network as it was before training.
+        checkpoint: The one with the lowest dev loss, or the last.
+        sample_rate: Hz, for mfcc and logmel; a run has its own.
+        resample: Resample files of another rate; a run that was trained so does it anyway.
+        dtype: Of the numbers on disk.
+        device: auto, cpu, cuda, mps.
+    """
+    from cpc import checkpoint as checkpoints
+    from cpc import features as extraction
+    from cpc import manifest as manifests
+
+    extractor: extraction.Extractor
+    if baseline in ("mfcc", "logmel"):
+        from cpc.baselines import SpectralExtractor
+
+        extractor = SpectralExtractor(baseline, sample_rate)
+    else:
+        from cpc.train import resolve_device
+
+        if run is None:
+            raise ConfigError("features: no run given; pass RUN, or --baseline mfcc or logmel, which need none")
+        saved, _ = checkpoints.read(checkpoints.locate(run, checkpoint))
+        resample = resample or saved.audio.resample
+        manifest = manifest or Path(saved.data.manifest)
+        extractor = extraction.of_run(
+            run, layer, which=checkpoint, untrained=baseline == "untrained", device=resolve_device(device)
+        )
+    if manifest is None:
+        raise ConfigError("features: pass --manifest, the CSV that lists the utterances")
+    extraction.extract(extractor, manifests.read(manifest), out, resample=resample, dtype=dtype)
+    print(f"wrote {out}")
+
+
+def probe(
+    task: Positional[Literal["phone", "speaker"]],
+    features: Positional[Path],
+    /,
+    *,
+    labels: Path | None = None,
+    phones: Path | None = None,
+    out: Path | None = None,
+    evaluate: Literal["test", "dev"] = "test",
+    max_frames: int = 100_000,
+    Cs: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0),
+    seed: int = 0,
+) -> None:
+    """Ask a linear classifier what features hold: which phone, which speaker.
+
+    Logistic regression on standardised frames of the train split; its regularisation is chosen on dev, its accuracy
+    measured on test, each frame at its own time.
+
+        cpc probe phone features/c --labels phone_labels.txt --phones phones.txt --out phone.json
+        cpc probe speaker features/c --out speaker.json
+
+    Args:
+        task: phone: accuracy by frame; speaker: by frame, and by the mean over an utterance.
+        features: Folder that `cpc features` wrote, of a manifest with splits.
+        labels: For phone: `utterance-id l_0 l_1 …` a line, an integer each 10 ms (the CPC authors' format).
+        phones: Names of the phones: `id name` a line.
+        out: Where to write the result (JSON).
+        evaluate: The split that accuracy is measured on; dev while you still choose.
+        max_frames: Train frames drawn, which bounds memory and time.
+        Cs: Inverse strengths of the regularisation to choose from.
+        seed: Of the draw.
+    """
+    from cpc import alignment
+    from cpc import features as extraction
+    from cpc.probes import linear
+
+    opened = extraction.load(features)
+    options: dict[str, Any] = {"max_frames": max_frames, "Cs": Cs, "seed": seed, "evaluate": evaluate}
+    if task == "phone":
+        if labels is None:
+            raise ConfigError("probe phone: pass --labels, the file of phone labels")
+        names = alignment.read_phones(phones) if phones else None
+        result = linear.phone(opened, alignment.read_labels(labels), phone_names=names, **options)
+    else:
+        result = linear.speaker(opened, **options)
+    print(linear.summary(result))
+    if out is not None:
+        linear.save(result, out)
+        print(f"wrote {out}")
+
+
+def report(run: Positional[Path], /) -> None:
+    """Draw a run: learning_curves.png and accuracy_by_k.png in its folder.
+
+    Args:
+        run: Run folder of `cpc train`, finished or not.
+    """
+    from cpc import report as pictures
+
+    for draw in (pictures.learning_curves, pictures.accuracy_by_k):
+        target = run / f"{draw.__name__}.png"
+        draw(run, target)
+        print(f"wrote {target}")
+
+
+def _named_configuration(arguments: list[str]) -> Config:
+    """The configuration whose preset or TOML file stands first among the train command's arguments."""
+    if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
+        return configuration.read(arguments[1])
+    return Config()
+
+
+def main() -> None:
+    """Run a command; bad input is one line on stderr and exit status 2."""
+    arguments = sys.argv[1:]
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {
+                "manifest": manifest,
+                "train": _train_command(_named_configuration(arguments)),
+                "features": features,
+                "probe": probe,
+                "report": report,
+            },
+            prog="cpc",
+            description="Contrastive predictive coding on audio. Stages: manifest, train, features, probe, report.",
+            args=arguments,
+        )
+    except KeyboardInterrupt as stop:
+        print(f"cpc: {stop or 'interrupted'}", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("CPC_DEBUG"):
+            raise
+        print(f"cpc: error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:  # a full disk, a folder without permission
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror.lower()}; nothing that was there before is changed"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

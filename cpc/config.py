@@ -1,0 +1,278 @@
+"""Everything a training run can be told, as frozen dataclasses read from TOML; defaults are the paper's numbers.
+
+An unknown key or a wrong value is an error that lists what is allowed. The same dataclasses make the command line
+(`cpc train --help`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cpc.files import write_bytes
+
+Scheme = Literal["mixed_speaker", "same_speaker", "mixed_speaker_excl", "same_speaker_excl", "current_sequence"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; one line: key, value, what is allowed."""
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """How waveforms reach g_enc."""
+
+    sample_rate: int = 16000
+    """Hz; files of another rate are an error unless `resample` is on."""
+    resample: bool = False
+    """Resample files of another rate on the fly."""
+    normalise: Literal["utterance", "none"] = "utterance"
+    """Bring each whole utterance to zero mean and unit variance. The paper does not say; without it the loss stays
+    at log N for hundreds of updates and loudness is a shortcut."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on."""
+
+    manifest: str = ""
+    """CSV made by `cpc manifest`, relative to the working directory; its `split` column says train and dev."""
+    window_samples: int = 20480
+    """Length of a window at `audio.sample_rate` (the paper: 20480, 1.28 s)."""
+    short: Literal["skip", "pad"] = "skip"
+    """Utterances shorter than a window: leave them out, or fill them up with zeros that take part in nothing."""
+    cache_megabytes: int = 1024
+    """Keep up to this much decoded audio in memory, per worker (1 h at 16 kHz is 220 MB)."""
+    workers: int = 0
+    """Processes that read audio; 0 reads in the training process."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """Which windows share a batch."""
+
+    kind: Literal["mixed", "by_speaker", "by_utterance"] = "mixed"
+    """Any windows; or groups of windows of one speaker or utterance, for negatives of the same speaker."""
+    num_windows: int = 64
+    """Windows in a batch (the paper: 8 GPUs × 8)."""
+    windows_per_group: int = 4
+    """Windows of each speaker or utterance in a batch; with kind = "mixed" it means nothing."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """g_enc, the strided convolutions."""
+
+    channels: int = 512
+    """Width of each layer and of z, D_z (the paper: 512)."""
+    strides: tuple[int, ...] = (5, 4, 2, 2, 2)
+    """Stride of each layer; its kernel is twice as long (the paper: 5,4,2,2,2 and 10,8,4,4,4)."""
+    norm: Literal["channel", "none", "batch"] = "channel"
+    """Over the channels of each frame (CPC_audio), none, or batch (lets the batch into z: it warns)."""
+    padding: Literal["none", "same", "cpc_audio"] = "none"
+    """No padding; S // hop frames each centred in its hop; or 3,2,1,1,1 as in CPC_audio."""
+
+
+@dataclass(frozen=True)
+class AutoregressorConfig:
+    """g_ar, the recurrent network."""
+
+    kind: Literal["gru", "lstm"] = "gru"
+    """The paper: gru; CPC_audio: lstm."""
+    hidden: int = 256
+    """Units, D_c (the paper: 256)."""
+    layers: int = 1
+    """Stacked layers (the paper: 1)."""
+
+
+@dataclass(frozen=True)
+class CriterionConfig:
+    """InfoNCE."""
+
+    num_steps: int = 12
+    """K, how many steps ahead are predicted; one step is one hop of g_enc, 10 ms (the paper: 12)."""
+    tau: float | Literal["sqrt_dim"] = "sqrt_dim"
+    """Scores are z^T W_k c / tau. The paper: 1; at 256 channels that never left log N in 300 updates, sqrt(D_z) did
+    before 100."""
+    scheme: Scheme = "mixed_speaker"
+    """Where negatives come from (the paper's Table 2): anything in the batch, the same speaker, either without the
+    current utterance, or the current sequence only."""
+    num_negatives: int = 0
+    """Drawn for each anchor and step, with replacement; 0 takes all that the scheme admits, which is faster."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and its learning rate."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    """The paper: Adam."""
+    lr: float = 2e-4
+    """Learning rate after warm-up (the paper: 2e-4)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of Adam's running moments (PyTorch's values)."""
+    eps: float = 1e-8
+    """Adam's epsilon (PyTorch's value)."""
+    weight_decay: float = 0.0
+    """On matrices; biases and gains have none."""
+    warmup_updates: int = 0
+    """Updates over which the learning rate rises linearly from 0."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After warm-up: constant, or half a cosine down to 0 at the last update."""
+    clip_norm: float = 0.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, and what is written when."""
+
+    num_updates: int = 300_000
+    """Updates in all (the paper: about 300k)."""
+    log_every: int = 20
+    """Updates between lines of metrics.jsonl."""
+    validate_every: int = 1000
+    """Updates between passes over the dev split; the checkpoint with the lowest dev loss is best.pt."""
+    validate_batches: int = 50
+    """Batches of a pass over the dev split, at most."""
+    checkpoint_every: int = 1000
+    """Updates between writings of last.pt."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    seed: int = 0
+    """Of weights, windows, batches and negatives."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps; auto takes the first there is of cuda, mps, cpu."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """bf16 computes the networks under autocast (scores stay float32); auto takes it where the device multiplies
+    bf16 in hardware."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of g_enc; auto takes it on CUDA for 2000 updates or more, where it pays its warm-up back."""
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batches: BatchConfig = field(default_factory=BatchConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    autoregressor: AutoregressorConfig = field(default_factory=AutoregressorConfig)
+    criterion: CriterionConfig = field(default_factory=CriterionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def read(path: str | Path) -> Config:
+    """Read a TOML file, or a preset by its name ("small", "paper"); what it leaves out keeps its default.
+
+    Raises:
+        ConfigError: missing file, not TOML, an unknown key, a value of the wrong type or out of range.
+    """
+    path = Path(path)
+    presets = sorted(p.stem for p in PRESETS.glob("*.toml"))
+    if str(path) in presets:
+        path = PRESETS / f"{path}.toml"
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration; give a TOML file or a preset: {', '.join(presets)}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    return from_dict(values, where=str(path))
+
+
+def from_dict(values: dict[str, Any], *, where: str) -> Config:
+    """Build a checked Config from nested dictionaries; `where` names their source in errors."""
+    from pydantic import TypeAdapter, ValidationError
+
+    _refuse_unknown(values, Config, where, "")
+    try:
+        config = TypeAdapter(Config).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "float", "tuple")))
+        raise ConfigError(f"{where}: {key}: got {first['input']!r}: {first['msg'].lower()}") from None
+    check(config, where=where)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested dictionaries of plain values, from which `from_dict` builds the same Config."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def write(config: Config, path: Path) -> None:
+    """Write as TOML, such that `read` gives the same Config."""
+    values = to_dict(config)
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for section, fields in values.items():
+        if isinstance(fields, dict):
+            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
+    write_bytes(path, ("\n".join(lines) + "\n").encode())
+
+
+def _toml(value: object) -> str:
+    # JSON's strings, booleans, lists and finite numbers are TOML's as well.
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _refuse_unknown(values: dict[str, Any], cls: Any, where: str, prefix: str) -> None:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key, value in values.items():
+        if key not in fields:
+            inside = f" in [{prefix[:-1]}]" if prefix else ""
+            raise ConfigError(f"{where}: unknown key {prefix}{key}; allowed{inside}: {', '.join(fields)}")
+        section = fields[key].default_factory
+        if dataclasses.is_dataclass(section):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}: {key}: got {value!r}, expected a table [{key}]")
+            _refuse_unknown(value, section, where, f"{prefix}{key}.")
+
+
+def check(config: Config, *, where: str = "configuration") -> None:
+    """Refuse values that cannot work.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    positive = {
+        "audio.sample_rate": config.audio.sample_rate,
+        "data.window_samples": config.data.window_samples,
+        "batches.num_windows": config.batches.num_windows,
+        "batches.windows_per_group": config.batches.windows_per_group,
+        "encoder.channels": config.encoder.channels,
+        "encoder.strides": min(config.encoder.strides, default=0),
+        "autoregressor.hidden": config.autoregressor.hidden,
+        "autoregressor.layers": config.autoregressor.layers,
+        "criterion.num_steps": config.criterion.num_steps,
+        "criterion.tau": 1 if config.criterion.tau == "sqrt_dim" else config.criterion.tau,
+        "optim.lr": config.optim.lr,
+        "train.num_updates": config.train.num_updates,
+        "train.log_every": config.train.log_every,
+        "train.validate_every": config.train.validate_every,
+        "train.validate_batches": config.train.validate_batches,
+        "train.checkpoint_every": config.train.checkpoint_every,
+    }
+    for key, value in positive.items():
+        if not value > 0:
+            raise ConfigError(f"{where}: {key}: got {value}, expected more than 0")
+    not_negative = {
+        "seed": config.seed,
+        "data.cache_megabytes": config.data.cache_megabytes,
+        "data.workers": config.data.workers,
+        "criterion.num_negatives": config.criterion.num_negatives,
+        "optim.weight_decay": config.optim.weight_decay,
+        "optim.warmup_updates": config.optim.warmup_updates,
+        "optim.clip_norm": config.optim.clip_norm,
+    }
+    for key, value in not_negative.items():
+        if not value >= 0:
+            raise ConfigError(f"{where}: {key}: got {value}, expected 0 or more")

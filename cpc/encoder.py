@@ -1,0 +1,228 @@
+"""g_enc: strided convolutions from waveform to latents z, and the geometry of its frames.
+
+Every kernel is twice its stride, so output frame t of a layer reads the input blocks t and t + 1 of `stride`
+frames each. In (B, T, C) layout a layer is therefore a matrix product over pairs of neighbouring blocks: no
+im2col, and exactly `torch.nn.Conv1d` (tests/test_encoder.py shows it).
+
+    frames in   | block 0 | block 1 | block 2 | ...        out[t] = block[t] @ W_a + block[t+1] @ W_b + bias
+    frames out       out 0     out 1
+
+Source: van den Oord et al. 2018 (arXiv 1807.03748), section 3.1: strides 5,4,2,2,2, kernels 10,8,4,4,4, 512
+channels, ReLU. The paper states neither padding nor normalisation: both are options here. Channel normalisation
+and the padding 3,2,1,1,1 are CPC_audio's (Rivière et al. 2020, arXiv 2002.02848).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Literal["channel", "none", "batch"]
+Padding = Literal["none", "same", "cpc_audio"]
+
+PAPER_STRIDES = (5, 4, 2, 2, 2)
+
+
+def _layer_padding(stride: int, padding: Padding) -> tuple[int, int]:
+    """Zeros (left, right) of one layer, in frames of its input."""
+    match padding:
+        case "none":
+            return 0, 0
+        case "same":  # T // stride frames out: frame i is centred in its own hop
+            return stride // 2, stride - stride // 2
+        case "cpc_audio":  # 3, 2, 1, 1, 1 for strides 5, 4, 2, 2, 2
+            return (stride + 1) // 2, (stride + 1) // 2
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the frames of g_enc lie on the time axis of its input.
+
+    Attributes:
+        strides: stride of each layer; its kernel is twice as long.
+        paddings: zeros (left, right) of each layer, in frames of that layer's input.
+    """
+
+    strides: tuple[int, ...]
+    paddings: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, strides: Sequence[int], padding: Padding) -> Geometry:
+        """The geometry of an encoder with these strides and this padding."""
+        return cls(tuple(strides), tuple(_layer_padding(stride, padding) for stride in strides))
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(self.strides)
+
+    @property
+    def receptive_field_samples(self) -> int:
+        """Samples that one frame sees."""
+        field, hop = 1, 1
+        for stride in self.strides:
+            field += (2 * stride - 1) * hop
+            hop *= stride
+        return field
+
+    @property
+    def left_padding_samples(self) -> int:
+        """Samples by which frame 0 begins before sample 0."""
+        left, hop = 0, 1
+        for stride, (pad, _) in zip(self.strides, self.paddings, strict=True):
+            left += pad * hop
+            hop *= stride
+        return left
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that come out for `num_samples` in (0 if the input is too short for one)."""
+        frames = num_samples
+        for stride, (left, right) in zip(self.strides, self.paddings, strict=True):
+            frames = max(0, (left + frames + right - 2 * stride) // stride + 1)
+        return frames
+
+    def num_complete_frames(self, num_samples: int) -> int:
+        """Leading frames that see no sample at or after `num_samples`: what is valid of a window padded behind."""
+        end_of_first = self.receptive_field_samples - self.left_padding_samples
+        if num_samples < end_of_first:
+            return 0
+        return min((num_samples - end_of_first) // self.hop_samples + 1, self.num_frames(num_samples))
+
+    @property
+    def first_centre_samples(self) -> float:
+        """Centre of frame 0, in samples: the middle of its receptive field."""
+        return (self.receptive_field_samples - 1) / 2 - self.left_padding_samples
+
+    def centre(self, frame: int) -> float:
+        """Centre of frame `frame`, in samples from the start of the input."""
+        return self.first_centre_samples + frame * self.hop_samples
+
+
+class BlockConv(nn.Module):
+    """A 1-D convolution with kernel = 2 × stride in (B, T, C) layout, as products over blocks of `stride` frames.
+
+    The weight is stored as (2 · stride · C_in, C_out): row j · C_in + c weighs channel c of the j-th frame under
+    the kernel. `conv1d_weight` gives it in the layout of `torch.nn.Conv1d`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride, self.in_channels = stride, in_channels
+        # The initial values of torch.nn.Conv1d: uniform in ±1/sqrt(fan-in), weight and bias alike.
+        bound = (2 * stride * in_channels) ** -0.5
+        self.weight = nn.Parameter(torch.empty(2 * stride * in_channels, out_channels).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
+
+    def conv1d_weight(self) -> Tensor:
+        """The weight as `torch.nn.Conv1d` holds it: (C_out, C_in, kernel)."""
+        return self.weight.unflatten(0, (2 * self.stride, self.in_channels)).permute(2, 1, 0)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C_in) → (B, T // stride - 1, C_out)
+        """Convolve without padding; frames behind the last whole block are not read."""
+        num_blocks = x.shape[1] // self.stride
+        blocks = x[:, : num_blocks * self.stride].reshape(x.shape[0], num_blocks, self.stride * self.in_channels)
+        if self.in_channels == 1:  # the waveform: two short blocks in one product beat two slim products
+            return F.linear(torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=-1), self.weight.t(), self.bias)
+        w_a, w_b = self.weight.chunk(2)
+        y = blocks @ torch.cat([w_a, w_b], dim=1)  # (B, T', 2 · C_out): both products in one
+        y_a, y_b = y.chunk(2, dim=-1)
+        return y_a[:, :-1] + (y_b[:, 1:] + self.bias)
+
+
+class Encoder(nn.Module):
+    """g_enc: waveform (B, S) → latents z (B, T, channels), one every `geometry.hop_samples`.
+
+    Args:
+        channels: width of every layer, and of z (512 in the paper).
+        strides: stride of each layer; its kernel is 2 × stride (the paper's 10,8,4,4,4).
+        norm: "channel" normalises each frame over its channels and needs no other frame; "batch" is
+            `BatchNorm1d`, which lets the rest of the batch into z, so streaming and single-file results in
+            training differ from batched ones: it warns; "none".
+        padding: "none"; "same" (S // hop frames, each centred in its hop); "cpc_audio" (3, 2, 1, 1, 1).
+    """
+
+    def __init__(
+        self,
+        channels: int = 512,
+        strides: Sequence[int] = PAPER_STRIDES,
+        norm: Norm = "channel",
+        padding: Padding = "none",
+    ) -> None:
+        super().__init__()
+        self.geometry = Geometry.of(strides, padding)
+        self.channels = channels
+        widths = [1] + [channels] * len(strides)
+        self.convs = nn.ModuleList(
+            BlockConv(c_in, channels, stride) for c_in, stride in zip(widths, strides, strict=False)
+        )
+        match norm:
+            case "channel":
+                self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in strides)
+            case "batch":
+                warnings.warn(
+                    "norm = 'batch': statistics of the whole batch enter every z, negatives included, so the "
+                    "task can be solved through them; 'channel' has no such leak",
+                    stacklevel=2,
+                )
+                self.norms = nn.ModuleList(nn.BatchNorm1d(channels) for _ in strides)
+            case "none":
+                self.norms = nn.ModuleList(nn.Identity() for _ in strides)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Encode whole waveforms.
+
+        Args:
+            waveform: (B, S) float samples.
+
+        Returns:
+            z: (B, geometry.num_frames(S), channels).
+
+        Raises:
+            ValueError: if S gives not one frame.
+        """
+        if self.geometry.num_frames(waveform.shape[1]) == 0:
+            raise ValueError(
+                f"{waveform.shape[1]} samples are too short for one frame of g_enc: it sees "
+                f"{self.geometry.receptive_field_samples}"
+            )
+        z, _ = self.stream(waveform, None, last=True)
+        return z
+
+    def stream(self, waveform: Tensor, tails: list[Tensor] | None, *, last: bool) -> tuple[Tensor, list[Tensor]]:
+        """Encode the next block of a long waveform; the blocks' z in a row equal the whole waveform's.
+
+        Args:
+            waveform: (B, S) the next samples, S ≥ 1 (0 is allowed when `last`).
+            tails: what the previous call returned; None at the start of a waveform.
+            last: whether the waveform ends with this block.
+
+        Returns:
+            z (B, T, channels) of all frames that are now complete (T may be 0), and the tails for the next call:
+            per layer the input frames that later frames still need.
+        """
+        x = waveform.unsqueeze(-1)  # (B, S, 1)
+        new_tails = []
+        layers = zip(self.convs, self.norms, self.geometry.paddings, strict=True)
+        for i, (conv, norm, (left, right)) in enumerate(layers):
+            assert isinstance(conv, BlockConv)
+            if tails is None:
+                x = F.pad(x, (0, 0, left, 0)) if left else x
+            else:
+                x = torch.cat([tails[i], x], dim=1)
+            if last and right:
+                x = F.pad(x, (0, 0, 0, right))
+            num_out = max(0, x.shape[1] // conv.stride - 1)
+            if not last:
+                new_tails.append(x[:, num_out * conv.stride :])
+            x = conv(x) if num_out else x.new_zeros(x.shape[0], 0, self.channels)
+            if x.shape[1]:
+                x = norm(x.transpose(1, 2)).transpose(1, 2) if isinstance(norm, nn.BatchNorm1d) else norm(x)
+            x = F.relu(x)
+        return x, new_tails

@@ -1,0 +1,320 @@
+"""Checkpoint × manifest → z or c of whole utterances, on disk.
+
+A features folder holds
+
+    features.json             what the frames are and where they lie in time
+    manifest.csv              the utterances, with their splits
+    frames/<utterance>.npy    (T, D), frame i centred at (first_centre_samples + i · hop_samples) / sample_rate
+
+Baselines write the same form (baselines.py), so probes never know what they read. Files are processed in blocks
+with carried state: memory does not grow with their length, and the blocks equal the whole file. State starts anew with
+every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cpc import audio, checkpoint
+from cpc import manifest as manifests
+from cpc.files import replacing, write_bytes
+from cpc.manifest import Manifest
+from cpc.model import CPC
+
+Layer = Literal["z", "c"]
+Dtype = Literal["float32", "float16"]
+Frames = NDArray[Any]
+
+_BLOCK_SECONDS = 20
+
+
+class FeaturesError(ValueError):
+    """A features folder that is missing, unfinished, or holds something else."""
+
+
+class Extractor(Protocol):
+    """What turns the blocks of one file into frames."""
+
+    source: str
+    layer: Layer | None
+    dim: int
+    sample_rate: int
+    hop_samples: int
+    first_centre_samples: float
+    normalise: bool
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a file of `num_samples`."""
+
+    def frames(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """Frames (t, D), in pieces, of one file given in successive blocks of samples."""
+
+    def identity(self) -> str:
+        """Changes whenever the frames would."""
+
+
+class CPCExtractor:
+    """z or c of a trained (or untrained) model."""
+
+    def __init__(self, model: CPC, layer: Layer, *, source: str = "cpc", device: torch.device | str = "cpu") -> None:
+        geometry = model.g_enc.geometry
+        self.model, self.layer, self.source = model.to(device).eval(), layer, source
+        self.device = torch.device(device)
+        self.dim = model.g_enc.channels if layer == "z" else model.g_ar.hidden_dim
+        self.sample_rate, self.hop_samples = model.sample_rate, geometry.hop_samples
+        self.first_centre_samples = geometry.first_centre_samples
+        self.normalise = model.normalise
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a file of `num_samples`."""
+        return self.model.g_enc.geometry.num_frames(num_samples)
+
+    def frames(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """Stream one file through the model from a zero state."""
+        state: Any = None
+        with torch.inference_mode():
+            for block, last in mark_last(blocks):
+                x = torch.from_numpy(np.ascontiguousarray(block))[None].to(self.device)  # (1, S)
+                if self.layer == "z":
+                    frames, state = self.model.g_enc.stream(x, state, last=last)
+                else:
+                    _, frames, state = self.model.stream(x, state, last=last)
+                yield frames[0].cpu().numpy()
+
+    def identity(self) -> str:
+        """A digest of the weights."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, weight in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def mark_last(blocks: Iterable[NDArray[np.float32]]) -> Iterator[tuple[NDArray[np.float32], bool]]:
+    """Pair each block with whether it is the last."""
+    iterator = iter(blocks)
+    block = next(iterator)
+    for following in iterator:
+        yield block, False
+        block = following
+    yield block, True
+
+
+def extract(
+    extractor: Extractor,
+    manifest: Manifest,
+    out: str | Path,
+    *,
+    resample: bool = False,
+    dtype: Dtype = "float32",
+    progress: bool = True,
+) -> Path:
+    """Write the frames of every utterance of a manifest; files that are there already are kept.
+
+    Args:
+        extractor: what makes the frames.
+        manifest: the utterances.
+        out: features folder.
+        resample: whether files of another rate than the extractor's are resampled; otherwise they are an error.
+        dtype: of the frames on disk; float16 halves them.
+        progress: show a bar.
+
+    Returns:
+        The features folder.
+
+    Raises:
+        AudioError: a file that cannot be read; what was written stays, the same command goes on from there.
+        FeaturesError: if the folder holds features of another kind.
+    """
+    out = Path(out)
+    meta: dict[str, Any] = {
+        "source": extractor.source, "layer": extractor.layer, "identity": extractor.identity(),
+        "dim": extractor.dim, "dtype": dtype, "sample_rate": extractor.sample_rate,
+        "hop_samples": extractor.hop_samples, "first_centre_samples": extractor.first_centre_samples,
+        "normalise": extractor.normalise, "resample": resample,
+    }  # fmt: skip
+    _claim(out, meta, manifest)
+    too_short: list[str] = []
+    rows = manifest.table[["utterance", "num_samples", "sample_rate"]].itertuples(index=False)
+    with tqdm(total=len(manifest), unit="file", desc=f"features {out.name}", disable=not progress) as bar:
+        for i, (utterance, num_samples, sample_rate) in enumerate(rows):
+            bar.update()
+            length = audio.num_resampled(int(num_samples), int(sample_rate), extractor.sample_rate)
+            num_frames = extractor.num_frames(length)
+            if num_frames == 0:
+                too_short.append(utterance)
+            elif not (out / "frames" / f"{utterance}.npy").exists():
+                _write_frames(extractor, manifest.audio_path(i), out / "frames" / f"{utterance}.npy", num_frames,
+                              resample=resample, dtype=dtype)  # fmt: skip
+    if too_short:
+        tqdm.write(f"{out}: {len(too_short)} utterances are too short for one frame and left out: {_some(too_short)}")
+    write_bytes(out / "features.json", json.dumps({**meta, "too_short": too_short, "complete": True}, indent=1).encode())
+    return out
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _claim(out: Path, meta: dict[str, Any], manifest: Manifest) -> None:
+    """Make the folder ours: new, or begun by the same command."""
+    path = out / "features.json"
+    if path.exists():
+        there = json.loads(path.read_text())
+        differing = [key for key in meta if there.get(key) != meta[key]]
+        if differing:
+            key = differing[0]
+            raise FeaturesError(
+                f"{out}: holds other features: {key} is {there.get(key)!r}, this command's {meta[key]!r}; pass another "
+                "--out or remove the folder"
+            )
+    elif out.is_dir() and any(out.iterdir()):
+        raise FeaturesError(f"{out}: not empty and no features folder; pass another --out")
+    elif out.exists() and not out.is_dir():
+        raise FeaturesError(f"{out}: a file, expected a folder to write to")
+    (out / "frames").mkdir(parents=True, exist_ok=True)
+    write_bytes(path, json.dumps({**meta, "complete": False}, indent=1).encode())
+    manifests.write(manifest, out / "manifest.csv")
+
+
+def _write_frames(
+    extractor: Extractor, source: Path, target: Path, num_frames: int, *, resample: bool, dtype: Dtype
+) -> None:
+    """Extract one file, block by block, into an .npy that appears only when it is whole."""
+    read = {"sample_rate": extractor.sample_rate, "resample": resample}
+    mean, std = audio.statistics(source, **read) if extractor.normalise else (0.0, 1.0)
+    blocks = audio.blocks(source, **read, block_samples=_BLOCK_SECONDS * extractor.sample_rate)
+    normalised = (audio.normalise(block, mean, std) for block in blocks)
+    written = 0
+    with replacing(target) as temporary, temporary.open("wb") as f:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (num_frames, extractor.dim)}
+        np.lib.format.write_array_header_1_0(f, header)
+        for frames in extractor.frames(normalised):
+            f.write(np.ascontiguousarray(frames, dtype=dtype).tobytes())
+            written += len(frames)
+        if written != num_frames:
+            raise FeaturesError(
+                f"{source}: {written} frames came out, its num_samples in the manifest gives {num_frames}; the file "
+                "changed: run `cpc manifest` again"
+            )
+
+
+@dataclass(frozen=True)
+class Features:
+    """A features folder, opened for reading.
+
+    Attributes:
+        folder: where it is.
+        manifest: its utterances.
+        meta: the content of features.json.
+    """
+
+    folder: Path
+    manifest: Manifest
+    meta: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """What made the frames: cpc, untrained, mfcc, logmel."""
+        return str(self.meta["source"])
+
+    @property
+    def layer(self) -> str | None:
+        """The network's layer, z or c; None for baselines without one."""
+        layer: str | None = self.meta["layer"]
+        return layer
+
+    @property
+    def dim(self) -> int:
+        """D, numbers in a frame."""
+        return int(self.meta["dim"])
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of the samples that positions count."""
+        return int(self.meta["sample_rate"])
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return int(self.meta["hop_samples"])
+
+    @property
+    def first_centre_samples(self) -> float:
+        """Centre of frame 0 in samples."""
+        return float(self.meta["first_centre_samples"])
+
+    def times(self, num_frames: int) -> NDArray[np.float64]:
+        """Centres of the first `num_frames` frames in seconds: (num_frames,)."""
+        return (self.first_centre_samples + self.hop_samples * np.arange(num_frames)) / self.sample_rate
+
+    def frames(self, utterance: str) -> Frames:
+        """Frames of one utterance, memory-mapped: (T, D); (0, D) for one too short to have any.
+
+        Raises:
+            FeaturesError: if they are not there or of another shape.
+        """
+        path = self.folder / "frames" / f"{utterance}.npy"
+        if utterance in self.meta.get("too_short", ()):
+            return np.zeros((0, self.dim), self.meta["dtype"])
+        try:
+            frames: Frames = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise FeaturesError(f"{path}: no such file; run `cpc features` again with the same --out") from None
+        except (ValueError, EOFError, OSError) as error:
+            raise FeaturesError(f"{path}: damaged ({error}); remove it and run `cpc features` again") from None
+        if frames.ndim != 2 or frames.shape[1] != self.dim:
+            raise FeaturesError(f"{path}: shape {frames.shape}, expected (T, {self.dim})")
+        return frames
+
+    def num_frames(self, utterance: str) -> int:
+        """T of one utterance."""
+        return len(self.frames(utterance))
+
+
+def load(folder: str | Path) -> Features:
+    """Open a features folder.
+
+    Raises:
+        FeaturesError: missing, not a features folder, or unfinished.
+    """
+    folder = Path(folder)
+    path = folder / "features.json"
+    try:
+        meta = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise FeaturesError(f"{folder}: no features folder (no features.json); `cpc features` makes one") from None
+    except json.JSONDecodeError as error:
+        raise FeaturesError(f"{path}: not JSON: {error}") from None
+    if not meta.get("complete"):
+        raise FeaturesError(f"{folder}: not finished; run the same `cpc features` command again, it goes on from there")
+    return Features(folder, manifests.read(folder / "manifest.csv"), meta)
+
+
+def of_run(
+    run: str | Path,
+    layer: Layer,
+    *,
+    which: checkpoint.Which = "best",
+    untrained: bool = False,
+    device: torch.device | str = "cpu",
+) -> CPCExtractor:
+    """The extractor of a run's checkpoint; or, `untrained`, of the same architecture with the run's random weights."""
+    path = checkpoint.locate(run, which)
+    if not untrained:
+        return CPCExtractor(checkpoint.load(path), layer, device=device)
+    from cpc.model import build
+
+    config, _ = checkpoint.read(path)
+    torch.manual_seed(config.seed)  # the weights that this run started from
+    return CPCExtractor(build(config), layer, source="untrained", device=device)

@@ -1,0 +1,461 @@
+"""How much a linear classifier reads out of frames: of their phone, of their speaker.
+
+Source: van den Oord et al. 2018 (arXiv 1807.03748), section 3.1, tables 1 and 2. The paper does not name its
+probe's optimiser; this is multinomial logistic regression (scikit-learn, L-BFGS) on standardised frames.
+
+Conventions:
+- Splits are the `split` column of the features' manifest: train, dev, test.
+- The scaler sees drawn train frames only, C is chosen by accuracy on drawn dev frames, test is scored once.
+- Labels are placed by time (`cpc.alignment`). Frames without a label are in no count but their own.
+- A class that no drawn train frame had cannot be predicted: its test frames are wrong, and reported.
+- Memory is bounded by `max_frames`: that many train frames, a quarter of it dev frames, one test utterance at
+  a time; in bytes about 4 * max_frames * (1.25 * dim + 4 * num_classes).
+"""
+
+import copy
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from cpc.alignment import UNLABELLED, labelled_utterances, labels_at
+from cpc.files import write_bytes
+
+if TYPE_CHECKING:
+    from cpc.features import Features
+
+MAX_FRAMES = 100_000  # about 17 minutes at 10 ms
+CS = (1e-3, 1e-2, 1e-1, 1.0)
+MAX_ITER = 200
+# Against 1e-4, a tolerance of 1e-3 costs MFCC 0.4 points of phone accuracy and 256-dimensional features 0.2:
+# it would flatter the network.
+TOL = 3e-4
+DEV_SHARE = 4  # one dev frame is drawn for this many train frames
+NUM_RESAMPLES = 1000  # of the bootstrap
+INTERVAL = (2.5, 97.5)  # percentiles
+SCALER_ROWS = 8192  # rows that the scaler takes to float64 at a time
+
+Evaluate = Literal["test", "dev"]
+Progress = Callable[[str], None]
+Targets = Callable[[str], NDArray[np.int64]]  # utterance -> (T,) class of each frame, or UNLABELLED
+
+
+class ProbeError(ValueError):
+    """Features, splits or labels on which a probe cannot be trained or scored."""
+
+
+def phone(
+    features: "Features",
+    labels: Mapping[str, NDArray[Any]],
+    *,
+    max_frames: int = MAX_FRAMES,
+    Cs: Sequence[float] = CS,
+    max_iter: int = MAX_ITER,
+    tol: float = TOL,
+    seed: int = 0,
+    evaluate: Evaluate = "test",
+    phone_names: Mapping[int, str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trains and scores a linear phone classifier of frames.
+
+    Args:
+        features: with a manifest that has a `split` column.
+        labels: by utterance, integer phones (`alignment.read_labels`).
+        max_frames: train frames drawn, uniformly and without replacement, from all labelled ones.
+        Cs: inverse strengths of regularisation to choose from, on dev.
+        max_iter: L-BFGS iterations for each C. Each goes on from where the C before it ended, so a C that
+            hardly moves the optimum takes few or none.
+        tol: stop below this largest absolute gradient of the mean loss, in nats a frame.
+        seed: of the draw.
+        evaluate: "dev" leaves the test split untouched while something else is being chosen; its accuracy
+            is then optimistic, because C was chosen there.
+        phone_names: by integer phone, names for the result.
+        progress: takes a line of text after each stage.
+
+    Returns:
+        What `save` writes; accuracies in [0, 1]. `accuracy_interval` is 95 %, by resampling test utterances:
+        it holds for this probe on further utterances, not for another draw or another training run.
+        `num_unlabelled_frames` counts the frames beyond the labels in utterances that have some.
+
+    Raises:
+        ProbeError: no train, dev or test; a split without labels; features that are not finite.
+        LabelsError: labels that do not fit the manifest.
+    """
+    splits = _splits(features, evaluate)
+    labelled = set(labelled_utterances(features.manifest, labels))
+    wanted = {split: [u for u in utterances if u in labelled] for split, utterances in splits.items()}
+    missing = sorted({u for utterances in splits.values() for u in utterances} - labelled)
+
+    def targets(utterance: str) -> NDArray[np.int64]:
+        return labels_at(labels[utterance], features.times(features.num_frames(utterance)))
+
+    fitting = _Fitting(max_frames, tuple(Cs), max_iter, tol, seed, evaluate)
+    probe = _run("phone", features, wanted, targets, phone_names or {}, fitting, progress)
+    return probe.result | {
+        "num_unlabelled_utterances": len(missing),
+        "unlabelled_utterances": missing,
+        "confusion": probe.confusion.tolist(),  # [true][predicted], both in the order of per_class
+    }
+
+
+def speaker(
+    features: "Features",
+    *,
+    max_frames: int = MAX_FRAMES,
+    Cs: Sequence[float] = CS,
+    max_iter: int = MAX_ITER,
+    tol: float = TOL,
+    seed: int = 0,
+    evaluate: Evaluate = "test",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trains and scores a linear speaker classifier, by frame and by utterance.
+
+    An utterance goes to the speaker with the largest mean logit over its frames. The logits being linear in
+    the features, this is the speaker of the utterance's mean feature.
+
+    The arguments are those of `phone`; C is chosen by frame accuracy.
+
+    Returns:
+        As `phone`, and `utterance_accuracy` with its interval.
+
+    Raises:
+        ProbeError: as `phone`; and a speaker who is in dev or test but not in train.
+    """
+    splits = _splits(features, evaluate)
+    table = features.manifest.table
+    of = dict(zip(table["utterance"].astype(str), table["speaker"].astype(str), strict=True))
+    speakers = sorted({of[u] for u in splits["train"]})
+    for split, utterances in splits.items():
+        here = {of[u] for u in utterances}
+        unseen = sorted(here.difference(speakers))
+        if unseen:
+            raise ProbeError(
+                f"{features.folder}: {len(unseen)} of {len(here)} speakers of {split} (e.g. {unseen[0]}) are "
+                "not in train; the probe is closed-set: `cpc manifest --split utterance` shares speakers out"
+            )
+    index = {name: i for i, name in enumerate(speakers)}
+
+    def targets(utterance: str) -> NDArray[np.int64]:
+        return np.full(features.num_frames(utterance), index[of[utterance]], dtype=np.int64)
+
+    fitting = _Fitting(max_frames, tuple(Cs), max_iter, tol, seed, evaluate)
+    return _run("speaker", features, splits, targets, dict(enumerate(speakers)), fitting, progress).result
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """A result in a few lines, for a terminal; what should make its reader careful is among them."""
+    lines = []
+    for measure, unit in (("accuracy", "frames"), ("utterance_accuracy", "utterances")):
+        if measure in result:
+            low, high = result[f"{measure}_interval"]
+            lines.append(
+                f"{result['task']}: {100 * result[measure]:.1f} % of {result['evaluate']} {unit} right "
+                f"(95 % interval {100 * low:.1f} to {100 * high:.1f}; "
+                f"majority class {100 * result['majority'][measure]:.1f})"
+            )
+    lines.append(
+        f"{result['num_classes']} classes; {result['num_evaluated_frames']} {result['evaluate']} frames; "
+        f"{result['num_train_frames']} of {result['num_available_train_frames']} train frames; "
+        f"C {result['C']:g}, chosen on {result['num_dev_frames']} dev frames; {result['seconds']:.0f} s"
+    )
+    if result["warning"]:
+        lines.append(f"not converged within max_iter {result['max_iter']}: {result['warning']}")
+    if result["num_unlabelled_utterances"] or result["num_unlabelled_frames"]:
+        lines.append(
+            f"left out: {result['num_unlabelled_utterances']} utterances without labels, and "
+            f"{result['num_unlabelled_frames']} frames beyond the labels of the others"
+        )
+    if result["num_unseen_class_frames"]:
+        lines.append(
+            f"{result['num_unseen_class_frames']} frames of classes without a train frame, counted as wrong"
+        )
+    return "\n".join(lines)
+
+
+def save(result: Mapping[str, Any], path: str | Path) -> None:
+    """Writes a result as JSON, a key a line, whole or not at all."""
+    lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in result.items())
+    write_bytes(Path(path), ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    max_frames: int
+    Cs: tuple[float, ...]
+    max_iter: int
+    tol: float
+    seed: int
+    evaluate: Evaluate
+
+    def __post_init__(self) -> None:
+        if self.max_frames < DEV_SHARE:
+            raise ProbeError(f"max_frames: got {self.max_frames}, expected at least {DEV_SHARE}")
+        if not self.Cs or min(self.Cs) <= 0:
+            raise ProbeError(f"Cs: got {self.Cs}, expected one or more positive numbers")
+
+
+@dataclass(frozen=True)
+class _Probe:
+    result: dict[str, Any]
+    confusion: NDArray[np.int64]  # (num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class _Census:
+    """How many frames of a split can be used; from labels and file headers, before any feature is read."""
+
+    utterances: list[str]
+    num_labelled: NDArray[np.int64]  # (U,)
+    num_unlabelled: int
+    classes: set[int]
+
+
+@dataclass(frozen=True)
+class _Fit:
+    model: LogisticRegression
+    C: float
+    dev_accuracy: float
+    warning: str | None
+
+
+@dataclass(frozen=True)
+class _Scores:
+    correct: NDArray[np.int64]  # (U,) frames
+    total: NDArray[np.int64]  # (U,) frames
+    utterance_correct: NDArray[np.int64]  # (U,) 0 or 1
+    truths: NDArray[np.int64]  # (U,) each utterance's most frequent class, as an index
+    confusion: NDArray[np.int64]  # (num_classes, num_classes)
+
+
+def _run(
+    task: str,
+    features: "Features",
+    splits: Mapping[str, list[str]],
+    targets: Targets,
+    names: Mapping[int, str],
+    fitting: _Fitting,
+    progress: Progress | None,
+) -> _Probe:
+    """Draw, standardise, choose C, score: both probes from here on."""
+    began = time.perf_counter()
+    tell = progress or (lambda line: None)
+    evaluate = fitting.evaluate
+
+    censuses = {split: _census(features, split, utterances, targets) for split, utterances in splits.items()}
+    x, y = _draw(features, censuses["train"], targets, fitting.max_frames, (fitting.seed, 0))
+    x_dev, y_dev = _draw(
+        features, censuses["dev"], targets, fitting.max_frames // DEV_SHARE, (fitting.seed, 1)
+    )
+    if len(np.unique(y)) < 2:
+        raise ProbeError(
+            f"{features.folder}: one {task} only among {len(y)} train frames; nothing to tell apart"
+        )
+    tell(f"{task} probe: drew {len(y)} train and {len(y_dev)} dev frames, {len(np.unique(y))} classes")
+
+    scaler = StandardScaler(copy=False)
+    for first in range(0, len(x), SCALER_ROWS):
+        scaler.partial_fit(x[first : first + SCALER_ROWS].astype(np.float64))
+    x, x_dev = scaler.transform(x), scaler.transform(x_dev)
+
+    fits = _fit_all(x, y, x_dev, y_dev, fitting, tell)
+    chosen = max(fits, key=lambda fit: fit.dev_accuracy)  # the first, so the smallest C, among equals
+
+    classes = np.array(sorted(set(y.tolist()) | censuses[evaluate].classes), dtype=np.int64)
+    scores = _score(features, censuses[evaluate].utterances, targets, scaler, chosen.model, classes)
+    counts = scores.confusion.sum(axis=1)
+    majority = int(np.searchsorted(classes, np.bincount(y).argmax()))
+    accuracy = float(scores.correct.sum() / scores.total.sum())
+    tell(f"{task} probe: accuracy {accuracy:.4f} on {scores.total.sum()} {evaluate} frames, C {chosen.C:g}")
+
+    result: dict[str, Any] = {
+        "task": task,
+        "evaluate": evaluate,
+        "accuracy": accuracy,
+        "accuracy_interval": _bootstrap(scores.correct, scores.total, fitting.seed),
+        "majority": {"accuracy": float(counts[majority] / counts.sum())},
+    }
+    if task == "speaker":
+        ones = np.ones_like(scores.utterance_correct)
+        result["utterance_accuracy"] = float(scores.utterance_correct.mean())
+        result["utterance_accuracy_interval"] = _bootstrap(scores.utterance_correct, ones, fitting.seed)
+        result["majority"]["utterance_accuracy"] = float((scores.truths == majority).mean())
+    seen = np.isin(classes, y)
+    result |= {
+        "C": chosen.C,
+        "dev_accuracy": {f"{fit.C:g}": fit.dev_accuracy for fit in fits},
+        "converged": chosen.warning is None,
+        "num_iterations": int(chosen.model.n_iter_.max()),
+        "warning": chosen.warning,
+        "num_train_frames": len(y),
+        "num_dev_frames": len(y_dev),
+        "num_test_frames": int(scores.total.sum()) if evaluate == "test" else 0,
+        "num_evaluated_frames": int(scores.total.sum()),
+        "num_available_train_frames": int(censuses["train"].num_labelled.sum()),
+        "num_classes": len(classes),
+        "num_unlabelled_frames": sum(census.num_unlabelled for census in censuses.values()),
+        "num_unlabelled_utterances": 0,
+        "num_unseen_class_frames": int(counts[~seen].sum()),
+        "max_frames": fitting.max_frames,
+        "seed": fitting.seed,
+        "max_iter": fitting.max_iter,
+        "tol": fitting.tol,
+        "seconds": round(time.perf_counter() - began, 3),
+        "features": {"source": features.source, "layer": features.layer, "dim": features.dim},
+        "per_class": [
+            {
+                "id": int(label),
+                "name": names.get(int(label), str(label)),
+                "seen": bool(seen[i]),
+                "count": int(counts[i]),
+                "accuracy": float(scores.confusion[i, i] / counts[i]) if counts[i] else None,
+            }
+            for i, label in enumerate(classes)
+        ],
+    }
+    return _Probe(result, scores.confusion)
+
+
+def _splits(features: "Features", evaluate: Evaluate) -> dict[str, list[str]]:
+    """Train, dev and the evaluated split's utterances, sorted: the manifest's order must not matter."""
+    table = features.manifest.table
+    found = sorted(set(table["split"].dropna().astype(str)) - {""}) if "split" in table.columns else []
+    result = {}
+    for split in dict.fromkeys(("train", "dev", evaluate)):
+        if split not in found:
+            raise ProbeError(
+                f"{features.folder}: no {split} utterances in the manifest "
+                f"(splits: {', '.join(found) or 'none'}); make them with `cpc manifest --split` "
+                "and extract the features again"
+            )
+        result[split] = sorted(table.loc[table["split"].astype(str) == split, "utterance"].astype(str))
+    return result
+
+
+def _census(features: "Features", split: str, utterances: list[str], targets: Targets) -> _Census:
+    num_labelled = np.zeros(len(utterances), dtype=np.int64)
+    num_unlabelled = 0
+    classes: set[int] = set()
+    for i, utterance in enumerate(utterances):
+        y = targets(utterance)
+        known = y[y != UNLABELLED]
+        num_labelled[i] = len(known)
+        num_unlabelled += len(y) - len(known)
+        classes.update(np.unique(known).tolist())
+    if not num_labelled.sum():
+        raise ProbeError(f"{features.folder}: no labelled frame in {split}")
+    return _Census(utterances, num_labelled, num_unlabelled, classes)
+
+
+def _draw(
+    features: "Features", census: _Census, targets: Targets, max_frames: int, seed: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """At most max_frames labelled frames, uniform without replacement: x (n, D), y (n,), in utterance order.
+
+    What is drawn depends on the seed, the sorted utterances and how many labelled frames each has; no more.
+    """
+    total = int(census.num_labelled.sum())
+    if total > max_frames:
+        drawn = np.random.default_rng(seed).choice(total, size=max_frames, replace=False, shuffle=False)
+        drawn.sort()
+    else:
+        drawn = np.arange(total)
+    x = np.empty((len(drawn), features.dim), dtype=np.float32)
+    y = np.empty(len(drawn), dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(census.num_labelled)])
+    bounds = np.searchsorted(drawn, starts)
+    for i, utterance in enumerate(census.utterances):
+        begin, end = bounds[i], bounds[i + 1]
+        if begin == end:
+            continue
+        labels = targets(utterance)
+        frames = np.flatnonzero(labels != UNLABELLED)[drawn[begin:end] - starts[i]]
+        x[begin:end] = _read(features, utterance, frames)
+        y[begin:end] = labels[frames]
+    return x, y
+
+
+def _read(features: "Features", utterance: str, frames: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Some frames of an utterance, (len(frames), D)."""
+    x = np.asarray(features.frames(utterance)[frames], dtype=np.float32)
+    if not np.isfinite(x).all():
+        bad = int(frames[~np.isfinite(x).all(axis=1)][0])
+        raise ProbeError(
+            f"{features.folder}: {utterance}, frame {bad}: NaN or infinite; expected finite features"
+        )
+    return x
+
+
+def _fit_all(
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    x_dev: NDArray[np.float32],
+    y_dev: NDArray[np.int64],
+    fitting: _Fitting,
+    tell: Progress,
+) -> list[_Fit]:
+    """A classifier for each C, the strongest regularisation first, each starting where the last one ended."""
+    model = LogisticRegression(max_iter=fitting.max_iter, tol=fitting.tol, warm_start=True)
+    fits = []
+    for C in sorted(set(fitting.Cs)):
+        model.set_params(C=C)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            model.fit(x, y)
+        convergence = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
+        for other in (w for w in caught if w not in convergence):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+        warning = str(convergence[-1].message).splitlines()[0] if convergence else None
+        dev_accuracy = float((model.predict(x_dev) == y_dev).mean())
+        fits.append(_Fit(copy.deepcopy(model), C, dev_accuracy, warning))
+        tell(f"  C {C:g}: dev accuracy {dev_accuracy:.4f} after {int(model.n_iter_.max())} iterations")
+    return fits
+
+
+def _score(
+    features: "Features",
+    utterances: list[str],
+    targets: Targets,
+    scaler: StandardScaler,
+    model: LogisticRegression,
+    classes: NDArray[np.int64],
+) -> _Scores:
+    """Scores every labelled frame of a split, one utterance in memory at a time."""
+    n = len(classes)
+    confusion = np.zeros((n, n), dtype=np.int64)
+    rows = []
+    for utterance in utterances:
+        labels = targets(utterance)
+        frames = np.flatnonzero(labels != UNLABELLED)
+        if not len(frames):
+            continue
+        x = scaler.transform(_read(features, utterance, frames))
+        true = np.searchsorted(classes, labels[frames])
+        predicted = np.searchsorted(classes, model.predict(x))
+        confusion += np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
+        truth = int(np.bincount(true).argmax())
+        by_mean = model.predict(x.mean(axis=0, dtype=np.float64, keepdims=True))[0]
+        rows.append((int((true == predicted).sum()), len(frames), int(by_mean == classes[truth]), truth))
+    correct, total, utterance_correct, truths = np.array(rows, dtype=np.int64).T
+    return _Scores(correct, total, utterance_correct, truths, confusion)
+
+
+def _bootstrap(correct: NDArray[np.int64], total: NDArray[np.int64], seed: int) -> list[float]:
+    """95 % interval of an accuracy, drawing utterances with replacement: their frames are not independent."""
+    rng = np.random.default_rng((seed, 2))
+    n = len(total)
+    means = np.empty(NUM_RESAMPLES)
+    for i in range(NUM_RESAMPLES):
+        pick = rng.integers(n, size=n)
+        means[i] = correct[pick].sum() / total[pick].sum()
+    return [float(value) for value in np.percentile(means, INTERVAL)]

@@ -1,0 +1,312 @@
+"""Training: one linear `train(config, run)`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from cpc import checkpoint, manifest, metrics, model, optim
+from cpc import config as configuration
+from cpc.batches import BatchSampler, epoch_batches, num_left_out
+from cpc.config import Config, ConfigError
+from cpc.encoder import Geometry
+from cpc.infonce import InfoNCE, infonce
+from cpc.negatives import Negatives, bound_kind
+from cpc.windows import Batch, Windows, collate
+
+# A loss this close to log N, in nats, has learned nothing: it guesses.
+_STUCK_NATS = 0.05
+
+
+class TrainingError(ValueError):
+    """A run that cannot start or go on."""
+
+
+def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
+    """Train CPC and write config.toml, metrics.jsonl, last.pt and best.pt into the run folder.
+
+    Args:
+        config: the whole run; its `data.manifest` must have a `split` column with train and dev.
+        run: folder of the run.
+        resume: go on from last.pt; on a CPU the result is bitwise that of an uninterrupted run.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ValueError: one line: what cannot work and the way out.
+    """
+    run = Path(run)
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    geometry = Geometry.of(config.encoder.strides, config.encoder.padding)
+    train_windows, dev_windows = _windows(config, geometry)
+
+    torch.manual_seed(config.seed)
+    network = model.build(config).to(device)
+    optimiser = optim.build(
+        network, config.optim.name, lr=config.optim.lr, betas=config.optim.betas, eps=config.optim.eps,
+        weight_decay=config.optim.weight_decay,
+    )  # fmt: skip
+    first, best_loss, seconds_before = 0, float("inf"), 0.0
+    last_path, metrics_path = run / "last.pt", run / "metrics.jsonl"
+    if resume:
+        _, payload = checkpoint.read(last_path, device)
+        checkpoint.restore(network, payload, last_path)
+        optimiser.load_state_dict(payload["optimiser"])
+        first, best_loss, seconds_before = payload["update"], payload["best_loss"], payload["seconds"]
+        metrics.keep_until(metrics_path, first)
+    elif last_path.exists() or metrics_path.exists():
+        raise TrainingError(
+            f"{run}: holds a run already; continue it with `cpc train --resume {run}`, or pass another --out"
+        )
+
+    sampler = BatchSampler(
+        train_windows, first, config.train.num_updates, kind=config.batches.kind,
+        num_windows=config.batches.num_windows, windows_per_group=config.batches.windows_per_group, seed=config.seed,
+    )  # fmt: skip
+    loader = DataLoader(
+        train_windows, batch_sampler=sampler, collate_fn=collate, num_workers=config.data.workers,
+        pin_memory=device.type == "cuda",
+    )  # fmt: skip
+    dev_batches = epoch_batches(
+        dev_windows, 0, kind=config.batches.kind, num_windows=config.batches.num_windows,
+        windows_per_group=config.batches.windows_per_group, seed=config.seed, shrink=True,
+    )[: config.train.validate_batches]  # fmt: skip
+    next(iter(sampler), None)  # a composition that cannot be filled is refused before anything is written
+    run.mkdir(parents=True, exist_ok=True)
+    configuration.write(config, run / "config.toml")
+    _announce(config, train_windows, dev_windows, dev_batches, device, precision, network)
+
+    compiles = config.compile == "on" or (
+        config.compile == "auto" and device.type == "cuda" and config.train.num_updates - first >= 2000
+    )
+    encode = torch.compile(network.g_enc, dynamic=False) if compiles else network.g_enc
+
+    def score(batch: Batch, seed: int) -> InfoNCE:
+        """InfoNCE of one batch."""
+        waveforms = batch.waveforms.to(device, non_blocking=True)  # (B, S)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            z: Tensor = encode(waveforms)  # (B, T, D_z)
+            c = network.g_ar(z)  # (B, T, D_c)
+            predictions = network.predict(c)  # (K, B, T, D_z)
+        num_frames = [
+            z.shape[1] if n == config.data.window_samples else geometry.num_complete_frames(n)
+            for n in batch.num_samples
+        ]
+        negatives = Negatives.of(
+            config.criterion.scheme, batch.speaker, batch.utterance, num_frames,
+            num_negatives=config.criterion.num_negatives, seed=seed,
+        )  # fmt: skip
+        return infonce(z, predictions, negatives)
+
+    def validate() -> metrics.Mean:
+        """Mean over the same dev windows and negatives every time."""
+        mean = metrics.Mean()
+        network.eval()
+        with torch.no_grad():
+            for i, indices in enumerate(dev_batches):
+                mean.add(score(collate([dev_windows[0, int(index)] for index in indices]), seed=i))
+        network.train()
+        return mean
+
+    bound = bound_kind(config.criterion.scheme, config.batches.kind)
+    audio_seconds = config.batches.num_windows * config.data.window_samples / config.audio.sample_rate  # an update
+    started, running, logged, logged_at = time.monotonic(), metrics.Mean(), first, time.monotonic()
+    network.train()
+    bar = tqdm(total=config.train.num_updates, initial=first, unit="update", desc="train", dynamic_ncols=True)
+    with bar, _finish_update_on_signal() as stop:
+        for update, batch in enumerate(loader, start=first + 1):  # update: how many will be done
+            lr = optim.learning_rate(
+                update - 1, lr=config.optim.lr, warmup_updates=config.optim.warmup_updates,
+                num_updates=config.train.num_updates, schedule=config.optim.schedule,
+            )  # fmt: skip
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            result = score(batch, seed=(config.seed << 32) + update)
+            optimiser.zero_grad(set_to_none=True)
+            result.losses.mean().backward()  # type: ignore[no-untyped-call]
+            if config.optim.clip_norm:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip_norm)
+            optimiser.step()
+            running.add(result)
+            bar.update()
+
+            is_last = update == config.train.num_updates
+            if update % config.train.log_every == 0 or is_last or stop:
+                now = time.monotonic()
+                line = {
+                    "kind": "train", "update": update, "seconds": seconds_before + now - started, "lr": lr,
+                    "audio_seconds_per_second": (update - logged) * audio_seconds / (now - logged_at),
+                    "bound_kind": bound, **running.take(),
+                }  # fmt: skip
+                if not line["loss"] < float("inf"):
+                    raise TrainingError(
+                        f"{run}: loss is {line['loss']} at update {update}; lower --optim.lr or set "
+                        "--optim.clip-norm; last.pt is from before"
+                    )
+                metrics.append(metrics_path, line)
+                _warn_if_stuck(config, update, line, bar)
+                logged, logged_at = update, now
+                bar.set_postfix_str(
+                    f"loss {line['loss']:.3f} of {line['log_n']:.2f}, accuracy {line['accuracy']:.3f}, "
+                    f"{line['audio_seconds_per_second']:.0f} audio-s/s"
+                )
+            if update % config.train.validate_every == 0 or is_last:
+                line = {
+                    "kind": "dev", "update": update, "seconds": seconds_before + time.monotonic() - started,
+                    "bound_kind": bound, **validate().take(),
+                }  # fmt: skip
+                metrics.append(metrics_path, line)
+                bar.write(
+                    f"update {update}: dev loss {line['loss']:.3f} of log N = {line['log_n']:.3f}, "
+                    f"accuracy {line['accuracy']:.3f}", file=sys.stderr,
+                )  # fmt: skip
+                if line["loss"] < best_loss:
+                    best_loss = line["loss"]
+                    checkpoint.save(run / "best.pt", config, network, update=update, best_loss=best_loss)
+                logged_at = time.monotonic()  # the pass over dev is no training time
+            if update % config.train.checkpoint_every == 0 or is_last or stop:
+                checkpoint.save(
+                    last_path, config, network, optimiser=optimiser.state_dict(), update=update, best_loss=best_loss,
+                    seconds=seconds_before + time.monotonic() - started,
+                )  # fmt: skip
+            if stop and not is_last:
+                raise KeyboardInterrupt(f"stopped after update {update}; continue with `cpc train --resume {run}`")
+    return run
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a name means here; "auto" takes the first there is of cuda, mps, cpu.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, available in there.items() if available)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if not there.get(device.type) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        available = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise ConfigError(f"device: got {name!r}, available here: auto, {available}")
+    return device
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """float32 or bf16; "auto" takes bf16 only where the hardware multiplies it (elsewhere it is far slower)."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = device.type == "cpu" and bool(capabilities.get("amx_bf16"))
+    return "bf16" if fast else "float32"
+
+
+def _windows(config: Config, geometry: Geometry) -> tuple[Windows, Windows]:
+    """Windows of the train and the dev split."""
+    if not config.data.manifest:
+        raise ConfigError("data.manifest: got none; pass --data.manifest with a CSV made by `cpc manifest`")
+    num_frames = geometry.num_frames(config.data.window_samples)
+    if num_frames <= config.criterion.num_steps:
+        raise ConfigError(
+            f"data.window_samples: {config.data.window_samples} give {num_frames} frames, expected more than "
+            f"criterion.num_steps = {config.criterion.num_steps}"
+        )
+    table = manifest.read(config.data.manifest)
+    manifest.refuse_leaks(table, by="utterance")
+    # The last frame that step K of the first anchor needs must be whole.
+    end_of_first = geometry.receptive_field_samples - geometry.left_padding_samples
+    min_samples = end_of_first + config.criterion.num_steps * geometry.hop_samples
+
+    def windows(split: str) -> Windows:
+        return Windows(
+            table.select(split), window_samples=config.data.window_samples, sample_rate=config.audio.sample_rate,
+            resample=config.audio.resample, normalise=config.audio.normalise, short=config.data.short,
+            min_samples=min_samples, seed=config.seed, cache_megabytes=config.data.cache_megabytes,
+        )  # fmt: skip
+
+    return windows("train"), windows("dev")
+
+
+def _announce(
+    config: Config, train: Windows, dev: Windows, dev_batches: list[object] | list[Tensor] | list[object],
+    device: torch.device, precision: str, network: model.CPC,
+) -> None:  # fmt: skip
+    """Say what is about to run, and what was left out."""
+    num_parameters = sum(p.numel() for p in network.parameters())
+    print(
+        f"train: {len(train)} windows an epoch of {len(train.manifest)} utterances; dev: {len(dev)} windows, "
+        f"{len(dev_batches)} batches used; {num_parameters:,} parameters on {device} in {precision}",
+        file=sys.stderr,
+    )
+    for name, windows in (("train", train), ("dev", dev)):
+        if windows.num_skipped:
+            print(
+                f"{name}: {windows.num_skipped} utterances are too short and left out (data.short = "
+                f'"{config.data.short}")', file=sys.stderr,
+            )  # fmt: skip
+    left_out = num_left_out(train, config.batches.kind, config.batches.windows_per_group)
+    if left_out:
+        print(
+            f"train: {left_out} windows are never drawn: their speaker or utterance has fewer than "
+            f"batches.windows_per_group = {config.batches.windows_per_group}", file=sys.stderr,
+        )  # fmt: skip
+
+
+def _warn_if_stuck(config: Config, update: int, line: dict[str, object], bar: tqdm) -> None:
+    """Say so once if the run is still guessing well after its warm-up."""
+    patience = config.optim.warmup_updates + 200
+    is_due = update >= patience > update - config.train.log_every
+    loss, log_n = line["loss"], line["log_n"]
+    assert isinstance(loss, float)
+    assert isinstance(log_n, float)
+    if is_due and loss > log_n - _STUCK_NATS:
+        bar.write(
+            f"warning: after {update} updates the loss {loss:.3f} is still log N = {log_n:.3f}: nothing is learned "
+            "yet. What moved it before: --audio.normalise utterance, --criterion.tau sqrt_dim, a higher --optim.lr",
+            file=sys.stderr,
+        )
+
+
+class _Flag:
+    """Set once a signal asked the run to stop."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def __bool__(self) -> bool:
+        return self.is_set
+
+
+@contextmanager
+def _finish_update_on_signal() -> Iterator[_Flag]:
+    """Turn Ctrl-C and SIGTERM into a flag, so that a run stops between updates with everything saved."""
+    flag = _Flag()
+
+    def raise_flag(*_: object) -> None:
+        flag.is_set = True
+
+    try:
+        previous = {s: signal.signal(s, raise_flag) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # signals reach the main thread alone; elsewhere the caller handles them
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,160 @@
+"""Fixed-length windows of utterances: a pure function of (seed, epoch, index); none crosses a file.
+
+An utterance of L samples gives L // W windows of W samples an epoch, end to end from an offset that is drawn anew
+each epoch, so that no sample is favoured and none is seen twice in an epoch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cpc import audio
+from cpc.manifest import Manifest, ManifestError
+
+Short = Literal["skip", "pad"]
+Normalise = Literal["utterance", "none"]
+
+
+class Window(NamedTuple):
+    """One training example.
+
+    Attributes:
+        waveform: (W,) float32 samples; zeros from `num_samples` on.
+        num_samples: samples that come from the file.
+        speaker: integer identity of the speaker.
+        utterance: integer identity of the utterance: its row in the manifest.
+    """
+
+    waveform: Tensor
+    num_samples: int
+    speaker: int
+    utterance: int
+
+
+class Batch(NamedTuple):
+    """Windows stacked: waveforms (B, W), and a list of B for each other field of `Window`."""
+
+    waveforms: Tensor
+    num_samples: list[int]
+    speaker: list[int]
+    utterance: list[int]
+
+
+def collate(windows: list[Window]) -> Batch:
+    """Stack windows into a batch."""
+    waveforms, num_samples, speaker, utterance = zip(*windows, strict=True)
+    return Batch(torch.stack(waveforms), list(num_samples), list(speaker), list(utterance))
+
+
+class Windows(Dataset[Window]):
+    """The windows of a manifest's utterances; item (epoch, index) is one of them.
+
+    Args:
+        manifest: utterances.
+        window_samples: W, at `sample_rate`.
+        sample_rate: in Hz.
+        resample: whether files of other rates are resampled; otherwise they are an error.
+        normalise: "utterance" brings each whole utterance to zero mean and unit variance.
+        short: what becomes of utterances shorter than W: "skip" leaves them out (`num_skipped` counts them),
+            "pad" fills them up with zeros.
+        min_samples: utterances shorter than this are left out and counted even under "pad": too short to hold
+            an anchor for the last step.
+        seed: of the offsets.
+        cache_megabytes: up to this much decoded audio is kept in memory; the rest is read at each use.
+
+    Raises:
+        ManifestError: if no utterance is long enough.
+        AudioError: if a file's rate differs and `resample` is off.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        window_samples: int = 20480,
+        sample_rate: int = 16000,
+        resample: bool = False,
+        normalise: Normalise = "utterance",
+        short: Short = "skip",
+        min_samples: int = 0,
+        seed: int = 0,
+        cache_megabytes: int = 0,
+    ) -> None:
+        table = manifest.table
+        rates = table["sample_rate"].to_numpy()
+        if not resample and (rates != sample_rate).any():
+            i = int(np.flatnonzero(rates != sample_rate)[0])
+            raise audio.AudioError(
+                f"{manifest.audio_path(i)}: {rates[i]} Hz, expected {sample_rate}; pass --audio.resample, or "
+                f"--audio.sample-rate {rates[i]}"
+            )
+        self.manifest, self.window_samples, self.sample_rate = manifest, window_samples, sample_rate
+        self.resample, self.normalise, self.seed = resample, normalise, seed
+        # (num utterances,) lengths at sample_rate: ceil(n · sample_rate / rate), as audio.num_resampled.
+        self.num_samples = -(-table["num_samples"].to_numpy().astype(np.int64) * sample_rate // rates)
+        long_enough = self.num_samples >= max(min_samples, window_samples if short == "skip" else 1)
+        self.windows_per_utterance = np.where(long_enough, np.maximum(1, self.num_samples // window_samples), 0)
+        self.num_skipped = int((~long_enough).sum())
+        if not long_enough.any():
+            raise ManifestError(
+                f"none of {len(table)} utterances is long enough: the longest has {self.num_samples.max()} samples "
+                f"at {sample_rate} Hz, a window {window_samples}; pass --data.short pad or a smaller "
+                "--data.window-samples"
+            )
+        self.utterance = np.repeat(np.arange(len(table)), self.windows_per_utterance)  # (num windows,)
+        self._first = np.concatenate([[0], np.cumsum(self.windows_per_utterance)])  # of each utterance
+        _, speaker_of_row = np.unique(table["speaker"].to_numpy(dtype=str), return_inverse=True)
+        self.speaker: NDArray[np.int64] = speaker_of_row[self.utterance]  # (num windows,)
+        self._offsets = lru_cache(maxsize=2)(self._draw_offsets)
+        self._statistics: dict[int, tuple[float, float]] = {}
+        self._cache: dict[int, audio.Waveform] = {}
+        self._cache_left = cache_megabytes * 2**20
+
+    def __len__(self) -> int:
+        """Windows in an epoch."""
+        return len(self.utterance)
+
+    def _draw_offsets(self, epoch: int) -> NDArray[np.int64]:
+        """Where each utterance's first window starts in this epoch, in samples: (num utterances,)."""
+        slack = np.maximum(0, self.num_samples - self.windows_per_utterance * self.window_samples)
+        drawn = np.random.default_rng([self.seed, epoch]).random(len(slack)) * (slack + 1)
+        return drawn.astype(np.int64)
+
+    def span(self, epoch: int, index: int) -> tuple[int, int, int]:
+        """Where window `index` of an epoch lies: (row of the manifest, first sample, one past the last sample)."""
+        row = int(self.utterance[index])
+        start = int(self._offsets(epoch)[row] + (index - self._first[row]) * self.window_samples)
+        return row, start, min(start + self.window_samples, int(self.num_samples[row]))
+
+    def __getitem__(self, epoch_and_index: tuple[int, int]) -> Window:
+        """Window `index` of epoch `epoch`."""
+        epoch, index = epoch_and_index
+        row, start, stop = self.span(epoch, index)
+        waveform = np.zeros(self.window_samples, np.float32)
+        waveform[: stop - start] = self._read(row, start, stop)
+        return Window(torch.from_numpy(waveform), stop - start, int(self.speaker[index]), row)
+
+    def _read(self, row: int, start: int, stop: int) -> audio.Waveform:
+        """Samples [start, stop) of an utterance, normalised; from memory where they are there."""
+        if row in self._cache:
+            return self._cache[row][start:stop]
+        path = self.manifest.audio_path(row)
+        if self.normalise == "utterance" and row not in self._statistics:
+            self._statistics[row] = audio.statistics(path, sample_rate=self.sample_rate, resample=self.resample)
+        size = 4 * int(self.num_samples[row])
+        keep = size <= self._cache_left
+        first, last = (0, int(self.num_samples[row])) if keep else (start, stop)
+        waveform = audio.read(path, sample_rate=self.sample_rate, resample=self.resample, start=first, stop=last)
+        if self.normalise == "utterance":
+            waveform = audio.normalise(waveform, *self._statistics[row])
+        if keep:
+            self._cache[row] = waveform
+            self._cache_left -= size
+        return waveform[start - first : stop - first]

@@ -1,0 +1,495 @@
+"""Synthesise minispeech: English speech of many speakers with exact phone times, from espeak-ng; no download.
+
+    python recipes/minispeech/synthesise.py OUT [--seed 0] [--minutes 60] [--speakers N]
+
+    speakers, sentences → espeak-ng (22050 Hz, phone events) → 16 kHz → channel → noise → FLAC, labels
+
+OUT is laid out as LibriSpeech is, with the phone labels in the CPC authors' format:
+
+    OUT/<speaker>/<chapter>/<speaker>-<chapter>-<nnnn>.flac    16 kHz, one channel, 16 bit
+    OUT/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt      UTTERANCE-ID TEXT IN CAPITALS
+    OUT/phone_labels.txt                                       utterance-id l_0 l_1 ...
+    OUT/phones.txt                                             id phone
+    OUT/corpus.json                                            the settings; comes last, marks a whole corpus
+"""
+
+import argparse
+import csv
+import ctypes
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from scipy.signal import resample_poly, sosfilt
+from tqdm import tqdm
+
+DATA = Path(__file__).resolve().parents[2] / "data" / "minispeech"
+ESPEAK_RATE = 22050  # Hz; what espeak-ng's built-in voices produce
+SAMPLE_RATE = 16000  # Hz
+HOP_SAMPLES = 160  # 10 ms
+WINDOW_SAMPLES = 400  # 25 ms
+SENTENCES_PER_UTTERANCE = 2  # about 6 s, so that an utterance holds several windows of 1.28 s
+MIN_CLOSURE_SAMPLES = ESPEAK_RATE * 10 // 1000
+CLOSURE_REACH_SAMPLES = ESPEAK_RATE * 10 // 1000  # a burst may begin some ms before its event
+HALF_UTTERANCE_SECONDS = 2.6  # of the mean utterance; a chapter ends where it is nearest to its length
+PLACEMENT_DB = 9.0  # at most, either way, of each of an utterance's own changes of the spectrum
+PLACEMENT_BANDS_HZ = ((200, 700), (700, 2000), (2000, 6000))  # one resonance in each
+PLACEMENT_SNR_DB = 4.0  # at most, either way
+SPEECH_RMS = 0.05  # of full scale, before the gain of the utterance; leaves 26 dB for peaks
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One line of speakers.csv."""
+
+    speaker: int  # id, unique
+    gender: str  # "F" or "M"; for the reader, the variant decides the sound
+    accent: str  # espeak-ng language
+    variant: str  # espeak-ng voice variant
+    pitch: int  # 0 to 100, 50 is the variant's own
+    pitch_range: int  # 0 (monotone) to 100
+    rate: int  # words per minute
+    formant_shift: float  # factor on every frequency of the voice: the length of the vocal tract
+    tilt_db: float  # high shelf above 1 kHz
+    peak1_hz: float  # first resonance of the channel
+    peak1_db: float
+    peak2_hz: float  # second resonance of the channel
+    peak2_db: float
+    snr_db: float  # speech power over noise power
+    pink: float  # share of pink in the noise's amplitude, the rest is white; 0 to 1
+
+
+def read_speakers() -> list[Speaker]:
+    """Reads speakers.csv, in the file's order (women and men take turns)."""
+    with open(DATA / "speakers.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    types = Speaker.__annotations__
+    return [Speaker(**{name: types[name](value) for name, value in row.items()}) for row in rows]
+
+
+def read_sentences() -> list[str]:
+    """Reads sentences.txt, one sentence a line."""
+    return (DATA / "sentences.txt").read_text(encoding="utf-8").splitlines()
+
+
+def read_phone_map() -> dict[str, str]:
+    """Reads phones.csv: espeak-ng's symbol (without stress mark) to phone."""
+    with open(DATA / "phones.csv", newline="", encoding="utf-8") as file:
+        return {row["symbol"]: row["phone"] for row in csv.DictReader(file)}
+
+
+def phone_table() -> list[str]:
+    """Lists the phones by id: silence first, then in the order of the alphabet."""
+    return ["sil", *sorted(set(read_phone_map().values()) - {"sil"})]
+
+
+class EspeakEvent(ctypes.Structure):
+    """espeak_EVENT of espeak-ng's speak_lib.h."""
+
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # ms
+        ("sample", ctypes.c_int),  # since the start of this call
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),  # a phoneme event's symbol; a union in C
+    ]
+
+
+class Espeak:
+    """espeak-ng speaking with one voice.
+
+    The library keeps the phase of its oscillators and its noise in static variables, which initialising does
+    not clear, so the second time it says a thing it differs from the first. Each object therefore loads a
+    copy of the library with static variables of its own: what it says depends on its own calls alone.
+
+    Args:
+        voice: Language and variant, "en-us+f2".
+        pitch_range: 0 to 100.
+        folder: Where the copy of the library goes; it must outlive the object.
+
+    Raises:
+        ValueError: espeakng-loader is not installed, or has no such voice.
+    """
+
+    OUTPUT_SYNCHRONOUS = 2
+    PHONEME_EVENTS, DONT_EXIT = 0x0001, 0x8000  # flags of espeak_Initialize
+    RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4  # espeak_PARAMETER
+    LIST_END_EVENT, PHONEME_EVENT = 0, 7  # espeak_EVENT_TYPE
+    CHARS_UTF8 = 1
+    Callback = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(EspeakEvent)
+    )
+
+    def __init__(self, voice: str, pitch_range: int, folder: Path) -> None:
+        espeakng_loader = load_espeakng_loader()
+        data_folder = Path(espeakng_loader.get_data_path())
+        # espeak-ng itself takes a variant that it does not have for none.
+        if not (data_folder / "voices" / "!v" / voice.partition("+")[2]).is_file():
+            raise ValueError(f"speakers.csv: espeak-ng has no variant {voice!r}")
+
+        self._samples: list[NDArray[np.int16]] = []
+        self._phones: list[tuple[int, str]] = []
+        copy = Path(tempfile.mkdtemp(dir=folder)) / Path(espeakng_loader.get_library_path()).name
+        shutil.copyfile(espeakng_loader.get_library_path(), copy)
+        self._library = ctypes.CDLL(str(copy))
+        self._library.espeak_Synth.argtypes = [
+            *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint),
+            *(ctypes.c_void_p, ctypes.c_void_p),
+        ]
+        rate = self._library.espeak_Initialize(
+            self.OUTPUT_SYNCHRONOUS, 0, str(data_folder).encode(), self.PHONEME_EVENTS | self.DONT_EXIT
+        )
+        assert rate == ESPEAK_RATE, rate
+        self._callback = self.Callback(self._collect)  # kept: ctypes does not own it
+        self._library.espeak_SetSynthCallback(self._callback)
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise ValueError(f"speakers.csv: espeak-ng has no voice {voice!r}")
+        self._library.espeak_SetParameter(self.RANGE, pitch_range, 0)
+        self._library.espeak_SetParameter(self.VOLUME, 40, 0)  # at 100, the default, loud vowels clip
+
+    def _collect(
+        self, samples: "ctypes._Pointer[ctypes.c_short]", count: int, events: "ctypes.Array[EspeakEvent]"
+    ) -> int:
+        if samples and count:
+            self._samples.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
+        i = 0
+        while events[i].type != self.LIST_END_EVENT:
+            if events[i].type == self.PHONEME_EVENT:
+                symbol = events[i].id.decode().lstrip("',%=")  # the marks of stress
+                self._phones.append((events[i].sample, symbol))
+            i += 1
+        return 0
+
+    def say(self, text: str, rate: int, pitch: int) -> tuple[NDArray[np.float64], list[tuple[int, str]]]:
+        """Speaks a text.
+
+        Args:
+            text: English.
+            rate: Words per minute.
+            pitch: 0 to 100.
+
+        Returns:
+            The waveform (S,) at 22050 Hz in [-1, 1), and the phones: (first sample, espeak-ng's symbol).
+        """
+        self._samples.clear()
+        self._phones = []  # a new list: the last one has been handed out
+        self._library.espeak_SetParameter(self.RATE, rate, 0)
+        self._library.espeak_SetParameter(self.PITCH, pitch, 0)
+        ctypes.CDLL(None).srand(0)  # the Klatt voices draw their noise from C's rand, which all copies share
+        encoded = text.encode()
+        status = self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, self.CHARS_UTF8, None, None)
+        assert status == 0, status
+        return np.concatenate(self._samples) / 32768, self._phones
+
+    def close(self) -> None:
+        """Frees the memory that the library took."""
+        self._library.espeak_Terminate()
+
+
+def load_espeakng_loader() -> ModuleType:
+    """Imports espeakng_loader, which brings espeak-ng's library and data.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    try:
+        return importlib.import_module("espeakng_loader")
+    except ImportError:
+        raise ValueError("minispeech needs espeak-ng: pip install -e '.[demo]'") from None
+
+
+def move_closures(waveform: NDArray[np.float64], phones: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Gives the silence before a plosive to the plosive.
+
+    espeak-ng reports a plosive at its burst, so the closure, which is digital silence, would count as the
+    vowel before. A phone after such a gap starts with the gap, unless what comes before is a pause anyway.
+
+    Args:
+        waveform: (S,) as espeak-ng made it, without noise.
+        phones: (first sample, symbol), in order.
+
+    Returns:
+        The same phones, some of them starting earlier.
+    """
+    moved = phones[:1]
+    for (previous, previous_symbol), (start, symbol) in pairwise(phones):
+        silent = np.pad(waveform[previous:start] == 0, 1)
+        begins, ends = np.flatnonzero(np.diff(silent.astype(int))).reshape(-1, 2).T  # runs of zeros
+        # begins > 0: a phone that is silent from its start is a closure itself.
+        is_closure = (begins > 0) & (ends - begins >= MIN_CLOSURE_SAMPLES)
+        is_closure &= ends >= start - previous - CLOSURE_REACH_SAMPLES
+        if is_closure.any() and not previous_symbol.startswith("_"):
+            start = previous + int(begins[is_closure][0])
+        moved.append((start, symbol))
+    return moved
+
+
+def peaking(frequency: float, gain_db: float) -> NDArray[np.float64]:
+    """Designs a biquad (6,) that lifts one octave about a frequency [Hz] (Bristow-Johnson's cookbook)."""
+    a, w = 10 ** (gain_db / 40), 2 * np.pi * frequency / SAMPLE_RATE
+    alpha = np.sin(w) / (2 * np.sqrt(2))
+    section = [1 + alpha * a, -2 * np.cos(w), 1 - alpha * a, 1 + alpha / a, -2 * np.cos(w), 1 - alpha / a]
+    return np.asarray(np.array(section) / section[3])
+
+
+def high_shelf(frequency: float, gain_db: float) -> NDArray[np.float64]:
+    """Designs a biquad (6,) that lifts what lies above a frequency [Hz] (the same source, slope 1)."""
+    a, w = 10 ** (gain_db / 40), 2 * np.pi * frequency / SAMPLE_RATE
+    cos, beta = np.cos(w), np.sqrt(2 * a) * np.sin(w)
+    b = [
+        a * (a + 1 + (a - 1) * cos + beta),
+        -2 * a * (a - 1 + (a + 1) * cos),
+        a * (a + 1 + (a - 1) * cos - beta),
+    ]
+    section = [*b, a + 1 - (a - 1) * cos + beta, 2 * (a - 1 - (a + 1) * cos), a + 1 - (a - 1) * cos - beta]
+    return np.asarray(np.array(section) / section[3])
+
+
+def make_noise(num_samples: int, pink: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draws noise (num_samples,) of unit power, between white (pink 0) and 1/f (pink 1)."""
+    white = rng.standard_normal(num_samples)
+    spectrum = np.fft.rfft(white)
+    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
+    coloured = np.fft.irfft(spectrum, num_samples)
+    mix = (1 - pink) * white + pink * coloured / coloured.std()
+    return np.asarray(mix / mix.std())
+
+
+def make_utterance(
+    espeak: Espeak, speaker: Speaker, text: str, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], list[tuple[float, str]]]:
+    """Speaks a text as the speaker would, over the speaker's channel.
+
+    Args:
+        espeak: Set to the speaker's voice.
+        speaker: Pitch, rate, channel and noise.
+        text: One or more sentences.
+        rng: Decides on small changes of rate and pitch, silence at both ends, where the microphone stands, noise and
+            gain.
+
+    Returns:
+        The waveform (S,) at 16 kHz in [-1, 1], and the phones: (first sample at 16 kHz, espeak-ng's symbol).
+    """
+    rate = round(speaker.rate * rng.uniform(0.92, 1.08))
+    pitch = int(np.clip(speaker.pitch + rng.integers(-5, 6), 0, 100))
+    speech, phones = espeak.say(text, rate, pitch)
+    phones = move_closures(speech, phones)
+
+    # Taking the voice to run at another rate than it does moves pitch and formants together.
+    divisor = np.gcd(ESPEAK_RATE, SAMPLE_RATE)
+    up, down = SAMPLE_RATE // divisor, round(ESPEAK_RATE / divisor * speaker.formant_shift)
+    speech = resample_poly(speech, up, down)  # zero phase: times scale by up / down and nothing else
+    lead, tail = (round(SAMPLE_RATE * seconds) for seconds in rng.uniform(0.1, 0.4, size=2))
+    speech = np.pad(speech, (lead, tail))
+    starts = [(0.0, "_")] + [(lead + sample * up / down, symbol) for sample, symbol in phones]
+
+    # The speaker's own channel, and where the microphone stands today: without the second the mean spectrum of an
+    # utterance would name its speaker every time, and no voice would need to be heard.
+    placed = [high_shelf(1000, rng.uniform(-PLACEMENT_DB, PLACEMENT_DB))]
+    for low, high in PLACEMENT_BANDS_HZ:
+        frequency = low * (high / low) ** rng.uniform()
+        placed.append(peaking(frequency, rng.uniform(-PLACEMENT_DB, PLACEMENT_DB)))
+    channel = [
+        high_shelf(1000, speaker.tilt_db),
+        peaking(speaker.peak1_hz, speaker.peak1_db),
+        peaking(speaker.peak2_hz, speaker.peak2_db),
+    ]
+    speech = sosfilt(np.stack(channel + placed), speech)
+    speech /= np.sqrt((speech[speech != 0] ** 2).mean())
+    snr_db = speaker.snr_db + rng.uniform(-PLACEMENT_SNR_DB, PLACEMENT_SNR_DB)
+    noise = make_noise(len(speech), speaker.pink, rng) * 10 ** (-snr_db / 20)
+    gain = SPEECH_RMS * 10 ** (rng.uniform(-6, 6) / 20)
+    waveform = gain * (speech + noise)
+    return waveform / max(1.0, np.abs(waveform).max() / 0.99), starts
+
+
+def frame_labels(
+    starts: list[tuple[float, str]], num_samples: int, phone_ids: dict[str, int]
+) -> NDArray[np.int64]:
+    """Labels each frame with the phone at the centre of its window.
+
+    Args:
+        starts: (first sample, espeak-ng's symbol), in order, the first at 0.
+        num_samples: Length S of the utterance.
+        phone_ids: espeak-ng's symbol to phone id.
+
+    Returns:
+        (1 + (S - 400) // 160,) phone ids; label i is the phone at sample 160 i + 200.
+
+    Raises:
+        ValueError: phones.csv lacks a symbol.
+    """
+    unknown = sorted({symbol for _, symbol in starts} - phone_ids.keys())
+    if unknown:
+        raise ValueError(
+            f"{DATA / 'phones.csv'}: espeak-ng spoke {unknown}, which the table lacks; add them to it"
+        )
+    num_frames = 1 + (num_samples - WINDOW_SAMPLES) // HOP_SAMPLES
+    centres = HOP_SAMPLES * np.arange(num_frames) + WINDOW_SAMPLES // 2
+    spoken = np.searchsorted([start for start, _ in starts], centres, side="right") - 1
+    return np.array([phone_ids[symbol] for _, symbol in starts])[spoken]
+
+
+def shuffled_forever(sentences: list[str], rng: np.random.Generator) -> Iterator[str]:
+    """Yields the sentences in random order, all of them before any comes again."""
+    while True:
+        for i in rng.permutation(len(sentences)):
+            yield sentences[i]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file under a temporary name first, so that under its own name it is always whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that under its name it is always whole."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def synthesise_chapter(
+    out_dir: Path, speaker: Speaker, chapter: int, seconds: float, seed: int, library_folder: Path
+) -> dict[str, NDArray[np.int64]]:
+    """Makes one chapter: sound files and transcript. A pure function of the arguments and the data files.
+
+    Args:
+        out_dir: The corpus.
+        speaker: Who reads.
+        chapter: Its id.
+        seconds: Length of the chapter, met to about half an utterance; there is at least one utterance.
+        seed: Seed of the corpus.
+        library_folder: A place for temporary copies of espeak-ng's library.
+
+    Returns:
+        Utterance id to phone ids (T,).
+    """
+    ids = {phone: i for i, phone in enumerate(phone_table())}
+    phone_ids = {symbol: ids[phone] for symbol, phone in read_phone_map().items()}
+    espeak = Espeak(f"{speaker.accent}+{speaker.variant}", speaker.pitch_range, library_folder)
+    folder = out_dir / str(speaker.speaker) / str(chapter)
+    rng = np.random.default_rng([seed, chapter])
+    sentences = shuffled_forever(read_sentences(), np.random.default_rng([seed, chapter, 1]))
+    labels: dict[str, NDArray[np.int64]] = {}
+    transcript, made_samples = [], 0
+    while not labels or made_samples < (seconds - HALF_UTTERANCE_SECONDS) * SAMPLE_RATE:
+        utterance = f"{speaker.speaker}-{chapter}-{len(labels):04d}"
+        text = " ".join(next(sentences) for _ in range(SENTENCES_PER_UTTERANCE))
+        waveform, starts = make_utterance(espeak, speaker, text, rng)
+        labels[utterance] = frame_labels(starts, len(waveform), phone_ids)
+        write_flac = partial(
+            soundfile.write, data=waveform, samplerate=SAMPLE_RATE, subtype="PCM_16", format="FLAC"
+        )
+        write_atomically(folder / f"{utterance}.flac", write_flac)
+        words = re.sub(r"[^A-Z' ]", " ", text.upper()).split()
+        transcript.append(f"{utterance} {' '.join(words)}\n")
+        made_samples += len(waveform)
+    espeak.close()
+    write_text_atomically(folder / f"{speaker.speaker}-{chapter}.trans.txt", "".join(transcript))
+    return labels
+
+
+def settings_of(minutes: float, seed: int, num_speakers: int) -> dict[str, object]:
+    """Gathers all that the corpus depends on, as corpus.json holds it."""
+    digest = hashlib.sha256()
+    for name in ("phones.csv", "sentences.txt", "speakers.csv"):
+        digest.update((DATA / name).read_bytes())
+    return {
+        "minutes": float(minutes),
+        "seed": seed,
+        "num_speakers": num_speakers,
+        "data_sha256": digest.hexdigest(),
+    }
+
+
+def synthesise(out_dir: Path, *, minutes: float = 60, seed: int = 0, num_speakers: int | None = None) -> None:
+    """Makes the corpus; returns at once if it is there already.
+
+    Args:
+        out_dir: A new or empty folder, or an unfinished corpus of the same settings, which is then completed.
+        minutes: Length of the corpus, about; more where it is less than one utterance for each chapter.
+        seed: The same seed gives the same files, bit for bit.
+        num_speakers: The first so many of speakers.csv; None takes all.
+
+    Raises:
+        ValueError: An argument is out of range, out_dir holds something else, or espeakng-loader is missing.
+    """
+    speakers = read_speakers()
+    num_speakers = len(speakers) if num_speakers is None else num_speakers
+    if not 1 <= num_speakers <= len(speakers):
+        raise ValueError(f"speakers: got {num_speakers}, speakers.csv has 1 to {len(speakers)}")
+    if not minutes > 0:
+        raise ValueError(f"minutes: got {minutes}, expected more than 0")
+    if seed < 0:
+        raise ValueError(f"seed: got {seed}, expected 0 or more")
+
+    finished, begun = out_dir / "corpus.json", out_dir / "corpus.partial.json"
+    settings = settings_of(minutes, seed, num_speakers)
+    for mark in (finished, begun):
+        if mark.is_file():
+            found = json.loads(mark.read_text())
+            if found != settings:
+                raise ValueError(f"{mark}: made with {found}, asked for {settings}; choose another folder")
+            if mark == finished:
+                return
+            break
+    else:
+        if out_dir.is_dir() and any(out_dir.iterdir()):
+            raise ValueError(f"{out_dir}: not empty and no minispeech corpus; choose another folder")
+
+    load_espeakng_loader()
+    out_dir.mkdir(parents=True, exist_ok=True)
+    begun.write_text(json.dumps(settings, indent=2) + "\n")
+    chapters = [
+        (speaker, 10 * speaker.speaker + part) for speaker in speakers[:num_speakers] for part in (1, 2)
+    ]
+    labels: dict[str, NDArray[np.int64]] = {}
+    with tempfile.TemporaryDirectory() as library_folder:
+        for speaker, chapter in tqdm(chapters, desc="minispeech", unit="chapter"):
+            seconds = 60 * minutes / len(chapters)
+            labels |= synthesise_chapter(out_dir, speaker, chapter, seconds, seed, Path(library_folder))
+    lines = [" ".join([utterance, *map(str, labels[utterance])]) + "\n" for utterance in sorted(labels)]
+    write_text_atomically(out_dir / "phone_labels.txt", "".join(lines))
+    table = "".join(f"{i} {phone}\n" for i, phone in enumerate(phone_table()))
+    write_text_atomically(out_dir / "phones.txt", table)
+    os.replace(begun, finished)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Synthesise the minispeech corpus.")
+    parser.add_argument("out", type=Path, help="folder of the corpus")
+    parser.add_argument("--minutes", type=float, default=60, help="length of the corpus (60)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (0)")
+    parser.add_argument("--speakers", type=int, default=None, help="the first so many of speakers.csv (all)")
+    arguments = parser.parse_args()
+    try:
+        synthesise(
+            arguments.out, minutes=arguments.minutes, seed=arguments.seed, num_speakers=arguments.speakers
+        )
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""A small corpus of synthetic sounds, in LibriSpeech's layout."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from cpc import manifest as manifests
+from cpc.config import (
+    AutoregressorConfig,
+    BatchConfig,
+    Config,
+    CriterionConfig,
+    DataConfig,
+    EncoderConfig,
+    OptimConfig,
+    TrainConfig,
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+def write_sound(path: Path, seconds: float, seed: int, rate: int = 16000) -> None:
+    """A buzz that wanders between tones, with noise: something to predict."""
+    rng = np.random.default_rng(seed)
+    n = round(seconds * rate)
+    frequency = np.repeat(rng.uniform(100, 1000, n // 800 + 1), 800)[:n]
+    wave = np.sin(2 * np.pi * np.cumsum(frequency) / rate) + 0.1 * rng.standard_normal(n)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.3 * wave / np.abs(wave).max(), rate)
+
+
+def make_corpus(root: Path, *, speakers: int = 3, utterances: int = 5, rate: int = 16000) -> Path:
+    """`speakers` × `utterances` flac files of 1 to 2 s; returns the manifest's path (with a split by utterance)."""
+    for s in range(speakers):
+        for u in range(utterances):
+            name = f"{s + 1}/{10 * (s + 1)}/{s + 1}-{10 * (s + 1)}-{u:04d}.flac"
+            write_sound(root / name, 1 + 0.2 * u, 100 * s + u, rate)
+    table = manifests.split(manifests.scan(root, progress=False).manifest, by="utterance", fractions=(0.6, 0.2, 0.2))
+    manifests.write(table, root / "manifest.csv")
+    return root / "manifest.csv"
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """The manifest of a small corpus that tests read and never change."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def tiny_config(manifest: Path, **changes) -> Config:
+    """A run that takes a second or two."""
+    parts = dict(
+        device="cpu",
+        data=DataConfig(manifest=str(manifest), window_samples=4000),
+        batches=BatchConfig(num_windows=4, windows_per_group=2),
+        encoder=EncoderConfig(channels=16),
+        autoregressor=AutoregressorConfig(hidden=8),
+        criterion=CriterionConfig(num_steps=3),
+        optim=OptimConfig(lr=1e-3, warmup_updates=3, schedule="cosine", clip_norm=1.0),
+        train=TrainConfig(num_updates=12, log_every=4, validate_every=6, validate_batches=2, checkpoint_every=5),
+    )
+    return Config(**{**parts, **changes})

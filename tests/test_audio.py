@@ -1,0 +1,223 @@
+"""Every way of reading gives the samples of the whole-file decode, or an error that names the file."""
+
+import math
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+import torch
+import torchaudio
+
+from cpc import audio
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+RATES = [(8000, 16000), (44100, 16000), (22050, 16000), (48000, 16000), (11025, 16000), (16000, 8000)]
+LOSSY = [("a.ogg", "VORBIS"), ("a.opus", "OPUS"), ("a.mp3", "MPEG_LAYER_III"), ("ima.wav", "IMA_ADPCM")]
+EXACT = [
+    ("a.wav", "PCM_16"),
+    ("f.wav", "FLOAT"),
+    ("a.flac", "PCM_16"),
+    ("a.aiff", "PCM_24"),
+    ("u.au", "ULAW"),
+]
+
+
+def noise(num_samples: int, *channels: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Noise under a slow tone, so that a shift of one sample or one group shows."""
+    rng = np.random.default_rng(seed)
+    tone = 0.2 * np.sin(np.arange(num_samples) / 9)
+    wave = tone.reshape(-1, *[1] * len(channels)) + 0.1 * rng.standard_normal((num_samples, *channels))
+    return wave.clip(-1, 1).astype(np.float32)
+
+
+def write(path: Path, wave: npt.NDArray[np.float32], rate: int, subtype: str | None = None) -> Path:
+    soundfile.write(path, wave, rate, subtype=subtype, format="OGG" if path.suffix == ".opus" else None)
+    return path
+
+
+def whole(path: Path, rate: int) -> npt.NDArray[np.float32]:
+    """The oracle: one decode, mean over channels, torchaudio on the whole signal."""
+    wave, source = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = torch.from_numpy(wave.mean(1))
+    return torchaudio.functional.resample(mono, source, rate).numpy() if source != rate else mono.numpy()
+
+
+@pytest.mark.parametrize(("source", "target"), RATES)
+@pytest.mark.parametrize("num_samples", [1, 700, 150_011])
+def test_blocks_and_slices_equal_torchaudio_on_the_whole_file(
+    tmp_path: Path, source: int, target: int, num_samples: int
+) -> None:
+    path = write(tmp_path / "a.wav", noise(num_samples, seed=source), source, "FLOAT")
+    expected = whole(path, target)
+    assert len(expected) == audio.num_resampled(num_samples, source, target)
+    for block_samples in (997, 20480, 1 << 20):
+        found = list(audio.blocks(path, sample_rate=target, resample=True, block_samples=block_samples))
+        assert [len(block) for block in found[:-1]] == [block_samples] * (len(found) - 1)
+        assert 0 < len(found[-1]) <= block_samples
+        np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-6)
+    rng = np.random.default_rng(1)
+    for start, stop in [(0, None), (0, 1), *np.sort(rng.integers(0, len(expected) + 1, (12, 2))).tolist()]:
+        found = audio.read(path, sample_rate=target, resample=True, start=start, stop=stop)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected[start:stop], atol=1e-6)
+
+
+def test_a_long_file_has_the_exact_length() -> None:
+    """The ceiling is taken in integers; in float32, as torchaudio does, it is off by one here."""
+    num_samples = 441 * 100_000 + 1
+    assert audio.num_resampled(num_samples, 44100, 16000) == 16_000_001
+    assert int(torch.ceil(torch.as_tensor(160 * num_samples / 441))) == 16_000_000
+
+
+@pytest.mark.parametrize(("name", "subtype"), EXACT + LOSSY)
+def test_a_slice_is_the_slice_of_the_whole_decode(tmp_path: Path, name: str, subtype: str) -> None:
+    path = write(tmp_path / name, noise(60_000), 16000, subtype)
+    expected = whole(path, 16000)
+    assert len(expected) == audio.info(path).num_samples
+    for start in [1, *range(0, 59_001, 500)]:  # seeking fails at 26000 in the MP3, at 58000 in the Ogg
+        found = audio.read(path, sample_rate=16000, start=start, stop=start + 900)
+        np.testing.assert_allclose(found, expected[start : start + 900], atol=1e-6)
+
+
+@pytest.mark.parametrize("block_samples", [100, 1000, 4096])
+@pytest.mark.parametrize(("name", "subtype"), EXACT + LOSSY)
+def test_the_block_length_does_not_change_a_sample(
+    tmp_path: Path, name: str, subtype: str, block_samples: int
+) -> None:
+    """An MP3 read with soundfile's own block reads fails this: it seeks between them."""
+    path = write(tmp_path / name, noise(48_000), 16000, subtype)
+    found = list(audio.blocks(path, sample_rate=16000, resample=False, block_samples=block_samples))
+    np.testing.assert_allclose(np.concatenate(found), whole(path, 16000), atol=1e-6)
+
+
+def test_stereo_is_the_mean_of_its_channels(tmp_path: Path) -> None:
+    wave = noise(1000, 2)
+    path = write(tmp_path / "a.wav", wave, 16000, "FLOAT")
+    found = audio.read(path, sample_rate=16000)
+    assert audio.info(path) == audio.AudioInfo(1000, 16000, 2)
+    np.testing.assert_allclose(found, (wave[:, 0] + wave[:, 1]) / 2, atol=1e-7)
+
+
+def test_statistics_are_those_of_the_resampled_whole_in_float64(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", 0.01 * noise(200_000) + np.float32(0.5), 44100, "FLOAT")
+    mean, std = audio.statistics(path, sample_rate=16000, resample=True)
+    expected = whole(path, 16000).astype(np.float64)
+    assert mean == pytest.approx(expected.mean(), rel=1e-6)
+    assert std == pytest.approx(expected.std(), rel=1e-5)
+    normal = audio.normalise(audio.read(path, sample_rate=16000, resample=True), mean, std)
+    assert normal.dtype == np.float32
+    assert abs(normal.mean()) < 1e-3
+    assert abs(normal.std() - 1) < 1e-3
+
+
+@pytest.mark.parametrize("rate", [16000, 22050])
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, rate: int) -> None:
+    peaks = []
+    for seconds in (20, 80):
+        path = write(tmp_path / f"{seconds}.wav", np.tile(noise(rate), seconds), rate)
+        audio.statistics(path, sample_rate=16000, resample=True)  # imports and filters are in place
+        tracemalloc.start()
+        audio.statistics(path, sample_rate=16000, resample=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def _cut(path: Path, fraction: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * fraction)])
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.97])
+@pytest.mark.parametrize(
+    "name", ["a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.au", "a.w64", "a.caf"]
+)
+def test_a_truncated_file_is_an_error(tmp_path: Path, name: str, fraction: float) -> None:
+    """For FLAC libsndfile raises, but returns the beginning of a WAV or an Ogg as if it were all."""
+    path = write(tmp_path / name, noise(80_000), 16000)
+    audio.statistics(path, sample_rate=16000, resample=False)
+    _cut(path, fraction)
+    with pytest.raises(audio.AudioError, match=f"{name}: (truncated|not a sound file)"):
+        audio.statistics(path, sample_rate=16000, resample=False)
+
+
+def test_an_ogg_cut_between_pages_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ogg", noise(80_000), 16000)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rfind(b"OggS")])
+    with pytest.raises(audio.AudioError, match="end-of-stream"):
+        audio.info(path)
+
+
+def test_a_wav_written_to_a_pipe_is_read_whole(tmp_path: Path) -> None:
+    """Its header says 2^32 - 1 bytes, for the writer could not go back to fill it in."""
+    path = write(tmp_path / "a.wav", noise(1000), 16000)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"data")
+    data[at + 4 : at + 8] = data[4:8] = b"\xff" * 4
+    path.write_bytes(data)
+    assert len(audio.read(path, sample_rate=16000)) == 1000
+
+
+def _nan(path: Path) -> None:
+    wave = noise(100_000)
+    wave[70_000] = math.nan
+    write(path, wave, 16000, "FLOAT")
+
+
+def _infinite(path: Path) -> None:
+    wave = noise(1000, 2)
+    wave[7, 1] = -math.inf
+    write(path, wave, 16000, "FLOAT")
+
+
+def _flac_of_unknown_length(path: Path) -> None:
+    write(path.with_suffix(".flac"), noise(1000), 16000)
+    data = bytearray(path.with_suffix(".flac").read_bytes())
+    data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])
+    path.write_bytes(data)
+
+
+FAULTS: list[tuple[Callable[[Path], object], str]] = [
+    (lambda path: None, "no such file"),
+    (lambda path: path.mkdir(), "a folder"),
+    (lambda path: path.write_text("hello, I am no sound\n" * 50), "not a sound file"),
+    (lambda path: path.touch(), "empty, 0 bytes"),
+    (lambda path: write(path, noise(0), 16000), "no samples"),
+    (lambda path: write(path, noise(800), 8000), "8000 Hz, expected 16000; pass --audio.resample"),
+    (lambda path: write(path, np.zeros(800, np.float32), 16000), "silent, all 800 samples are 0"),
+    (lambda path: write(path, np.full(800, 0.25, np.float32), 16000), "silent, all 800 samples are 0.25"),
+    (_nan, "sample 70000 is nan"),
+    (_infinite, "sample 7 is -inf"),
+    (_flac_of_unknown_length, "its header does not state its length"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), FAULTS, ids=[message.split(";")[0] for _, message in FAULTS])
+def test_an_unusable_file_is_one_line_that_names_it(
+    tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
+    path = tmp_path / "a.wav"
+    make(path)
+    with pytest.raises(audio.AudioError) as caught:
+        audio.statistics(path, sample_rate=16000, resample=False)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 5), (0, 1001), (6, 5)])
+def test_a_slice_outside_the_file_is_an_error(tmp_path: Path, start: int, stop: int) -> None:
+    path = write(tmp_path / "a.wav", noise(1000), 16000)
+    with pytest.raises(audio.AudioError, match="the file has"):
+        audio.read(path, sample_rate=16000, start=start, stop=stop)
+
+
+def test_a_ratio_that_would_need_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(1000), 44101)
+    with pytest.raises(audio.AudioError, match="44101 Hz has too odd a ratio"):
+        audio.read(path, sample_rate=16000, resample=True)

@@ -1,0 +1,202 @@
+"""Negatives and InfoNCE against loop oracles; what the schemes may and may not hold."""
+
+import typing
+
+import pytest
+import torch
+
+from cpc.infonce import infonce
+from cpc.negatives import Negatives, NegativesError, Scheme, admitted, bound_kind, draw
+from tests import reference
+
+SCHEMES = typing.get_args(Scheme)
+# Two speakers with two utterances each, one utterance with two windows; two windows are padded.
+SPEAKER, UTTERANCE, FRAMES = [0, 0, 0, 1, 1], [7, 7, 8, 9, 3], [9, 9, 6, 9, 4]
+K, D = 3, 5
+
+
+def batch(dtype=torch.float64, scale=1.0):
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(5, 9, D, generator=generator, dtype=dtype)
+    predictions = scale * torch.randn(K, 5, 9, D, generator=generator, dtype=dtype)
+    return z.requires_grad_(), predictions.requires_grad_()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_each_scheme_admits_exactly_its_set(scheme):
+    """Indices, not values: for every anchor and step the candidates but for the positive are the oracle's set."""
+    source = admitted(scheme, torch.tensor(SPEAKER), torch.tensor(UTTERANCE))
+    negatives = Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES)
+    group_of = {b: group for group in negatives.groups for b in group.anchors}
+    for b in range(5):
+        assert group_of[b].candidates == source[b].nonzero().flatten().tolist()
+        candidates = {(i, j) for i in group_of[b].candidates for j in range(FRAMES[i])}
+        for k in range(1, K + 1):
+            for t in range(FRAMES[b] - k):
+                expected = reference.negatives_of(scheme, SPEAKER, UTTERANCE, FRAMES, b, t, k)
+                assert candidates - {(b, t + k)} == expected
+                assert ((b, t + k) in candidates) == group_of[b].includes_positive
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_infonce_equals_the_loop_oracle_in_value_and_gradient(scheme):
+    z, predictions = batch()
+    result = infonce(z, predictions, Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES))
+    expected = reference.infonce(z, predictions, scheme, SPEAKER, UTTERANCE, FRAMES)
+    for ours, theirs in zip(result, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs.double(), atol=1e-5, rtol=1e-5)
+    weights = torch.tensor([1.0, -2.0, 0.5])  # every step's loss has a gradient of its own
+    ours = torch.autograd.grad((result.losses * weights).sum(), [z, predictions])
+    theirs = torch.autograd.grad((expected[0] * weights).sum(), [z, predictions])
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_blocks_change_nothing(scheme, monkeypatch):
+    """However few scores are held at once, losses and gradients stay."""
+    outcomes = []
+    for size in (1, 100, 10**6):
+        monkeypatch.setattr("cpc.infonce._block_scores", lambda device, size=size: size)
+        z, predictions = batch()
+        result = infonce(z, predictions, Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES))
+        outcomes.append([*result, *torch.autograd.grad(result.losses.sum(), [z, predictions])])
+    for other in outcomes[1:]:
+        for a, b in zip(outcomes[0], other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_the_softmax_is_over_candidates_not_contexts():
+    """One context that scores everything high must not lower the others' losses."""
+    z, predictions = batch()
+    base = infonce(z, predictions, Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, FRAMES))
+    shifted = predictions.detach().clone()
+    shifted[:, 0, 0] = 0  # this anchor's candidates are now all alike: its loss is log N, the rest is unchanged
+    other = infonce(z, shifted, Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, FRAMES))
+    anchors = torch.tensor([sum(max(0, n - k) for n in FRAMES) for k in (1, 2, 3)])
+    for k in range(3):
+        expected = reference.infonce(z, shifted, "mixed_speaker", SPEAKER, UTTERANCE, FRAMES)[0][k]
+        torch.testing.assert_close(other.losses[k].double(), expected, atol=1e-5, rtol=1e-5)
+    assert ((base.losses - other.losses).abs() * anchors < 50).all()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_drawn_negatives_are_members_of_the_set_and_never_the_positive(scheme):
+    """With orthogonal latents each score names its latent, so the drawn set shows in the gradient of z."""
+    total = sum(FRAMES)
+    z = torch.zeros(5, 9, total)
+    place = {}
+    for b, n in enumerate(FRAMES):
+        for t in range(n):
+            place[b, t] = len(place)
+            z[b, t, place[b, t]] = 1
+    for b, t, k in [(0, 0, 1), (1, 8 - 3, 3), (2, 2, 2), (4, 1, 1)]:
+        predictions = torch.zeros(K, 5, 9, total)
+        predictions.requires_grad_()
+        negatives = Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES, num_negatives=400, seed=5)
+        result = infonce(z, predictions, negatives)
+        (gradient,) = torch.autograd.grad(result.losses[k - 1], predictions)
+        pushed = {where for where, i in place.items() if gradient[k - 1, b, t, i] > 0}
+        assert pushed == reference.negatives_of(scheme, SPEAKER, UTTERANCE, FRAMES, b, t, k)
+        assert gradient[k - 1, b, t, place[b, t + k]] < 0
+
+
+def test_drawing_is_uniform_over_all_but_the_positive():
+    columns = torch.tensor([0, 3, 6, -1]).repeat_interleave(3000)
+    drawn = draw(columns, 7, 20, torch.Generator().manual_seed(0))
+    for row, column in enumerate([0, 3, 6, -1]):
+        counts = torch.bincount(drawn[3000 * row : 3000 * (row + 1)].flatten(), minlength=7).double() / 60000
+        expected = torch.full((7,), 1 / (7 - (column >= 0)), dtype=torch.float64)
+        if column >= 0:
+            expected[column] = 0
+        torch.testing.assert_close(counts, expected, atol=0.008, rtol=0)
+
+
+def test_drawn_infonce_has_n_equal_to_one_plus_the_negatives():
+    z, predictions = batch()
+    negatives = Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, FRAMES, num_negatives=11)
+    result = infonce(z, torch.zeros_like(predictions), negatives)
+    torch.testing.assert_close(result.losses, torch.full((3,), 12.0).log())
+    torch.testing.assert_close(result.log_n, torch.full((3,), 12.0).log())
+    assert torch.equal(result.bounds, result.log_n - result.losses)
+
+
+def test_drawn_gradient_equals_finite_differences():
+    z, predictions = batch()
+
+    def loss(z, predictions):
+        negatives = Negatives.of("same_speaker", SPEAKER, UTTERANCE, FRAMES, num_negatives=4, seed=3)
+        return infonce(z, predictions, negatives).losses.sum().double()
+
+    grads = torch.autograd.grad(loss(z, predictions), [z, predictions])
+    for x, grad in zip((z, predictions), grads, strict=True):
+        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
+        with torch.no_grad():
+            plus, minus = ([z + s * direction if y is z else y for y in (z, predictions)] for s in (1e-3, -1e-3))
+            if x is predictions:
+                plus, minus = ([z, predictions + s * direction] for s in (1e-3, -1e-3))
+            difference = (loss(*plus) - loss(*minus)) / 2e-3
+        torch.testing.assert_close((grad * direction).sum(), difference, atol=2e-3, rtol=2e-3)
+
+
+def test_perfect_and_useless_predictions():
+    """Predictions along their positive win always; equal scores never count as won."""
+    z = torch.nn.functional.one_hot(torch.arange(12)).float().view(2, 6, 12)
+    predictions = torch.zeros(1, 2, 6, 12)
+    negatives = Negatives.of("mixed_speaker", [0, 1], [0, 1], [6, 6])
+    useless = infonce(z, predictions, negatives)
+    assert useless.accuracies == 0
+    assert useless.win_rates == 0
+    predictions[0, :, :-1] = 50 * z[:, 1:]
+    perfect = infonce(z, predictions, negatives)
+    assert perfect.accuracies == 1
+    assert perfect.win_rates == 1
+    assert perfect.losses < 1e-6
+
+
+def test_scores_do_not_overflow_in_half_precision():
+    z, predictions = batch(torch.bfloat16, scale=100.0)
+    result = infonce(300 * z, 300 * predictions, Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, FRAMES))
+    assert result.losses.dtype == torch.float32
+    assert torch.isfinite(result.losses).all()
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(result.losses.mean(), [z, predictions]))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "speaker", "utterance", "frames"),
+    [
+        ("mixed_speaker_excl", [0, 1], [4, 4], [9, 9]),
+        ("same_speaker_excl", [0, 1], [3, 4], [9, 9]),
+        ("same_speaker_excl", [0, 0], [3, 3], [9, 9]),
+        ("mixed_speaker_excl", [0], [4], [9]),
+    ],
+)
+def test_an_empty_set_is_an_error_that_names_scheme_and_batch(scheme, speaker, utterance, frames):
+    with pytest.raises(NegativesError, match=f"{scheme}.*batch of {len(speaker)} windows"):
+        Negatives.of(scheme, speaker, utterance, frames)
+
+
+def test_a_step_without_anchor_is_an_error():
+    z, predictions = batch()
+    with pytest.raises(NegativesError, match=r"step 3 of 3 has no anchor"):
+        infonce(z, predictions, Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, [3, 3, 2, 3, 3]))
+
+
+def test_padded_frames_take_no_part():
+    """Whatever stands in padded frames, losses stay and their gradient is zero."""
+    z, predictions = batch()
+    with torch.no_grad():
+        z[4, 4:] = 1e3
+        predictions[:, 2, 6:] = -1e3
+    result = infonce(z, predictions, Negatives.of("same_speaker", SPEAKER, UTTERANCE, FRAMES))
+    expected = reference.infonce(z, predictions, "same_speaker", SPEAKER, UTTERANCE, FRAMES)
+    torch.testing.assert_close(result.losses.double(), expected[0], atol=1e-5, rtol=1e-5)
+    d_z, d_predictions = torch.autograd.grad(result.losses.sum(), [z, predictions])
+    assert not d_z[4, 4:].any()
+    assert not d_predictions[:, 2, 6:].any()
+
+
+def test_the_bound_is_on_mutual_information_only_with_negatives_from_the_marginal():
+    assert bound_kind("mixed_speaker", "mixed") == "I(x;c)"
+    assert bound_kind("mixed_speaker", "by_speaker") == "conditional"
+    assert {bound_kind(s, "mixed") for s in ("same_speaker", "same_speaker_excl", "current_sequence")} == {"conditional"}

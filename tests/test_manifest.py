@@ -1,0 +1,372 @@
+"""Scan, read, write and split: nothing is lost, nothing is guessed, nothing leaks."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+import soundfile
+
+from cpc import manifest
+from cpc.manifest import Manifest, ManifestError
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def noise(num_samples: int = 800, seed: int = 0) -> npt.NDArray[np.float32]:
+    return 0.1 * np.random.default_rng(seed).standard_normal(num_samples).astype(np.float32)
+
+
+def put(path: Path, wave: npt.NDArray[Any] | None = None, rate: int = 16000, **options: Any) -> Path:
+    """Write a recording; each path its own noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, noise(seed=crc32(path.name.encode())) if wave is None else wave, rate, **options)
+    return path
+
+
+def scan(folder: Path, speaker: str = "none") -> manifest.Scan:
+    return manifest.scan(folder, speaker=speaker, progress=False)
+
+
+def table(num_rows: int, num_speakers: int = 4, num_chapters: int = 3) -> Manifest:
+    i = np.arange(num_rows)
+    return Manifest(
+        Path("/corpus"),
+        pd.DataFrame(
+            {
+                "path": [f"{n}.wav" for n in i],
+                "num_samples": 800,
+                "sample_rate": 16000,
+                "speaker": [f"00{n % num_speakers}" for n in i],
+                "utterance": [f"u{n}" for n in i],
+                "chapter": [str(n // num_speakers % num_chapters) for n in i],
+            }
+        ),
+    )
+
+
+CSV = "path,num_samples,sample_rate,speaker,utterance\n"
+
+
+# --- scan
+
+
+@pytest.mark.parametrize("above", ["", "train-clean/", "Corpus/train-clean/"])
+def test_the_default_pattern_reads_speaker_and_chapter_from_any_level_above(
+    tmp_path: Path, above: str
+) -> None:
+    put(tmp_path / f"{above}103/1240/103-1240-0000.flac")
+    put(tmp_path / f"{above}0012/7/0012-7-0001.FLAC", format="FLAC", rate=8000)
+    found = manifest.scan(tmp_path, progress=False)
+    rows = found.manifest.table
+    assert found.left_out == []
+    assert rows["path"].tolist() == [f"{above}0012/7/0012-7-0001.FLAC", f"{above}103/1240/103-1240-0000.flac"]
+    assert rows["speaker"].tolist() == ["0012", "103"]
+    assert rows["chapter"].tolist() == ["7", "1240"]
+    assert rows["utterance"].tolist() == ["0012-7-0001", "103-1240-0000"]
+    assert rows["num_samples"].tolist() == [800, 800]
+    assert rows["sample_rate"].tolist() == [8000, 16000]
+    assert found.manifest.audio_path(1).is_file()
+
+
+def test_fields_within_a_file_name_become_columns(tmp_path: Path) -> None:
+    put(tmp_path / "x" / "0_george_12_a.wav")
+    row = scan(tmp_path, "{digit}_{speaker}_*").manifest.table.iloc[0]
+    assert (row["digit"], row["speaker"]) == ("0", "george")
+
+
+def test_a_field_that_comes_twice_must_be_the_same_text(tmp_path: Path) -> None:
+    put(tmp_path / "bob" / "bob_1.wav")
+    assert scan(tmp_path, "{speaker}/{speaker}_*").manifest.table["speaker"].tolist() == ["bob"]
+    put(tmp_path / "bob" / "eve_1.wav")
+    with pytest.raises(ManifestError, match="eve_1"):
+        scan(tmp_path, "{speaker}/{speaker}_*")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{speaker}/{chapter}/*", r"a\.wav does not match .*1 of 1 files.*--speaker '\{speaker\}_\*'.*none"),
+        ("{digit}", "no {speaker} in it"),
+        ("*", "no {speaker} in it"),
+        ("{speaker}{path}", "{path} cannot be a field"),
+        ("{speaker}{a b}", "{a b} cannot be a field"),
+        ("{speaker}}", "an unpaired brace"),
+    ],
+)
+def test_a_pattern_that_does_not_fit_is_an_error_and_never_a_guess(
+    tmp_path: Path, pattern: str, message: str
+) -> None:
+    put(tmp_path / "a.wav")
+    with pytest.raises(ManifestError, match=message):
+        scan(tmp_path, pattern)
+
+
+def test_without_a_pattern_every_speaker_is_unknown(tmp_path: Path) -> None:
+    put(tmp_path / "a.wav")
+    assert scan(tmp_path, "none").manifest.table["speaker"].tolist() == ["unknown"]
+
+
+def test_unusable_files_are_left_out_and_listed_with_their_reason(tmp_path: Path) -> None:
+    put(tmp_path / "good.wav")
+    put(tmp_path / "silent.wav", np.zeros(800, np.float32))
+    put(tmp_path / "empty.wav", noise(0))
+    put(tmp_path / "nan.wav", np.array([0.1, np.nan, 0.2], np.float32), subtype="FLOAT")
+    (tmp_path / "text.wav").write_text("no sound")
+    for name in ("cut.flac", "cut2.wav"):
+        data = put(tmp_path / name, noise(80_000)).read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) // 2])
+    found = scan(tmp_path)
+    assert found.manifest.table["path"].tolist() == ["good.wav"]
+    reasons = {path: reason.split(",")[0].split(" (")[0] for path, reason in found.left_out}
+    assert reasons == {
+        "cut.flac": "truncated or damaged",
+        "cut2.wav": "truncated",
+        "empty.wav": "no samples; remove it or record it again",
+        "nan.wav": "sample 1 is nan",
+        "silent.wav": "silent",
+        "text.wav": "not a sound file that libsndfile can read",
+    }
+    shown = manifest.summary(found)
+    assert shown.startswith("1 utterances, 1 speakers, 0.00 hours, 16000 Hz (1)\n")
+    assert "left out: 6\n" in shown
+    assert all(f"{path}: {reason}" in shown for path, reason in found.left_out)
+
+
+def test_a_folder_without_usable_sound_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such folder"):
+        scan(tmp_path / "nowhere")
+    (tmp_path / "a.m4a").touch()
+    with pytest.raises(ManifestError, match=r"no sound file, found 1 \.m4a; convert"):
+        scan(tmp_path)
+    (tmp_path / "a.wav").write_text("no sound")
+    with pytest.raises(
+        ManifestError, match=r"none of its 1 sound files is usable; the first, a\.wav: not a s"
+    ):
+        scan(tmp_path)
+
+
+def test_utterance_ids_are_unique_and_fit_for_file_names(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "one take.wav")
+    put(tmp_path / "b" / "2.wav")
+    assert scan(tmp_path).manifest.table["utterance"].tolist() == ["one_take", "2"]
+    put(tmp_path / "b" / "one take.wav")
+    assert scan(tmp_path).manifest.table["utterance"].tolist() == ["a_one_take", "b_2", "b_one_take"]
+    put(tmp_path / "b" / "2.flac")
+    with pytest.raises(ManifestError, match=r"b/2\.flac and b/2\.wav would both be utterance 'b_2'"):
+        scan(tmp_path)
+
+
+def test_a_linked_folder_is_followed_once(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere" / "a.wav")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "corpus")
+    assert scan(tmp_path / "corpus").manifest.table["path"].tolist() == ["link/a.wav"]
+
+
+def test_the_same_samples_have_the_same_hash_in_another_format(tmp_path: Path) -> None:
+    wave = np.arange(-800, 800, dtype=np.int16)
+    put(tmp_path / "a.wav", wave)
+    put(tmp_path / "b.flac", wave)
+    put(tmp_path / "c.flac", wave + np.int16(1))
+    a, b, c = scan(tmp_path).manifest.table["audio_hash"]
+    assert a == b != c
+
+
+# --- read and write
+
+
+def test_written_and_read_again_it_is_the_same(tmp_path: Path) -> None:
+    """Text that looks like numbers or like nothing stays text, further columns stay."""
+    rows = table(5).table.assign(
+        speaker=["0012", "NA", "nan", "1e5", "None"], note=["", "a,b", 'say "x"', "é", "NULL"]
+    )
+    manifest.write(Manifest(tmp_path, rows), tmp_path / "m.csv")
+    again = manifest.read(tmp_path / "m.csv")
+    assert again.root == tmp_path
+    assert again.table.columns.tolist() == rows.columns.tolist()
+    assert again.table.to_numpy().tolist() == rows.to_numpy().tolist()
+
+
+@pytest.mark.parametrize("where", ["corpus/m.csv", "m.csv", "out/deep/m.csv", "link/m.csv"])
+def test_a_manifest_finds_its_audio_from_wherever_it_is_written(tmp_path: Path, where: str) -> None:
+    audio = put(tmp_path / "corpus" / "s" / "a.wav")
+    (tmp_path / "real" / "deeper").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deeper")
+    manifest.write(scan(tmp_path / "corpus").manifest, tmp_path / where)
+    found = manifest.read(tmp_path / where)
+    assert not os.path.isabs(found.table["path"].iloc[0])
+    assert found.audio_path(0).samefile(audio)
+
+
+def test_a_full_disk_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.csv"
+    manifest.write(Manifest(tmp_path, table(3).table), path)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ManifestError, match=r"m\.csv: could not be written \(No space left on device\)"):
+        manifest.write(Manifest(tmp_path, table(4).table), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m.csv"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such manifest"),
+        ("", "empty, not even a header"),
+        (CSV, "no rows"),
+        ("path;num_samples\na;1\n", "no column path, num_samples, sample_rate, speaker, utterance; it has"),
+        ("path,num_samples,sample_rate,utterance\na,1,1,a\n", "no column speaker; it has path, num"),
+        (CSV + "a,8,8,s,u\nb,8,8,s,v\nc,8,8,s,u\n", "utterance 'u' stands for both a and c"),
+        (CSV + "a,8,8,s,u\nb,8.5,8,s,v\n", "line 3, num_samples is '8.5', expected a whole number"),
+        (CSV + "a,8,8,s,u\nb,,8,s,v\n", "line 3, num_samples is ''"),
+        (CSV + "a,8,0,s,u\n", "line 2, sample_rate is '0'"),
+        (CSV + "a,inf,8,s,u\n", "line 2, num_samples is 'inf'"),
+        (CSV + "a,8,8,,u\n", "line 2, speaker is '', expected some text"),
+        (CSV + "a,8,8,s,u/v\n", "line 2, utterance is 'u/v', expected a name without"),
+        (CSV + "a,8,8,s,u v\n", "line 2, utterance is 'u v', expected a name without"),
+        (CSV + "a,8,8,s,u,extra\n", "not a readable CSV table"),
+        (CSV + "a,8,8,s,u\nb,8,8,s,v,extra\n", "not a readable CSV table"),
+        (CSV + "a,8,8,s,\xff\n", "not a readable CSV table"),
+    ],
+)
+def test_a_manifest_with_a_fault_is_refused_in_one_line(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "m.csv"
+    if text is not None:
+        path.write_text(text, encoding="latin-1")
+    with pytest.raises(ManifestError) as caught:
+        manifest.read(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_select_keeps_one_split_and_names_those_present() -> None:
+    whole = table(3)
+    with pytest.raises(ManifestError, match=r"no split column.*cpc manifest --split"):
+        whole.select("train")
+    parts = Manifest(whole.root, whole.table.assign(split=["train", "dev", "train"]))
+    assert parts.select("train").table["utterance"].tolist() == ["u0", "u2"]
+    assert parts.select("train").table.index.tolist() == [0, 1]
+    with pytest.raises(ManifestError, match="'test': no such row, the manifest has 'dev', 'train'"):
+        parts.select("test")
+
+
+# --- split
+
+
+def of(parts: Manifest) -> dict[str, str]:
+    return dict(zip(parts.table["utterance"], parts.table["split"], strict=True))
+
+
+@pytest.mark.parametrize("by", ["utterance", "chapter", "speaker"])
+def test_a_split_depends_on_the_seed_and_not_on_the_order_of_rows(by: manifest.By) -> None:
+    whole = table(240, num_speakers=20)
+    shuffled = Manifest(whole.root, whole.table.sample(frac=1, random_state=0))
+    parts = manifest.split(whole, by=by)
+    assert of(parts) == of(manifest.split(shuffled, by=by)) == of(manifest.split(parts, by=by))
+    assert of(parts) != of(manifest.split(whole, by=by, seed=1))
+    assert "split" not in whole.table
+
+
+def test_a_split_is_the_same_in_every_version() -> None:
+    parts = of(manifest.split(table(20), by="utterance"))
+    assert sorted(name for name, split in parts.items() if split != "train") == ["u1", "u19", "u3", "u5"]
+
+
+def test_split_by_utterance_shares_every_speaker_alike() -> None:
+    parts = manifest.split(table(300, num_speakers=3), by="utterance").table
+    counts = parts.groupby(["speaker", "split"]).size().unstack()
+    assert counts.to_dict("index") == {f"00{s}": {"train": 80, "dev": 10, "test": 10} for s in range(3)}
+
+
+@pytest.mark.parametrize(("by", "units"), [("chapter", ["speaker", "chapter"]), ("speaker", ["speaker"])])
+def test_a_unit_is_never_in_two_splits(by: manifest.By, units: list[str]) -> None:
+    parts = manifest.split(table(240, num_speakers=20), by=by).table
+    assert (parts.groupby(units)["split"].nunique() == 1).all()
+    assert parts.groupby(units)["split"].first().value_counts(normalize=True).to_dict() == pytest.approx(
+        {"train": 0.8, "dev": 0.1, "test": 0.1}
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_units", "fractions", "expected"),
+    [
+        (3, (0.8, 0.1, 0.1), (1, 1, 1)),
+        (6, (0.8, 0.1, 0.1), (4, 1, 1)),
+        (30, (0.8, 0.1, 0.1), (24, 3, 3)),
+        (2, (0.9, 0.0, 0.1), (1, 0, 1)),
+        (7, (0.0, 0.5, 0.5), (0, 4, 3)),
+        (100, (0.29, 0.29, 0.42), (29, 29, 42)),
+        (5, (1.0, 0.0, 0.0), (5, 0, 0)),
+    ],
+)
+def test_shares_are_exact_to_one_unit_and_no_wanted_split_is_empty(
+    num_units: int, fractions: tuple[float, float, float], expected: tuple[int, int, int]
+) -> None:
+    parts = manifest.split(table(num_units, num_speakers=num_units), by="speaker", fractions=fractions).table
+    counts = parts["split"].value_counts()
+    assert tuple(counts.get(name, 0) for name in manifest.SPLITS) == expected
+
+
+def test_too_few_units_are_an_error_that_counts_them() -> None:
+    with pytest.raises(ManifestError, match="split by speaker: 2 of these for 3 splits, test would be empty"):
+        manifest.split(table(40, num_speakers=2), by="speaker")
+    with pytest.raises(ManifestError, match="no chapter column"):
+        manifest.split(Manifest(Path(), table(40).table.drop(columns="chapter")), by="chapter")
+    with pytest.raises(ManifestError, match="add up to 1"):
+        manifest.split(table(40), by="speaker", fractions=(0.8, 0.1, 0.2))
+
+
+def test_one_recording_under_two_names_goes_to_one_split() -> None:
+    whole = table(60)
+    rows = whole.table.assign(audio_hash=[f"{i % 30:x}" for i in range(60)])
+    parts = manifest.split(Manifest(whole.root, rows), by="utterance").table
+    assert (parts.groupby("audio_hash")["split"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("by", "change", "what"),
+    [
+        ("utterance", {"utterance": "same"}, "utterance, same"),
+        ("utterance", {"path": "a.wav"}, "sound file, "),
+        ("utterance", {"path": "link.wav"}, "sound file, "),
+        ("utterance", {"path": "folder/a.wav"}, "sound file, "),
+        ("utterance", {"audio_hash": "same"}, "recording, same"),
+        ("chapter", {"speaker": "s", "chapter": "1"}, "chapter, s/1"),
+        ("speaker", {"speaker": "s", "chapter": "2"}, "speaker, s"),
+        ("utterance", {"speaker": "s", "chapter": "1"}, None),
+        ("chapter", {"speaker": "s", "chapter": "2"}, None),
+        ("chapter", {"speaker": "t", "chapter": "1"}, None),
+        ("speaker", {"audio_hash": ""}, None),
+    ],
+)
+def test_what_two_splits_share_is_refused(
+    tmp_path: Path, by: manifest.By, change: dict[str, str], what: str | None
+) -> None:
+    put(tmp_path / "a.wav")
+    (tmp_path / "link.wav").symlink_to("a.wav")
+    (tmp_path / "folder").symlink_to(".")
+    first = {"path": "a.wav", "speaker": "s", "utterance": "same", "chapter": "1", "audio_hash": "same"}
+    second = {"path": "b.wav", "speaker": "t", "utterance": "v", "chapter": "2", "audio_hash": "v"}
+    if change.get("audio_hash") == "":
+        first["audio_hash"] = ""
+    rows = pd.DataFrame([first | {"split": "train"}, second | change | {"split": "test"}])
+    if what is None:
+        manifest.refuse_leaks(Manifest(tmp_path, rows), by=by)
+        return
+    with pytest.raises(ManifestError, match=f"a.wav .train. and .* .test. share one {what}"):
+        manifest.refuse_leaks(Manifest(tmp_path, rows), by=by)
+    manifest.refuse_leaks(Manifest(tmp_path, rows.assign(split="train")), by=by)

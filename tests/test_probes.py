@@ -1,0 +1,372 @@
+"""The linear probes: claims on features whose answer is known."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+
+from cpc import features
+from cpc.alignment import LabelsError, num_labels
+from cpc.features import Features, FeaturesError
+from cpc.probes import linear
+from cpc.probes.linear import ProbeError, phone, speaker
+
+HOP, FIRST_CENTRE, DIM, NUM_PHONES = 160, 232, 6, 4
+FAST: dict[str, Any] = {"Cs": (0.01, 1.0), "max_iter": 500}
+
+
+class Corpus:
+    """Random utterances, their labels, and features that hold `signal` times their phone and speaker."""
+
+    def __init__(self, signal: float, num_speakers: int = 3, num_each: int = 9, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        phones, speakers = 3 * rng.normal(size=(2, 8, DIM))
+        self.frames: dict[str, np.ndarray] = {}
+        self.labels: dict[str, np.ndarray] = {}
+        rows = []
+        for s in range(num_speakers):
+            for j in range(num_each):
+                name, num_samples = f"{s}-{j}", int(rng.integers(8000, 16000))
+                labels = np.repeat(rng.integers(0, NUM_PHONES, size=50), 5)[: num_labels(num_samples)]
+                here = labels[
+                    : 1 + (num_samples - 465) // HOP
+                ]  # frame i is nearest to label i: 232 against 200
+                noise = rng.normal(size=(len(here), DIM))
+                self.frames[name] = (signal * (phones[here] + speakers[s]) + noise).astype(np.float32)
+                self.labels[name] = labels
+                split = ("train", "train", "dev", "test")[j % 4]
+                rows.append([f"{name}.wav", num_samples, 16000, f"speaker{s}", name, split])
+        columns = ["path", "num_samples", "sample_rate", "speaker", "utterance", "split"]
+        self.table = pandas.DataFrame(rows, columns=columns)
+
+    def write(self, folder: Path) -> Features:
+        """As `cpc features` would."""
+        (folder / "frames").mkdir(parents=True)
+        for name, frames in self.frames.items():
+            np.save(folder / "frames" / f"{name}.npy", frames)
+        self.table.to_csv(folder / "manifest.csv", index=False)
+        geometry = {"sample_rate": 16000, "hop_samples": HOP, "first_centre_samples": FIRST_CENTRE}
+        meta = {"source": "cpc", "layer": "c", "dim": DIM, "dtype": "float32", "complete": True} | geometry
+        (folder / "features.json").write_text(json.dumps(meta))
+        return features.load(folder)
+
+    def of(self, split: str) -> list[str]:
+        return list(self.table.loc[self.table["split"] == split, "utterance"])
+
+
+def without_time(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != "seconds"}
+
+
+def test_separable_classes_are_told_apart(tmp_path: Path) -> None:
+    corpus = Corpus(signal=5)
+    opened = corpus.write(tmp_path / "f")
+    phones = phone(opened, corpus.labels, phone_names={0: "sil"}, **FAST)
+    assert phones["accuracy"] > 0.995
+    assert phones["accuracy_interval"][0] <= phones["accuracy"] <= phones["accuracy_interval"][1]
+    assert phones["num_unlabelled_frames"] == phones["num_unlabelled_utterances"] == 0
+    assert phones["converged"]
+    assert phones["warning"] is None
+    assert [entry["name"] for entry in phones["per_class"]] == ["sil", "1", "2", "3"]
+    speakers = speaker(opened, **FAST)
+    assert speakers["accuracy"] > 0.995
+    assert speakers["utterance_accuracy"] == 1.0
+    assert speakers["features"] == {"source": "cpc", "layer": "c", "dim": DIM}
+
+
+def test_noise_is_worth_about_the_majority_class(tmp_path: Path) -> None:
+    corpus = Corpus(signal=0, num_each=20)
+    result = phone(corpus.write(tmp_path / "f"), corpus.labels, **FAST)
+    truth = np.concatenate([corpus.labels[u][: len(corpus.frames[u])] for u in corpus.of("test")])
+    train = np.concatenate([corpus.labels[u][: len(corpus.frames[u])] for u in corpus.of("train")])
+    most = np.bincount(train).argmax()
+    assert result["majority"]["accuracy"] == pytest.approx((truth == most).mean())
+    assert abs(result["accuracy"] - result["majority"]["accuracy"]) < 0.08
+
+
+def test_counts_and_accuracies_agree_with_each_other(tmp_path: Path) -> None:
+    corpus = Corpus(signal=0.3)
+    result = phone(corpus.write(tmp_path / "f"), corpus.labels, **FAST)
+    confusion = np.array(result["confusion"])
+    truth = np.concatenate([corpus.labels[u][: len(corpus.frames[u])] for u in corpus.of("test")])
+    assert (
+        confusion.sum(axis=1).tolist()
+        == np.bincount(truth).tolist()
+        == [e["count"] for e in result["per_class"]]
+    )
+    assert result["accuracy"] == pytest.approx(np.trace(confusion) / len(truth))
+    assert result["per_class"][1]["accuracy"] == pytest.approx(confusion[1, 1] / confusion[1].sum())
+    assert result["num_test_frames"] == result["num_evaluated_frames"] == len(truth)
+
+
+def test_utterances_are_decided_by_the_mean_logit(tmp_path: Path) -> None:
+    """An utterance most of whose frames are wrong is right when the rest speak loudly enough."""
+    corpus = Corpus(signal=5, num_speakers=2)
+    name = corpus.of("test")[0]
+    other = next(u for u in corpus.of("test") if u.split("-")[0] != name.split("-")[0])
+    loud, quiet = corpus.frames[name].mean(0), corpus.frames[other].mean(0)
+    half = (loud + quiet) / 2
+    frames = np.tile(half + 0.2 * (quiet - loud), (10, 1))  # the wrong side of the middle, by little
+    frames[:3] = half + 3 * (loud - quiet)
+    corpus.frames[name] = frames.astype(np.float32)
+    corpus.frames = {u: x for u, x in corpus.frames.items() if u not in corpus.of("test") or u == name}
+    corpus.table = corpus.table[corpus.table["utterance"].isin(corpus.frames)]
+    result = speaker(corpus.write(tmp_path / "f"), **FAST)
+    assert result["accuracy"] == pytest.approx(0.3)
+    assert result["utterance_accuracy"] == 1.0
+
+
+def test_the_draw_is_bounded_labelled_and_repeatable(tmp_path: Path) -> None:
+    corpus = Corpus(signal=0.5)
+    opened = corpus.write(tmp_path / "f")
+    first = phone(opened, corpus.labels, max_frames=400, **FAST)
+    assert (first["num_train_frames"], first["num_dev_frames"]) == (400, 100)
+    assert first["num_available_train_frames"] == sum(len(corpus.frames[u]) for u in corpus.of("train"))
+    assert without_time(phone(opened, corpus.labels, max_frames=400, **FAST)) == without_time(first)
+    assert without_time(phone(opened, corpus.labels, max_frames=400, seed=1, **FAST)) != without_time(
+        first
+    ) | {"seed": 1}
+
+    corpus.table = corpus.table.sample(frac=1, random_state=0)
+    shuffled = corpus.write(tmp_path / "shuffled")
+    assert without_time(phone(shuffled, corpus.labels, max_frames=400, **FAST)) == without_time(first)
+
+
+def test_every_train_frame_is_equally_likely_to_be_drawn_and_none_twice(tmp_path: Path) -> None:
+    corpus = Corpus(signal=0)
+    count = 0
+    for name in sorted(corpus.of("train")):  # each frame says which it is
+        corpus.frames[name][:, 0] = np.arange(count, count + len(corpus.frames[name]))
+        count += len(corpus.frames[name])
+    opened = corpus.write(tmp_path / "f")
+
+    def targets(utterance: str) -> np.ndarray:
+        return np.where(np.arange(len(corpus.frames[utterance])) % 2, 7, -1)
+
+    census = linear._census(opened, "train", sorted(corpus.of("train")), targets)
+    hits = np.zeros(count)
+    for seed in range(40):
+        x, y = linear._draw(opened, census, targets, 300, (seed, 0))
+        assert len(set(x[:, 0])) == len(x) == 300
+        assert set(y) == {7}
+        hits[x[:, 0].astype(int)] += 1
+    local = np.concatenate([np.arange(len(corpus.frames[u])) for u in census.utterances])
+    assert hits[local % 2 == 0].sum() == 0
+    halves = np.array_split(hits[local % 2 == 1], 2)
+    assert halves[0].mean() == pytest.approx(halves[1].mean(), rel=0.1)
+    everything, _ = linear._draw(opened, census, targets, 10**6, (0, 0))
+    assert everything[:, 0].astype(int).tolist() == np.flatnonzero(local % 2 == 1).tolist()
+
+
+def test_dev_and_test_are_not_seen_by_scaler_or_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moving and stretching dev and test changes neither mean, nor scale, nor coefficients."""
+    fitted: list[Any] = []
+    score = linear._score
+    monkeypatch.setattr(linear, "_score", lambda *a: fitted.append((a[3], copy.deepcopy(a[4]))) or score(*a))
+    corpus = Corpus(signal=0.5)
+    before = phone(corpus.write(tmp_path / "a"), corpus.labels, Cs=(0.1,), max_iter=500)
+    for name in corpus.of("dev") + corpus.of("test"):
+        corpus.frames[name] = 7 * corpus.frames[name] + 100
+    after = phone(corpus.write(tmp_path / "b"), corpus.labels, Cs=(0.1,), max_iter=500)
+    (scaler, model), (scaler_after, model_after) = fitted
+    train = np.concatenate([corpus.frames[u] for u in sorted(corpus.of("train"))]).astype(np.float64)
+    assert scaler.mean_ == pytest.approx(train.mean(axis=0))
+    assert scaler.scale_ == pytest.approx(train.std(axis=0))
+    assert np.array_equal(scaler.mean_, scaler_after.mean_)
+    assert np.array_equal(scaler.scale_, scaler_after.scale_)
+    assert np.array_equal(model.coef_, model_after.coef_)
+    assert before["accuracy"] != after["accuracy"]
+
+
+def test_c_is_chosen_on_dev_and_never_on_test(tmp_path: Path) -> None:
+    corpus = Corpus(signal=0.2)
+    options: dict[str, Any] = {"Cs": (1e-5, 1e-3, 1.0), "max_iter": 500}
+    opened = corpus.write(tmp_path / "f")
+    honest = phone(opened, corpus.labels, **options)
+    best = max(honest["dev_accuracy"].values())
+    assert honest["dev_accuracy"][f"{honest['C']:g}"] == best
+    assert len(set(honest["dev_accuracy"].values())) > 1
+    rng = np.random.default_rng(0)
+    permuted = {u: rng.permutation(v) if u in corpus.of("test") else v for u, v in corpus.labels.items()}
+    blind = phone(opened, permuted, **options)
+    assert (blind["C"], blind["dev_accuracy"]) == (honest["C"], honest["dev_accuracy"])
+    assert blind["accuracy"] < honest["accuracy"]
+
+
+def test_the_chosen_classifier_is_the_one_that_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the last one fitted: where every C is right on dev the smallest is taken, and it is what scores."""
+    scored: list[Any] = []
+    score = linear._score
+    monkeypatch.setattr(linear, "_score", lambda *a: scored.append(a[4]) or score(*a))
+    corpus = Corpus(signal=8)
+    opened = corpus.write(tmp_path / "f")
+    alone = phone(opened, corpus.labels, Cs=(0.1,), max_iter=500, evaluate="dev")
+    result = phone(opened, corpus.labels, Cs=(10.0, 0.1), max_iter=500, evaluate="dev")
+    assert result["dev_accuracy"] == {"0.1": 1.0, "10": 1.0}
+    assert result["C"] == 0.1
+    assert np.array_equal(scored[0].coef_, scored[1].coef_)
+    assert (result["accuracy"], result["evaluate"], result["num_test_frames"]) == (1.0, "dev", 0)
+    assert alone["num_iterations"] == result["num_iterations"]
+
+
+def test_evaluating_on_dev_never_opens_a_test_utterance(tmp_path: Path) -> None:
+    corpus = Corpus(signal=1)
+    opened = corpus.write(tmp_path / "f")
+    for name in corpus.of("test"):
+        (opened.folder / "frames" / f"{name}.npy").unlink()
+    assert phone(opened, corpus.labels, evaluate="dev", **FAST)["accuracy"] > 0.5
+    with pytest.raises(FeaturesError, match="no such file"):
+        phone(opened, corpus.labels, **FAST)
+
+
+def test_too_few_iterations_are_reported_in_the_result_and_not_as_a_warning(tmp_path: Path) -> None:
+    corpus = Corpus(signal=1)
+    result = phone(corpus.write(tmp_path / "f"), corpus.labels, Cs=(1.0,), max_iter=2, tol=1e-6)
+    assert (result["converged"], result["num_iterations"]) == (False, 2)
+    assert "lbfgs failed to converge" in result["warning"]
+    assert "not converged" in linear.summary(result)
+
+
+@pytest.mark.filterwarnings("always")
+def test_other_warnings_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = linear.LogisticRegression.fit
+
+    def noisy(self: Any, x: Any, y: Any) -> Any:
+        linear.warnings.warn("something else", UserWarning, stacklevel=1)
+        linear.warnings.warn("slow", ConvergenceWarning, stacklevel=1)
+        return fit(self, x, y)
+
+    monkeypatch.setattr(linear.LogisticRegression, "fit", noisy)
+    corpus = Corpus(signal=1)
+    opened = corpus.write(tmp_path / "f")
+    with pytest.warns(UserWarning, match="something else") as caught:
+        phone(opened, corpus.labels, Cs=(1.0,), max_iter=500)
+    assert not [w for w in caught if issubclass(w.category, ConvergenceWarning)]
+
+
+def test_a_phone_that_train_never_had_counts_as_wrong_and_is_reported(tmp_path: Path) -> None:
+    corpus = Corpus(signal=5)
+    name = corpus.of("test")[0]
+    corpus.labels[name] = np.full_like(corpus.labels[name], 30)
+    result = phone(corpus.write(tmp_path / "f"), corpus.labels, **FAST)
+    assert result["num_unseen_class_frames"] == len(corpus.frames[name])
+    assert result["per_class"][-1] == {
+        "id": 30, "name": "30", "seen": False, "count": len(corpus.frames[name]), "accuracy": 0.0,
+    }  # fmt: skip
+    assert result["accuracy"] == pytest.approx(
+        1 - len(corpus.frames[name]) / result["num_test_frames"], abs=0.01
+    )
+
+
+def test_labels_are_placed_by_time_and_what_has_none_is_counted(tmp_path: Path) -> None:
+    """Features whose frames begin 5 labels late, and end after the labels, fit only where time says so."""
+    corpus = Corpus(signal=5)
+    left_out = corpus.of("train")[:2]
+    for name in left_out:
+        del corpus.labels[name]
+    for name, frames in corpus.frames.items():
+        corpus.frames[name] = np.concatenate([frames[5:], np.zeros((10, DIM), np.float32)])
+    opened = corpus.write(tmp_path / "f")
+    opened.meta["first_centre_samples"] = FIRST_CENTRE + 5 * HOP
+    result = phone(opened, corpus.labels, **FAST)
+    outside = 0
+    for name, labels in corpus.labels.items():
+        outside += sum(5 + i >= len(labels) for i in range(len(corpus.frames[name])))
+    assert result["num_unlabelled_frames"] == outside > 0
+    assert result["num_unlabelled_utterances"] == 2
+    assert result["unlabelled_utterances"] == sorted(left_out)
+    assert "left out: 2 utterances" in linear.summary(result)
+    assert result["accuracy"] > 0.9
+
+
+def test_float16_features_and_two_classes_work(tmp_path: Path) -> None:
+    corpus = Corpus(signal=5, num_speakers=2)
+    corpus.frames = {name: frames.astype(np.float16) for name, frames in corpus.frames.items()}
+    result = speaker(corpus.write(tmp_path / "f"), **FAST)
+    assert (result["utterance_accuracy"], result["num_classes"]) == (1.0, 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_an_error_that_names_utterance_and_frame(
+    tmp_path: Path, value: float
+) -> None:
+    for split in ("train", "test"):
+        corpus = Corpus(signal=1)
+        name = corpus.of(split)[1]
+        corpus.frames[name][3, 2] = value
+        with pytest.raises(ProbeError, match=f"{name}, frame 3: NaN or infinite"):
+            speaker(corpus.write(tmp_path / split), **FAST)
+
+
+def test_missing_splits_are_an_error_that_says_how_to_make_them(tmp_path: Path) -> None:
+    corpus = Corpus(signal=1)
+    corpus.table["split"] = corpus.table["split"].replace("dev", "train")
+    with pytest.raises(ProbeError, match=r"no dev utterances.*splits: test, train.*cpc manifest --split"):
+        phone(corpus.write(tmp_path / "dev"), corpus.labels)
+    corpus.table["split"] = ""
+    with pytest.raises(ProbeError, match=r"no train utterances.*splits: none"):
+        speaker(corpus.write(tmp_path / "empty"))
+    del corpus.table["split"]
+    with pytest.raises(ProbeError, match=r"splits: none"):
+        speaker(corpus.write(tmp_path / "none"))
+
+
+def test_a_speaker_outside_train_is_an_error(tmp_path: Path) -> None:
+    corpus = Corpus(signal=1)
+    corpus.table.loc[corpus.table["speaker"] == "speaker1", "split"] = "test"
+    with pytest.raises(ProbeError, match=r"1 of 3 speakers of test \(e\.g\. speaker1\).*--split utterance"):
+        speaker(corpus.write(tmp_path / "f"))
+
+
+def test_labels_that_do_not_fit_are_errors(tmp_path: Path) -> None:
+    corpus = Corpus(signal=1)
+    opened = corpus.write(tmp_path / "f")
+    with pytest.raises(LabelsError, match="another corpus"):
+        phone(opened, {"x": np.zeros(3, np.int16)})
+    with pytest.raises(ProbeError, match="no labelled frame in test"):
+        phone(opened, {u: v for u, v in corpus.labels.items() if u not in corpus.of("test")})
+    with pytest.raises(ProbeError, match="one phone only"):
+        phone(opened, {u: np.zeros_like(v) for u, v in corpus.labels.items()})
+    corpus.labels["0-0"] = corpus.labels["0-0"][:-1]
+    with pytest.raises(LabelsError, match=r"0-0: .* labels, expected"):
+        phone(opened, corpus.labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [({"max_frames": 0}, "max_frames"), ({"Cs": ()}, "Cs"), ({"Cs": (0.0,)}, "Cs")]
+)
+def test_options_that_make_no_sense_are_errors(
+    tmp_path: Path, options: dict[str, Any], expected: str
+) -> None:
+    corpus = Corpus(signal=1, num_each=4)
+    with pytest.raises(ProbeError, match=f"{expected}: got"):
+        speaker(corpus.write(tmp_path / "f"), **options)
+
+
+def test_a_result_is_saved_as_json_and_summed_up(tmp_path: Path) -> None:
+    corpus = Corpus(signal=5)
+    opened = corpus.write(tmp_path / "f")
+    told: list[str] = []
+    result = speaker(opened, progress=told.append, **FAST)
+    linear.save(result, tmp_path / "out" / "speaker.json")
+    assert json.loads((tmp_path / "out" / "speaker.json").read_text()) == result
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["speaker.json"]
+    text = linear.summary(result)
+    assert "speaker: 100.0 % of test utterances right" in text
+    assert "not converged" not in text
+    assert "left out" not in text
+    assert len(told) == 4
+
+
+def test_the_bootstrap_interval_is_that_of_a_known_spread() -> None:
+    """400 utterances of equal length, half all right and half all wrong: 0.5 ± 1.96 · 0.5 / 20."""
+    correct, total = np.tile([0, 10], 200), np.full(400, 10)
+    low, high = linear._bootstrap(correct, total, seed=0)
+    assert (low, high) == (pytest.approx(0.451, abs=0.01), pytest.approx(0.549, abs=0.01))
