@@ -91,9 +91,7 @@ def read_phones(path: str | Path) -> dict[int, str]:
         if len(words) != 2 or not (words[0].isascii() and words[0].isdigit()):
             raise LabelsError(f"{path}, line {number}: found {line[:40]!r}, expected `id name`")
         if int(words[0]) in names:
-            raise LabelsError(
-                f"{path}, line {number}: phone {words[0]} has been there before; expected each once"
-            )
+            raise LabelsError(f"{path}, line {number}: phone {words[0]} has been there before; expected each once")
         names[int(words[0])] = words[1]
     if not names:
         raise LabelsError(f"{path}: empty; expected one line a phone: id name")

@@ -139,9 +139,7 @@ def read(
             pieces = _decode(file, path, start, stop, _PIECE_SAMPLES)
             return _concatenate(pieces)
         filter_ = _resampler(file.samplerate, sample_rate)
-        first = max(
-            0, start // filter_.new - filter_.margin
-        )  # groups of orig source samples, context included
+        first = max(0, start // filter_.new - filter_.margin)  # groups of orig source samples, context included
         last = -(-stop // filter_.new) + filter_.margin
         source_stop = min(file.frames, last * filter_.orig)
         pieces = _decode(file, path, first * filter_.orig, source_stop, _PIECE_SAMPLES)
@@ -225,9 +223,7 @@ def _missing_bytes(file: _Stream, path: str | Path) -> str:
         page = tail[tail.rfind(b"OggS") :]
         complete = len(page) > 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
         return "" if complete and page[5] & 4 else "it does not end with an end-of-stream page"
-    found = re.search(
-        r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", file.extra_info, re.M
-    )
+    found = re.search(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", file.extra_info, re.M)
     if found is None:
         return ""
     stated, present = int(found[1]), int(found[2])
@@ -248,8 +244,7 @@ def _check_rate(file: _Stream, path: str | Path, sample_rate: int, resample: boo
     gcd = math.gcd(file.samplerate, sample_rate)
     if (file.samplerate // gcd) * (sample_rate // gcd) > _MAX_KERNEL:
         raise AudioError(
-            f"{path}: {file.samplerate} Hz has too odd a ratio to {sample_rate} Hz; "
-            "resample it with another tool first"
+            f"{path}: {file.samplerate} Hz has too odd a ratio to {sample_rate} Hz; resample it with another tool first"
         )
 
 
@@ -262,9 +257,7 @@ def _decode(file: _Stream, path: str | Path, start: int, stop: int, piece_sample
         while position < stop:
             skipping = position < start
             size = min(piece_samples, (start if skipping else stop) - position)
-            frames: npt.NDArray[np.float32] = file.read(
-                size, dtype="float32", always_2d=True
-            )  # (size, channels)
+            frames: npt.NDArray[np.float32] = file.read(size, dtype="float32", always_2d=True)  # (size, channels)
             position += len(frames)
             if len(frames) < size:
                 raise AudioError(

@@ -31,11 +31,12 @@ class SpectralExtractor:
         sample_rate: Hz.
     """
 
-    layer: None = None
-    normalise = True
+    layer: Literal["z", "c"] | None = None
+    normalise: bool = True
 
     def __init__(self, kind: Literal["mfcc", "logmel"], sample_rate: int = 16000) -> None:
-        self.source, self.sample_rate = kind, sample_rate
+        self.source: str = kind
+        self.sample_rate = sample_rate
         self.window_samples = round(_WINDOW_SECONDS * sample_rate)
         self.hop_samples = round(_HOP_SECONDS * sample_rate)
         self.first_centre_samples = self.window_samples / 2

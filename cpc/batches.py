@@ -6,6 +6,7 @@ batches of several windows of each speaker.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterator
 from typing import Literal
@@ -93,31 +94,45 @@ def num_left_out(windows: Windows, kind: Composition, windows_per_group: int) ->
     return int(sizes[sizes < windows_per_group].sum())
 
 
-def _rank_within(key: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many earlier entries of `order` have the same key: (len(order),)."""
-    by_key = np.argsort(key[order], kind="stable")
-    sorted_keys = key[order][by_key]
-    starts = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
-    sizes = np.diff(np.append(starts, len(order)))
-    rank = np.empty(len(order), np.int64)
-    rank[by_key] = np.arange(len(order)) - np.repeat(starts, sizes)
-    return rank
-
-
 def _groups(
     key: NDArray[np.int64], utterance: NDArray[np.int64], size: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Cut each key's windows into groups, spread evenly over the epoch; utterances alternate within a group."""
+    """Cut each key's windows into groups, spread evenly over the epoch."""
     order = rng.permutation(len(key))
-    order = order[np.argsort(_rank_within(utterance, order), kind="stable")]  # all first windows, all second …
     order = order[np.argsort(key[order], kind="stable")]
-    cuts = np.flatnonzero(np.diff(key[order])) + 1
     groups, positions = [], []
-    for members in np.split(order, cuts):
-        whole = len(members) // size
-        groups += list(members[: whole * size].reshape(whole, size))
-        positions += list((np.arange(whole) + rng.random()) / max(1, whole))
+    for members in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):
+        own = _alternate(members, utterance, size)
+        groups += own
+        positions += list((np.arange(len(own)) + rng.random()) / max(1, len(own)))
     return [groups[i] for i in np.argsort(positions, kind="stable")]
+
+
+def _alternate(members: NDArray[np.int64], utterance: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Groups of `size` windows from as many utterances as there are, the fullest utterances first.
+
+    What an utterance has left when all others are used up would make groups of it alone, in which
+    same_speaker_excl finds nothing: unless it is the only one, that rest waits for another epoch.
+    """
+    piles: dict[int, list[int]] = {}
+    for window in members:
+        piles.setdefault(int(utterance[window]), []).append(int(window))
+    is_only = len(piles) == 1
+    left = [(-len(pile), i, pile) for i, pile in enumerate(piles.values())]
+    heapq.heapify(left)
+    groups = []
+    for _ in range(len(members) // size):
+        taken: list[int] = []
+        while len(taken) < size and left:
+            turn = [heapq.heappop(left) for _ in range(min(size - len(taken), len(left)))]
+            for _, i, pile in turn:
+                taken.append(pile.pop())
+                if pile:
+                    heapq.heappush(left, (-len(pile), i, pile))
+        group = np.array(taken)
+        if is_only or size == 1 or len(set(utterance[group])) > 1:
+            groups.append(group)
+    return groups
 
 
 def _pack(groups: list[NDArray[np.int64]], key: NDArray[np.int64], per_batch: int) -> Iterator[NDArray[np.int64]]:

@@ -1,9 +1,9 @@
 """The `cpc` command: one thin command a stage.
 
-    cpc manifest DIR -o manifest.csv --split utterance     which files there are, and their train/dev/test splits
-    cpc train small --data.manifest manifest.csv --out RUN train on them
-    cpc features RUN --out FEATURES --layer c              frames of every utterance
-    cpc probe phone FEATURES --labels phone_labels.txt     what a linear classifier reads from them
+cpc manifest DIR -o manifest.csv --split utterance     which files there are, and their train/dev/test splits
+cpc train small --data.manifest manifest.csv --out RUN train on them
+cpc features RUN --out FEATURES --layer c              frames of every utterance
+cpc probe phone FEATURES --labels phone_labels.txt     what a linear classifier reads from them
 """
 
 from __future__ import annotations
@@ -60,9 +60,8 @@ def manifest(
         print(manifests.summary(scan))
     if split is not None:
         table = manifests.split(table, by=split, fractions=fractions, seed=seed)
-        manifests.refuse_leaks(table, by=split)
         counts = table.table["split"].value_counts()
-        print("split by " + split + ": " + ", ".join(f"{name} {counts[name]}" for name in ("train", "dev", "test")))
+        print(f"split by {split}: " + ", ".join(f"{name} {counts.get(name, 0)}" for name in manifests.SPLITS))
     manifests.write(table, target)
     print(f"wrote {target}")
 
@@ -88,6 +87,7 @@ def _train_command(default: Config) -> Callable[..., None]:
             toml: A preset or a TOML file; what it leaves out keeps the default shown here.
             out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.pt.
             resume: Run folder to continue; its own configuration is used, only --device may be given with it.
+            config: Any field of the configuration.
         """
         from cpc.train import train as run
 

@@ -182,7 +182,9 @@ def read(path: str | Path) -> Config:
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration; give a TOML file or a preset: {', '.join(presets)}") from None
+        raise ConfigError(
+            f"{path}: no such configuration; give a TOML file or a preset: {', '.join(presets)}"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     return from_dict(values, where=str(path))

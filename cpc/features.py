@@ -68,7 +68,8 @@ class CPCExtractor:
 
     def __init__(self, model: CPC, layer: Layer, *, source: str = "cpc", device: torch.device | str = "cpu") -> None:
         geometry = model.g_enc.geometry
-        self.model, self.layer, self.source = model.to(device).eval(), layer, source
+        self.model, self.source = model.to(device).eval(), source
+        self.layer: Layer | None = layer
         self.device = torch.device(device)
         self.dim = model.g_enc.channels if layer == "z" else model.g_ar.hidden_dim
         self.sample_rate, self.hop_samples = model.sample_rate, geometry.hop_samples
@@ -158,7 +159,10 @@ def extract(
                               resample=resample, dtype=dtype)  # fmt: skip
     if too_short:
         tqdm.write(f"{out}: {len(too_short)} utterances are too short for one frame and left out: {_some(too_short)}")
-    write_bytes(out / "features.json", json.dumps({**meta, "too_short": too_short, "complete": True}, indent=1).encode())
+    write_bytes(
+        out / "features.json",
+        json.dumps({**meta, "too_short": too_short, "complete": True}, indent=1).encode(),
+    )
     return out
 
 
@@ -191,9 +195,11 @@ def _write_frames(
     extractor: Extractor, source: Path, target: Path, num_frames: int, *, resample: bool, dtype: Dtype
 ) -> None:
     """Extract one file, block by block, into an .npy that appears only when it is whole."""
-    read = {"sample_rate": extractor.sample_rate, "resample": resample}
-    mean, std = audio.statistics(source, **read) if extractor.normalise else (0.0, 1.0)
-    blocks = audio.blocks(source, **read, block_samples=_BLOCK_SECONDS * extractor.sample_rate)
+    rate = extractor.sample_rate
+    mean, std = 0.0, 1.0
+    if extractor.normalise:
+        mean, std = audio.statistics(source, sample_rate=rate, resample=resample)
+    blocks = audio.blocks(source, sample_rate=rate, resample=resample, block_samples=_BLOCK_SECONDS * rate)
     normalised = (audio.normalise(block, mean, std) for block in blocks)
     written = 0
     with replacing(target) as temporary, temporary.open("wb") as f:

@@ -37,7 +37,7 @@ class InfoNCE(NamedTuple):
 
     @property
     def bounds(self) -> Tensor:
-        """log N − L_k in nats: a lower bound on the mutual information, never above log N."""
+        """Log N − L_k in nats: a lower bound on the mutual information, never above log N."""
         return self.log_n - self.losses.detach()
 
 
@@ -62,7 +62,7 @@ def infonce(z: Tensor, predictions: Tensor, negatives: Negatives) -> InfoNCE:
             "use longer windows or fewer steps (--criterion.num-steps)"
         )
     with torch.autocast(z.device.type, enabled=False):  # scores overflow in half precision
-        return InfoNCE(*_Blocks.apply(z.float(), predictions.float(), negatives))  # type: ignore[no-untyped-call]
+        return InfoNCE(*_Blocks.apply(z.float(), predictions.float(), negatives))
 
 
 def _block_scores(device: torch.device) -> int:
@@ -75,7 +75,7 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, predictions: Tensor, negatives: Negatives) -> tuple[Tensor, ...]:
-        num_steps, num_sequences, num_frames, dim = predictions.shape
+        num_steps, _num_sequences, num_frames, dim = predictions.shape
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         latents = z.reshape(-1, dim)  # (B·T, D)
         d_latents = z.new_zeros(num_steps, len(latents), dim) if needs_grad else None
@@ -106,17 +106,17 @@ class _Blocks(torch.autograd.Function):
 
                 d_candidate_z = torch.zeros_like(candidate_z) if needs_grad else None
                 size = max(1, _block_scores(z.device) // len(candidates))
-                for block in anchors.split(size):
+                for block in torch.split(anchors, size):
                     p, positives = predicted[block], block + step
                     out = _score_block(
-                        p, candidate_z, latents[positives], columns[positives], negatives.num_negatives, generator,
-                        d_candidate_z, num_anchors,
+                        p, candidate_z, latents[positives], columns[positives], group.includes_positive,
+                        negatives.num_negatives, generator, d_candidate_z, num_anchors,
                     )  # fmt: skip
                     losses[k] += out.loss
                     hits[k] += out.hits
                     wins[k] += out.wins
                     log_n[k] += len(block) * torch.log1p(z.new_tensor(float(out.num_negatives)))
-                    if d_predictions is not None and d_latents is not None:
+                    if d_predictions is not None and d_latents is not None and out.d_predictions is not None:
                         d_predictions[k].view(-1, dim)[block] = out.d_predictions
                         if out.d_positives is not None:
                             d_latents[k].index_add_(0, positives, out.d_positives)
@@ -135,7 +135,7 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_losses: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, d_losses: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
         d_latents, d_predictions = ctx.saved_tensors
         num_sequences, num_frames, dim = d_predictions.shape[1:]
         d_z = torch.einsum("k,knd->nd", d_losses, d_latents).view(num_sequences, num_frames, dim)
@@ -158,6 +158,7 @@ def _score_block(
     candidate_z: Tensor,
     positive_z: Tensor,
     columns: Tensor,
+    included: bool,
     num_drawn: int,
     generator: torch.Generator,
     d_candidate_z: Tensor | None,
@@ -170,13 +171,13 @@ def _score_block(
         candidate_z: (M, D).
         positive_z: (A, D).
         columns: (A,) each positive's place among the candidates, or −1 throughout.
+        included: whether the positives are among the candidates.
         num_drawn: negatives to draw per anchor; 0 takes all.
         generator: of the draw.
         d_candidate_z: (M, D) accumulator; None if no gradient is wanted.
         num_anchors: anchors of the step, over which its loss is a mean.
     """
     scores = p @ candidate_z.T  # (A, M)
-    included = bool(columns[0] >= 0)
     rows = columns[:, None]
     positive = scores.gather(1, rows) if included else (p * positive_z).sum(1, keepdim=True)  # (A, 1)
     if num_drawn:
@@ -201,10 +202,12 @@ def _score_block(
     weights /= total * num_anchors  # dL/ds of the negatives: softmax over the candidates, over the mean's divisor
     if drawn is not None:
         weights = torch.zeros_like(scores).scatter_add_(1, drawn, weights)
-    d_positive_score = -1 / num_anchors + (positive_weight / (total * num_anchors) if apart else 0)  # (A, 1) or ()
+    d_positive_score = torch.full_like(positive, -1 / num_anchors)  # (A, 1)
+    if apart:
+        d_positive_score += positive_weight / (total * num_anchors)
     d_positives = None
     if included:  # as one more entry of the score matrix
-        weights.scatter_add_(1, rows, torch.as_tensor(d_positive_score).expand(len(p), 1).to(weights))
+        weights.scatter_add_(1, rows, d_positive_score)
         d_predictions = weights @ candidate_z
     else:
         d_predictions = torch.addcmul(weights @ candidate_z, positive_z, d_positive_score)

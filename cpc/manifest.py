@@ -56,15 +56,11 @@ class Manifest:
             ManifestError: there is no split column, or no row of this split.
         """
         if "split" not in self.table:
-            raise ManifestError(
-                f"split {split!r}: the manifest has no split column; make it by cpc manifest --split"
-            )
+            raise ManifestError(f"split {split!r}: the manifest has no split column; make it by cpc manifest --split")
         rows = self.table["split"] == split
         if not rows.any():
             present = ", ".join(sorted(map(repr, self.table["split"].unique())))
-            raise ManifestError(
-                f"split {split!r}: no such row, the manifest has {present}; see cpc manifest --split"
-            )
+            raise ManifestError(f"split {split!r}: no such row, the manifest has {present}; see cpc manifest --split")
         return Manifest(self.root, self.table[rows].reset_index(drop=True))
 
 
@@ -97,9 +93,7 @@ def read(path: str | Path) -> Manifest:
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such manifest; make it by cpc manifest FOLDER -o {path}") from None
     except pd.errors.EmptyDataError:
-        raise ManifestError(
-            f"{path}: empty, not even a header; make it again by cpc manifest FOLDER"
-        ) from None
+        raise ManifestError(f"{path}: empty, not even a header; make it again by cpc manifest FOLDER") from None
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise ManifestError(f"{path}: not a readable CSV table ({reason}); see cpc manifest") from error
@@ -161,9 +155,7 @@ def write(manifest: Manifest, path: str | Path) -> None:
                 table = table.assign(path=[os.path.normpath(os.path.join(prefix, p)) for p in table["path"]])
             table.to_csv(file, index=False, lineterminator="\n")
     except OSError as error:
-        raise ManifestError(
-            f"{path}: could not be written ({error.strerror or error}); nothing changed"
-        ) from error
+        raise ManifestError(f"{path}: could not be written ({error.strerror or error}); nothing changed") from error
 
 
 # --- scan
@@ -217,9 +209,7 @@ def summary(scan: Scan) -> str:
     """Describe a scan in a few lines: what is in, one utterance as an example, what was left out and why."""
     table = scan.manifest.table
     hours = (table["num_samples"] / table["sample_rate"]).sum() / 3600
-    rates = ", ".join(
-        f"{rate} Hz ({n})" for rate, n in table["sample_rate"].value_counts().sort_index().items()
-    )
+    rates = ", ".join(f"{rate} Hz ({n})" for rate, n in table["sample_rate"].value_counts().sort_index().items())
     first = table.iloc[0]
     names = [name for name in table.columns if name not in {"num_samples", "sample_rate", "audio_hash"}]
     lines = [
@@ -253,9 +243,7 @@ def _find(folder: Path) -> list[str]:
             else:
                 others[suffix] += 1
     if not paths:
-        seen = (
-            ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.most_common(3)) or "nothing"
-        )
+        seen = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.most_common(3)) or "nothing"
         known = " ".join(sorted(audio.EXTENSIONS))
         raise ManifestError(f"{folder}: no sound file, found {seen}; convert to one of {known}")
     return sorted(paths)
@@ -289,15 +277,11 @@ def _fields(folder: Path, paths: list[str], pattern: str) -> list[dict[str, str]
     names = re.findall(r"\{([^{}]*)\}", pattern)
     taken = {"path", "num_samples", "sample_rate", "utterance", "audio_hash", "split"}
     if "speaker" not in names:
-        raise ManifestError(
-            f"speaker pattern {pattern!r}: no {{speaker}} in it; without names, use --speaker none"
-        )
+        raise ManifestError(f"speaker pattern {pattern!r}: no {{speaker}} in it; without names, use --speaker none")
     wrong = [name for name in names if not name.isidentifier() or name in taken]
     if wrong or re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", pattern)):
         what = f"{{{wrong[0]}}} cannot be a field" if wrong else "an unpaired brace"
-        raise ManifestError(
-            f"speaker pattern {pattern!r}: {what}; a field is {{word}}, none of {sorted(taken)}"
-        )
+        raise ManifestError(f"speaker pattern {pattern!r}: {what}; a field is {{word}}, none of {sorted(taken)}")
     expression, seen = "", set()
     for token in re.findall(r"\{[^{}]*\}|\*|[^{*]+", pattern):
         if token == "*":
@@ -313,9 +297,7 @@ def _fields(folder: Path, paths: list[str], pattern: str) -> list[dict[str, str]
     unmatched = [path for path, match in zip(paths, found, strict=True) if match is None]
     if unmatched:
         depth = unmatched[0].count("/")
-        hint = (
-            "'{speaker}_*' if file names start with it" if depth == 0 else "'{speaker}" + "/*" * depth + "'"
-        )
+        hint = "'{speaker}_*' if file names start with it" if depth == 0 else "'{speaker}" + "/*" * depth + "'"
         raise ManifestError(
             f"{folder}: {unmatched[0]} does not match the speaker pattern {pattern!r} ({len(unmatched)} of "
             f"{len(paths)} files do not); say where the speaker's name stands, as --speaker {hint}, "
@@ -420,9 +402,7 @@ def _keys(table: pd.DataFrame, by: str) -> "pd.Series[str]":
             raise ManifestError(
                 "split by chapter: the manifest has no chapter column; use a --speaker pattern with {chapter}"
             )
-        return (
-            table["speaker"] + "/" + table["chapter"]
-        )  # chapters are numbered within a book, or within a speaker
+        return table["speaker"] + "/" + table["chapter"]  # chapters are numbered within a book, or within a speaker
     return table[by]
 
 

@@ -1,6 +1,6 @@
 """The CPC model: g_enc, g_ar and all W_k, wired as in the paper's Fig. 1.
 
-    waveform x → g_enc → z → g_ar → c → W_k c / tau, the prediction of z_{t+k}
+waveform x → g_enc → z → g_ar → c → W_k c / tau, the prediction of z_{t+k}
 """
 
 from __future__ import annotations

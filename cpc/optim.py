@@ -24,8 +24,8 @@ def build(
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
-    return optimiser(groups, lr=lr, betas=betas, eps=eps)
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=lr, betas=betas, eps=eps)
 
 
 def learning_rate(

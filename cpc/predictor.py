@@ -36,4 +36,4 @@ class Predictor(nn.Module):
             (K, B, T, D_z): [k − 1, b, t] = W_k c_{b,t}, the prediction of z_{b,t+k}.
         """
         y = F.linear(c, self.weight)  # (B, T, K · D_z)
-        return y.unflatten(-1, (self.num_steps, self.latent_dim)).permute(2, 0, 1, 3)
+        return y.view(*y.shape[:2], self.num_steps, self.latent_dim).permute(2, 0, 1, 3)

@@ -55,7 +55,7 @@ def read_metrics(path: str | Path) -> Metrics:
         ReportError: no whole line in it.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.suffix != Path(METRICS_FILE).suffix:
         path = path / METRICS_FILE
     lines = metrics.read(path)
     if not lines:
@@ -82,9 +82,7 @@ def learning_curves(run: str | Path, out_png: str | Path) -> None:
     _curves(loss, train, dev, "loss")
     chance = [line["log_n"] for line in lines]
     if max(chance) - min(chance) < 0.01:  # less than the label shows
-        loss.axhline(
-            chance[-1], color=GREY, linestyle="--", linewidth=1, label=f"log N = {chance[-1]:.2f} (chance)"
-        )
+        loss.axhline(chance[-1], color=GREY, linestyle="--", linewidth=1, label=f"log N = {chance[-1]:.2f} (chance)")
     else:  # N may differ from batch to batch, and between train and dev
         for color, part in ((BLUE, train), (ORANGE, dev)):
             updates, log_n = [line["update"] for line in part], [line["log_n"] for line in part]
@@ -139,9 +137,7 @@ def accuracy_by_k(
 
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    figure.suptitle(
-        f"{Path(run).resolve().name}: {which} dev measurement, update {line['update']}", fontsize=12
-    )
+    figure.suptitle(f"{Path(run).resolve().name}: {which} dev measurement, update {line['update']}", fontsize=12)
     win_rates, accuracies = ([100 * value for value in line[key]] for key in ("win_rate_k", "accuracy_k"))
     left.plot(steps, win_rates, "s-", color=ORANGE, label="pairwise win rate (chance 50)", clip_on=False)
     left.plot(
@@ -187,16 +183,11 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     cells = [["accuracy in %", *COLUMNS]]
     for key in keys:
         values = [results.get(task, {}).get(key, {}).get(measure) for task, measure in COLUMNS.values()]
-        cells.append(
-            [ROWS.get(key, key), *("–" if value is None else f"{100 * value:.1f}" for value in values)]
-        )
+        cells.append([ROWS.get(key, key), *("–" if value is None else f"{100 * value:.1f}" for value in values)])
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     rows = [cells[0], rule, *cells[1:]]
-    lines = [
-        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"
-        for row in rows
-    ]
+    lines = ["| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in rows]
     if results.get("seconds"):
         seconds = results["seconds"]
         stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())

@@ -85,7 +85,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
     next(iter(sampler), None)  # a composition that cannot be filled is refused before anything is written
     run.mkdir(parents=True, exist_ok=True)
     configuration.write(config, run / "config.toml")
-    _announce(config, train_windows, dev_windows, dev_batches, device, precision, network)
+    _announce(config, train_windows, dev_windows, len(dev_batches), device, precision, network)
 
     compiles = config.compile == "on" or (
         config.compile == "auto" and device.type == "cuda" and config.train.num_updates - first >= 2000
@@ -243,14 +243,14 @@ def _windows(config: Config, geometry: Geometry) -> tuple[Windows, Windows]:
 
 
 def _announce(
-    config: Config, train: Windows, dev: Windows, dev_batches: list[object] | list[Tensor] | list[object],
+    config: Config, train: Windows, dev: Windows, num_dev_batches: int,
     device: torch.device, precision: str, network: model.CPC,
 ) -> None:  # fmt: skip
     """Say what is about to run, and what was left out."""
     num_parameters = sum(p.numel() for p in network.parameters())
     print(
         f"train: {len(train)} windows an epoch of {len(train.manifest)} utterances; dev: {len(dev)} windows, "
-        f"{len(dev_batches)} batches used; {num_parameters:,} parameters on {device} in {precision}",
+        f"{num_dev_batches} batches used; {num_parameters:,} parameters on {device} in {precision}",
         file=sys.stderr,
     )
     for name, windows in (("train", train), ("dev", dev)):

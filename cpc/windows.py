@@ -125,7 +125,8 @@ class Windows(Dataset[Window]):
         """Where each utterance's first window starts in this epoch, in samples: (num utterances,)."""
         slack = np.maximum(0, self.num_samples - self.windows_per_utterance * self.window_samples)
         drawn = np.random.default_rng([self.seed, epoch]).random(len(slack)) * (slack + 1)
-        return drawn.astype(np.int64)
+        offsets: NDArray[np.int64] = drawn.astype(np.int64)
+        return offsets
 
     def span(self, epoch: int, index: int) -> tuple[int, int, int]:
         """Where window `index` of an epoch lies: (row of the manifest, first sample, one past the last sample)."""

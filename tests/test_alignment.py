@@ -38,9 +38,7 @@ def make_manifest(utterances: dict[str, tuple[int, int]]) -> Manifest:
     return Manifest(Path("corpus"), table)
 
 
-@pytest.mark.parametrize(
-    ("first_centre", "hop"), [(232, 160), (79, 160), (20, 160), (200, 160), (120, 160), (50, 97)]
-)
+@pytest.mark.parametrize(("first_centre", "hop"), [(232, 160), (79, 160), (20, 160), (200, 160), (120, 160), (50, 97)])
 def test_labels_at_equals_the_search_for_the_nearest_centre(first_centre: int, hop: int) -> None:
     labels = np.random.default_rng(0).integers(0, 41, size=50)
     centres = [first_centre + hop * i for i in range(-3, 50 * 160 // hop + 5)]
@@ -182,9 +180,7 @@ def test_labelled_utterances_keeps_the_manifests_order_and_leaves_out_those_with
 def test_a_wrong_length_is_an_error_that_names_utterance_and_both_lengths() -> None:
     manifest = make_manifest({"a": (560, 16000), "b": (560, 16000)})
     labels = {"a": np.zeros(2, dtype=np.int16), "b": np.zeros(3, dtype=np.int16)}
-    with pytest.raises(
-        LabelsError, match=r"b: 3 labels, expected 2 for 560 samples.*1 of 2 .*another version"
-    ):
+    with pytest.raises(LabelsError, match=r"b: 3 labels, expected 2 for 560 samples.*1 of 2 .*another version"):
         labelled_utterances(manifest, labels)
 
 

@@ -86,9 +86,7 @@ def test_a_slice_is_the_slice_of_the_whole_decode(tmp_path: Path, name: str, sub
 
 @pytest.mark.parametrize("block_samples", [100, 1000, 4096])
 @pytest.mark.parametrize(("name", "subtype"), EXACT + LOSSY)
-def test_the_block_length_does_not_change_a_sample(
-    tmp_path: Path, name: str, subtype: str, block_samples: int
-) -> None:
+def test_the_block_length_does_not_change_a_sample(tmp_path: Path, name: str, subtype: str, block_samples: int) -> None:
     """An MP3 read with soundfile's own block reads fails this: it seeks between them."""
     path = write(tmp_path / name, noise(48_000), 16000, subtype)
     found = list(audio.blocks(path, sample_rate=16000, resample=False, block_samples=block_samples))
@@ -134,9 +132,7 @@ def _cut(path: Path, fraction: float) -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.97])
-@pytest.mark.parametrize(
-    "name", ["a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.au", "a.w64", "a.caf"]
-)
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.au", "a.w64", "a.caf"])
 def test_a_truncated_file_is_an_error(tmp_path: Path, name: str, fraction: float) -> None:
     """For FLAC libsndfile raises, but returns the beginning of a WAV or an Ogg as if it were all."""
     path = write(tmp_path / name, noise(80_000), 16000)

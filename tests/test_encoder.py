@@ -43,7 +43,9 @@ def test_cpc_audio_padding_is_3_2_1_1_1_on_both_sides():
     assert Geometry.of(PAPER_STRIDES, "cpc_audio").paddings == ((3, 3), (2, 2), (1, 1), (1, 1), (1, 1))
 
 
-@pytest.mark.parametrize(("padding", "first_centre", "frames"), [("none", 232, 126), ("cpc_audio", 79, 128), ("same", 80, 128)])
+@pytest.mark.parametrize(
+    ("padding", "first_centre", "frames"), [("none", 232, 126), ("cpc_audio", 79, 128), ("same", 80, 128)]
+)
 def test_the_papers_geometry(padding, first_centre, frames):
     """A hop of 160, a receptive field of 465 samples, and the known centres and counts of a 20480-sample window."""
     geometry = Geometry.of(PAPER_STRIDES, padding)
@@ -75,9 +77,7 @@ def test_a_click_reaches_exactly_the_frames_whose_field_holds_it(padding):
         clicked = silence.clone()
         clicked[0, position] = 1
         moved = (encoder(clicked) != encoder(silence)).any(-1)[0].nonzero().flatten().tolist()
-        expected = [
-            i for i in range(geometry.num_frames(3200)) if abs(geometry.centre(i) - position) <= half
-        ]
+        expected = [i for i in range(geometry.num_frames(3200)) if abs(geometry.centre(i) - position) <= half]
         assert moved == expected
 
 

@@ -199,4 +199,6 @@ def test_padded_frames_take_no_part():
 def test_the_bound_is_on_mutual_information_only_with_negatives_from_the_marginal():
     assert bound_kind("mixed_speaker", "mixed") == "I(x;c)"
     assert bound_kind("mixed_speaker", "by_speaker") == "conditional"
-    assert {bound_kind(s, "mixed") for s in ("same_speaker", "same_speaker_excl", "current_sequence")} == {"conditional"}
+    assert {bound_kind(s, "mixed") for s in ("same_speaker", "same_speaker_excl", "current_sequence")} == {
+        "conditional"
+    }

@@ -57,9 +57,7 @@ CSV = "path,num_samples,sample_rate,speaker,utterance\n"
 
 
 @pytest.mark.parametrize("above", ["", "train-clean/", "Corpus/train-clean/"])
-def test_the_default_pattern_reads_speaker_and_chapter_from_any_level_above(
-    tmp_path: Path, above: str
-) -> None:
+def test_the_default_pattern_reads_speaker_and_chapter_from_any_level_above(tmp_path: Path, above: str) -> None:
     put(tmp_path / f"{above}103/1240/103-1240-0000.flac")
     put(tmp_path / f"{above}0012/7/0012-7-0001.FLAC", format="FLAC", rate=8000)
     found = manifest.scan(tmp_path, progress=False)
@@ -99,9 +97,7 @@ def test_a_field_that_comes_twice_must_be_the_same_text(tmp_path: Path) -> None:
         ("{speaker}}", "an unpaired brace"),
     ],
 )
-def test_a_pattern_that_does_not_fit_is_an_error_and_never_a_guess(
-    tmp_path: Path, pattern: str, message: str
-) -> None:
+def test_a_pattern_that_does_not_fit_is_an_error_and_never_a_guess(tmp_path: Path, pattern: str, message: str) -> None:
     put(tmp_path / "a.wav")
     with pytest.raises(ManifestError, match=message):
         scan(tmp_path, pattern)
@@ -145,9 +141,7 @@ def test_a_folder_without_usable_sound_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"no sound file, found 1 \.m4a; convert"):
         scan(tmp_path)
     (tmp_path / "a.wav").write_text("no sound")
-    with pytest.raises(
-        ManifestError, match=r"none of its 1 sound files is usable; the first, a\.wav: not a s"
-    ):
+    with pytest.raises(ManifestError, match=r"none of its 1 sound files is usable; the first, a\.wav: not a s"):
         scan(tmp_path)
 
 
@@ -184,9 +178,7 @@ def test_the_same_samples_have_the_same_hash_in_another_format(tmp_path: Path) -
 
 def test_written_and_read_again_it_is_the_same(tmp_path: Path) -> None:
     """Text that looks like numbers or like nothing stays text, further columns stay."""
-    rows = table(5).table.assign(
-        speaker=["0012", "NA", "nan", "1e5", "None"], note=["", "a,b", 'say "x"', "é", "NULL"]
-    )
+    rows = table(5).table.assign(speaker=["0012", "NA", "nan", "1e5", "None"], note=["", "a,b", 'say "x"', "é", "NULL"])
     manifest.write(Manifest(tmp_path, rows), tmp_path / "m.csv")
     again = manifest.read(tmp_path / "m.csv")
     assert again.root == tmp_path
@@ -241,9 +233,7 @@ def test_a_full_disk_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest
         (CSV + "a,8,8,s,\xff\n", "not a readable CSV table"),
     ],
 )
-def test_a_manifest_with_a_fault_is_refused_in_one_line(
-    tmp_path: Path, text: str | None, message: str
-) -> None:
+def test_a_manifest_with_a_fault_is_refused_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "m.csv"
     if text is not None:
         path.write_text(text, encoding="latin-1")

@@ -129,9 +129,7 @@ def test_layout(corpus: Path) -> None:
 def test_minutes(corpus: Path) -> None:
     """The corpus is about as long as asked for."""
     seconds = sum(soundfile.info(path).duration for path in corpus.glob("*/*/*.flac"))
-    assert (
-        abs(seconds - 90) < 12 * 2.6
-    )  # half an utterance for each of the chapters, if all of them erred alike
+    assert abs(seconds - 90) < 12 * 2.6  # half an utterance for each of the chapters, if all of them erred alike
 
 
 def test_labels_fit_files(corpus: Path) -> None:
@@ -269,9 +267,7 @@ def test_missing_espeak_is_one_clear_line(
     ("arguments", "named"),
     [({"minutes": 0}, "minutes"), ({"seed": -1}, "seed"), ({"num_speakers": 1000}, "speakers")],
 )
-def test_arguments_out_of_range(
-    minispeech: ModuleType, tmp_path: Path, arguments: dict[str, int], named: str
-) -> None:
+def test_arguments_out_of_range(minispeech: ModuleType, tmp_path: Path, arguments: dict[str, int], named: str) -> None:
     """Each bad argument is named."""
     with pytest.raises(ValueError, match=named):
         minispeech.synthesise(tmp_path, **arguments)

@@ -33,9 +33,7 @@ class Corpus:
             for j in range(num_each):
                 name, num_samples = f"{s}-{j}", int(rng.integers(8000, 16000))
                 labels = np.repeat(rng.integers(0, NUM_PHONES, size=50), 5)[: num_labels(num_samples)]
-                here = labels[
-                    : 1 + (num_samples - 465) // HOP
-                ]  # frame i is nearest to label i: 232 against 200
+                here = labels[: 1 + (num_samples - 465) // HOP]  # frame i is nearest to label i: 232 against 200
                 noise = rng.normal(size=(len(here), DIM))
                 self.frames[name] = (signal * (phones[here] + speakers[s]) + noise).astype(np.float32)
                 self.labels[name] = labels
@@ -94,11 +92,7 @@ def test_counts_and_accuracies_agree_with_each_other(tmp_path: Path) -> None:
     result = phone(corpus.write(tmp_path / "f"), corpus.labels, **FAST)
     confusion = np.array(result["confusion"])
     truth = np.concatenate([corpus.labels[u][: len(corpus.frames[u])] for u in corpus.of("test")])
-    assert (
-        confusion.sum(axis=1).tolist()
-        == np.bincount(truth).tolist()
-        == [e["count"] for e in result["per_class"]]
-    )
+    assert confusion.sum(axis=1).tolist() == np.bincount(truth).tolist() == [e["count"] for e in result["per_class"]]
     assert result["accuracy"] == pytest.approx(np.trace(confusion) / len(truth))
     assert result["per_class"][1]["accuracy"] == pytest.approx(confusion[1, 1] / confusion[1].sum())
     assert result["num_test_frames"] == result["num_evaluated_frames"] == len(truth)
@@ -128,9 +122,9 @@ def test_the_draw_is_bounded_labelled_and_repeatable(tmp_path: Path) -> None:
     assert (first["num_train_frames"], first["num_dev_frames"]) == (400, 100)
     assert first["num_available_train_frames"] == sum(len(corpus.frames[u]) for u in corpus.of("train"))
     assert without_time(phone(opened, corpus.labels, max_frames=400, **FAST)) == without_time(first)
-    assert without_time(phone(opened, corpus.labels, max_frames=400, seed=1, **FAST)) != without_time(
-        first
-    ) | {"seed": 1}
+    assert without_time(phone(opened, corpus.labels, max_frames=400, seed=1, **FAST)) != without_time(first) | {
+        "seed": 1
+    }
 
     corpus.table = corpus.table.sample(frac=1, random_state=0)
     shuffled = corpus.write(tmp_path / "shuffled")
@@ -198,9 +192,7 @@ def test_c_is_chosen_on_dev_and_never_on_test(tmp_path: Path) -> None:
     assert blind["accuracy"] < honest["accuracy"]
 
 
-def test_the_chosen_classifier_is_the_one_that_is_scored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_chosen_classifier_is_the_one_that_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the last one fitted: where every C is right on dev the smallest is taken, and it is what scores."""
     scored: list[Any] = []
     score = linear._score
@@ -260,9 +252,7 @@ def test_a_phone_that_train_never_had_counts_as_wrong_and_is_reported(tmp_path: 
     assert result["per_class"][-1] == {
         "id": 30, "name": "30", "seen": False, "count": len(corpus.frames[name]), "accuracy": 0.0,
     }  # fmt: skip
-    assert result["accuracy"] == pytest.approx(
-        1 - len(corpus.frames[name]) / result["num_test_frames"], abs=0.01
-    )
+    assert result["accuracy"] == pytest.approx(1 - len(corpus.frames[name]) / result["num_test_frames"], abs=0.01)
 
 
 def test_labels_are_placed_by_time_and_what_has_none_is_counted(tmp_path: Path) -> None:
@@ -294,9 +284,7 @@ def test_float16_features_and_two_classes_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_features_that_are_not_finite_are_an_error_that_names_utterance_and_frame(
-    tmp_path: Path, value: float
-) -> None:
+def test_features_that_are_not_finite_are_an_error_that_names_utterance_and_frame(tmp_path: Path, value: float) -> None:
     for split in ("train", "test"):
         corpus = Corpus(signal=1)
         name = corpus.of(split)[1]
@@ -342,9 +330,7 @@ def test_labels_that_do_not_fit_are_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"), [({"max_frames": 0}, "max_frames"), ({"Cs": ()}, "Cs"), ({"Cs": (0.0,)}, "Cs")]
 )
-def test_options_that_make_no_sense_are_errors(
-    tmp_path: Path, options: dict[str, Any], expected: str
-) -> None:
+def test_options_that_make_no_sense_are_errors(tmp_path: Path, options: dict[str, Any], expected: str) -> None:
     corpus = Corpus(signal=1, num_each=4)
     with pytest.raises(ProbeError, match=f"{expected}: got"):
         speaker(corpus.write(tmp_path / "f"), **options)

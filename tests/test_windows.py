@@ -1,5 +1,7 @@
 """Windows and batches: pure, never across a file, whole utterance statistics, every composition."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -27,7 +29,7 @@ def test_windows_never_cross_a_file_and_are_end_to_end(corpus):
             assert mine[0][0] >= 0
             assert mine[-1][1] <= length
             assert all(stop - start == 4000 for start, stop in mine)
-            assert all(a[1] == b[0] for a, b in zip(mine, mine[1:], strict=False))
+            assert all(a[1] == b[0] for a, b in itertools.pairwise(mine))
 
 
 def test_a_window_is_a_pure_function_of_seed_epoch_and_index(corpus):
@@ -38,7 +40,8 @@ def test_a_window_is_a_pure_function_of_seed_epoch_and_index(corpus):
     for item in reversed(items):
         assert torch.equal(uncached[item].waveform, first[item])
         assert torch.equal(cached[item].waveform, first[item])
-    assert windows_of(corpus, seed=1).span(0, 0) != windows_of(corpus, seed=0).span(0, 0)
+    other = windows_of(corpus, seed=1)
+    assert any(cached.span(0, i) != other.span(0, i) for i in range(len(cached)))
     assert any(cached.span(0, i) != cached.span(1, i) for i in range(len(cached)))
 
 

@@ -177,9 +177,7 @@ def summary(result: Mapping[str, Any]) -> str:
             f"{result['num_unlabelled_frames']} frames beyond the labels of the others"
         )
     if result["num_unseen_class_frames"]:
-        lines.append(
-            f"{result['num_unseen_class_frames']} frames of classes without a train frame, counted as wrong"
-        )
+        lines.append(f"{result['num_unseen_class_frames']} frames of classes without a train frame, counted as wrong")
     return "\n".join(lines)
 
 
@@ -254,13 +252,9 @@ def _run(
 
     censuses = {split: _census(features, split, utterances, targets) for split, utterances in splits.items()}
     x, y = _draw(features, censuses["train"], targets, fitting.max_frames, (fitting.seed, 0))
-    x_dev, y_dev = _draw(
-        features, censuses["dev"], targets, fitting.max_frames // DEV_SHARE, (fitting.seed, 1)
-    )
+    x_dev, y_dev = _draw(features, censuses["dev"], targets, fitting.max_frames // DEV_SHARE, (fitting.seed, 1))
     if len(np.unique(y)) < 2:
-        raise ProbeError(
-            f"{features.folder}: one {task} only among {len(y)} train frames; nothing to tell apart"
-        )
+        raise ProbeError(f"{features.folder}: one {task} only among {len(y)} train frames; nothing to tell apart")
     tell(f"{task} probe: drew {len(y)} train and {len(y_dev)} dev frames, {len(np.unique(y))} classes")
 
     scaler = StandardScaler(copy=False)
@@ -390,9 +384,7 @@ def _read(features: "Features", utterance: str, frames: NDArray[np.int64]) -> ND
     x = np.asarray(features.frames(utterance)[frames], dtype=np.float32)
     if not np.isfinite(x).all():
         bad = int(frames[~np.isfinite(x).all(axis=1)][0])
-        raise ProbeError(
-            f"{features.folder}: {utterance}, frame {bad}: NaN or infinite; expected finite features"
-        )
+        raise ProbeError(f"{features.folder}: {utterance}, frame {bad}: NaN or infinite; expected finite features")
     return x
 
 

@@ -24,9 +24,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +35,8 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly, sosfilt
 from tqdm import tqdm
+
+from cpc.files import replacing, write_bytes
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "minispeech"
 ESPEAK_RATE = 22050  # Hz; what espeak-ng's built-in voices produce
@@ -133,9 +134,7 @@ class Espeak:
     RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4  # espeak_PARAMETER
     LIST_END_EVENT, PHONEME_EVENT = 0, 7  # espeak_EVENT_TYPE
     CHARS_UTF8 = 1
-    Callback = ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(EspeakEvent)
-    )
+    Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(EspeakEvent))
 
     def __init__(self, voice: str, pitch_range: int, folder: Path) -> None:
         espeakng_loader = load_espeakng_loader()
@@ -320,9 +319,7 @@ def make_utterance(
     return waveform / max(1.0, np.abs(waveform).max() / 0.99), starts
 
 
-def frame_labels(
-    starts: list[tuple[float, str]], num_samples: int, phone_ids: dict[str, int]
-) -> NDArray[np.int64]:
+def frame_labels(starts: list[tuple[float, str]], num_samples: int, phone_ids: dict[str, int]) -> NDArray[np.int64]:
     """Labels each frame with the phone at the centre of its window.
 
     Args:
@@ -338,9 +335,7 @@ def frame_labels(
     """
     unknown = sorted({symbol for _, symbol in starts} - phone_ids.keys())
     if unknown:
-        raise ValueError(
-            f"{DATA / 'phones.csv'}: espeak-ng spoke {unknown}, which the table lacks; add them to it"
-        )
+        raise ValueError(f"{DATA / 'phones.csv'}: espeak-ng spoke {unknown}, which the table lacks; add them to it")
     num_frames = 1 + (num_samples - WINDOW_SAMPLES) // HOP_SAMPLES
     centres = HOP_SAMPLES * np.arange(num_frames) + WINDOW_SAMPLES // 2
     spoken = np.searchsorted([start for start, _ in starts], centres, side="right") - 1
@@ -352,19 +347,6 @@ def shuffled_forever(sentences: list[str], rng: np.random.Generator) -> Iterator
     while True:
         for i in rng.permutation(len(sentences)):
             yield sentences[i]
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under a temporary name first, so that under its own name it is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    write(temporary)
-    os.replace(temporary, path)
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that under its name it is always whole."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def synthesise_chapter(
@@ -396,15 +378,13 @@ def synthesise_chapter(
         text = " ".join(next(sentences) for _ in range(SENTENCES_PER_UTTERANCE))
         waveform, starts = make_utterance(espeak, speaker, text, rng)
         labels[utterance] = frame_labels(starts, len(waveform), phone_ids)
-        write_flac = partial(
-            soundfile.write, data=waveform, samplerate=SAMPLE_RATE, subtype="PCM_16", format="FLAC"
-        )
-        write_atomically(folder / f"{utterance}.flac", write_flac)
+        with replacing(folder / f"{utterance}.flac") as temporary:
+            soundfile.write(temporary, waveform, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
         words = re.sub(r"[^A-Z' ]", " ", text.upper()).split()
         transcript.append(f"{utterance} {' '.join(words)}\n")
         made_samples += len(waveform)
     espeak.close()
-    write_text_atomically(folder / f"{speaker.speaker}-{chapter}.trans.txt", "".join(transcript))
+    write_bytes(folder / f"{speaker.speaker}-{chapter}.trans.txt", "".join(transcript).encode())
     return labels
 
 
@@ -459,18 +439,16 @@ def synthesise(out_dir: Path, *, minutes: float = 60, seed: int = 0, num_speaker
     load_espeakng_loader()
     out_dir.mkdir(parents=True, exist_ok=True)
     begun.write_text(json.dumps(settings, indent=2) + "\n")
-    chapters = [
-        (speaker, 10 * speaker.speaker + part) for speaker in speakers[:num_speakers] for part in (1, 2)
-    ]
+    chapters = [(speaker, 10 * speaker.speaker + part) for speaker in speakers[:num_speakers] for part in (1, 2)]
     labels: dict[str, NDArray[np.int64]] = {}
     with tempfile.TemporaryDirectory() as library_folder:
         for speaker, chapter in tqdm(chapters, desc="minispeech", unit="chapter"):
             seconds = 60 * minutes / len(chapters)
             labels |= synthesise_chapter(out_dir, speaker, chapter, seconds, seed, Path(library_folder))
     lines = [" ".join([utterance, *map(str, labels[utterance])]) + "\n" for utterance in sorted(labels)]
-    write_text_atomically(out_dir / "phone_labels.txt", "".join(lines))
+    write_bytes(out_dir / "phone_labels.txt", "".join(lines).encode())
     table = "".join(f"{i} {phone}\n" for i, phone in enumerate(phone_table()))
-    write_text_atomically(out_dir / "phones.txt", table)
+    write_bytes(out_dir / "phones.txt", table.encode())
     os.replace(begun, finished)
 
 
@@ -482,9 +460,7 @@ def main() -> int:
     parser.add_argument("--speakers", type=int, default=None, help="the first so many of speakers.csv (all)")
     arguments = parser.parse_args()
     try:
-        synthesise(
-            arguments.out, minutes=arguments.minutes, seed=arguments.seed, num_speakers=arguments.speakers
-        )
+        synthesise(arguments.out, minutes=arguments.minutes, seed=arguments.seed, num_speakers=arguments.speakers)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

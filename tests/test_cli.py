@@ -1,0 +1,288 @@
+"""The command line: the whole way in small, and one clear line for each bad input."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from cpc import cli
+from cpc import manifest as manifests
+from tests.conftest import make_corpus, write_sound
+
+TINY = [
+    "--device", "cpu", "--data.window-samples", "4000", "--batches.num-windows", "4", "--encoder.channels", "16",
+    "--autoregressor.hidden", "8", "--criterion.num-steps", "3", "--train.num-updates", "4",
+]  # fmt: skip
+
+
+def cpc(*arguments, monkeypatch):
+    """Run the command in this process; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["cpc", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Run a command and return (exit status, stdout, stderr)."""
+
+    def call(*arguments):
+        capfd.readouterr()
+        status = cpc(*arguments, monkeypatch=monkeypatch)
+        return status, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def refused(command):
+    """Run a command that must fail: status 2, one line on stderr that holds all of the given texts."""
+
+    def call(*arguments, says):
+        status, _, err = command(*arguments)
+        lines = [line for line in err.splitlines() if "error" in line]
+        assert status == 2, err
+        assert len(lines) == 1, err
+        assert "Traceback" not in err
+        for text in says:
+            assert text in lines[0]
+        return lines[0]
+
+    return call
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A corpus with phone labels in the CPC authors' format: the phone is the half of the file."""
+    root = tmp_path_factory.mktemp("labelled")
+    manifest = manifests.read(make_corpus(root))
+    lines = []
+    for utterance, num_samples in zip(manifest.table["utterance"], manifest.table["num_samples"], strict=True):
+        n = 1 + (num_samples - 400) // 160
+        lines.append(" ".join([utterance, *(str(int(i > n // 2)) for i in range(n))]))
+    (root / "labels.txt").write_text("\n".join(lines) + "\n")
+    (root / "phones.txt").write_text("0 first\n1 second\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(labelled, tmp_path_factory):
+    run = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        status = cpc(
+            "train", "small", "--data.manifest", labelled / "manifest.csv", "--out", run, *TINY, monkeypatch=monkeypatch
+        )
+    assert status == 0
+    return run
+
+
+def test_the_whole_way(labelled, tmp_path, command):
+    """Manifest, train, features, both probes and pictures, by the commands of the README."""
+    table, run, frames = tmp_path / "m.csv", tmp_path / "run", tmp_path / "f"
+    status, out, _ = command("manifest", labelled, "-o", table, "--split", "utterance", "--fractions", ".6", ".2", ".2")
+    assert status == 0
+    assert "15 utterances, 3 speakers" in out
+    assert "split by utterance: train 9, dev 3, test 3" in out
+    assert command("train", "small", "--data.manifest", table, "--out", run, *TINY)[0] == 0
+    assert command("features", run, "--out", frames / "c", "--device", "cpu")[0] == 0
+    assert command("features", run, "--out", frames / "z", "--layer", "z", "--manifest", table)[0] == 0
+    assert command("features", "--baseline", "mfcc", "--manifest", table, "--out", frames / "m")[0] == 0
+    status, out, _ = command(
+        "probe", "phone", frames / "m", "--labels", labelled / "labels.txt", "--phones", labelled / "phones.txt",
+        "--out", tmp_path / "phone.json",
+    )  # fmt: skip
+    assert status == 0
+    result = json.loads((tmp_path / "phone.json").read_text())
+    assert 0 < result["accuracy"] <= 1
+    assert [row["name"] for row in result["per_class"]] == ["first", "second"]
+    assert f"phone: {100 * result['accuracy']:.1f} % of test frames right" in out
+    assert command("probe", "speaker", frames / "c", "--out", tmp_path / "speaker.json")[0] == 0
+    assert "utterance_accuracy" in json.loads((tmp_path / "speaker.json").read_text())
+    assert command("report", run)[0] == 0
+    assert (run / "learning_curves.png").stat().st_size > 10_000
+    assert (run / "accuracy_by_k.png").stat().st_size > 10_000
+
+
+def test_resume_on_the_command_line(labelled, tmp_path, command, refused):
+    run = tmp_path / "run"
+    assert command("train", "small", "--data.manifest", labelled / "manifest.csv", "--out", run, *TINY)[0] == 0
+    refused("train", "small", "--data.manifest", labelled / "manifest.csv", "--out", run, *TINY, says=["--resume"])
+    assert command("train", "--resume", run)[0] == 0
+    assert command("train", "--resume", run, "--device", "cpu")[0] == 0
+    refused("train", "--resume", run, "--optim.lr", "1", says=["only --device"])
+    refused("train", "--resume", tmp_path / "none", says=["no such run folder"])
+
+
+@pytest.mark.parametrize("name", ["", "manifest", "train", "features", "probe", "report"])
+def test_help_teaches_with_an_example_and_needs_no_torch(name):
+    """`cpc X --help` says what it does; it answers before torch is loaded."""
+    program = f"import sys; sys.argv = ['cpc', *{name.split()!r}, '--help']\nfrom cpc import cli\n"
+    program += "try: cli.main()\nexcept SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
+    if name != "report":
+        assert f"cpc {name}" in done.stdout
+
+
+def test_installed_command_exits_2_with_one_line(tmp_path):
+    """The same through the real entry point, as a shell sees it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cpc.cli", "manifest", str(tmp_path / "none")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no such folder" in done.stderr
+
+
+# --- bad input, line by line
+
+
+def test_a_missing_folder(tmp_path, refused):
+    refused("manifest", tmp_path / "none", says=[f"{tmp_path / 'none'}: no such folder"])
+    refused("train", "small", "--data.manifest", tmp_path / "m.csv", "--out", tmp_path / "r", says=["m.csv", "cpc manifest"])
+    refused("features", tmp_path / "none", "--out", tmp_path / "f", says=["no such run folder", "cpc train"])
+    refused("probe", "speaker", tmp_path / "none", says=["no features folder", "cpc features"])
+    refused("report", tmp_path / "none", says=["metrics.jsonl"])
+
+
+def test_an_empty_manifest(tmp_path, refused):
+    (tmp_path / "m.csv").write_text("path,num_samples,sample_rate,speaker,utterance,split\n")
+    refused("train", "small", "--data.manifest", tmp_path / "m.csv", "--out", tmp_path / "r", says=["m.csv", "at least one utterance"])
+    (tmp_path / "empty").mkdir()
+    refused("manifest", tmp_path / "empty", says=["empty", "no sound file"])
+
+
+def test_a_wrong_sample_rate(tmp_path, refused, command):
+    corpus = make_corpus(tmp_path / "c", rate=8000)
+    arguments = ["train", "small", "--data.manifest", corpus, "--out", tmp_path / "r", *TINY]
+    refused(*arguments, says=["8000 Hz, expected 16000; pass --audio.resample"])
+    assert not (tmp_path / "r").exists()
+    assert command(*arguments, "--audio.resample")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["truncated", "nan", "text", "empty", "silent"])
+def test_broken_files_are_listed_counted_and_left_out(tmp_path, command, kind):
+    write_sound(tmp_path / "1" / "1" / "good.flac", 1.0, 0)
+    bad = tmp_path / "1" / "1" / ("bad.flac" if kind == "truncated" else "bad.wav")
+    match kind:
+        case "truncated":
+            write_sound(bad, 2.0, 1)
+            bad.write_bytes(bad.read_bytes()[:9000])
+        case "nan":
+            soundfile.write(bad, np.array([0.1, np.nan, 0.2] * 999), 16000, subtype="FLOAT")
+        case "text":
+            bad.write_text("this is no sound")
+        case "empty":
+            bad.touch()
+        case "silent":
+            soundfile.write(bad, np.zeros(16000), 16000)
+    status, out, _ = command("manifest", tmp_path, "-o", tmp_path / "m.csv")
+    assert status == 0
+    assert "1 utterances" in out
+    assert "left out: 1" in out
+    assert bad.name in out
+    reason = {"nan": "nan, expected a finite number", "text": "not a sound file"}.get(kind, kind)
+    assert reason in out
+    assert len(manifests.read(tmp_path / "m.csv")) == 1
+
+
+def test_a_file_that_breaks_after_the_manifest_was_made(tmp_path, refused, trained):
+    """Features stop with the file's name; the ones that are written stay and the command goes on once it is mended."""
+    root = tmp_path / "c"
+    corpus = make_corpus(root, speakers=1)
+    broken = root / "1" / "10" / "1-10-0003.flac"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    arguments = ["features", trained, "--manifest", corpus, "--out", tmp_path / "f"]
+    refused(*arguments, says=["1-10-0003.flac: truncated"])
+    written = {p.name for p in (tmp_path / "f" / "frames").iterdir()}
+    assert written == {f"1-10-000{i}.npy" for i in range(3)}
+    refused("probe", "speaker", tmp_path / "f", says=["not finished"])
+
+
+def test_labels_for_another_corpus(labelled, trained, tmp_path, refused, command):
+    assert command("features", trained, "--out", tmp_path / "f")[0] == 0
+    other = tmp_path / "other.txt"
+    other.write_text("1737-148989-0038 0 0 1\n")
+    refused("probe", "phone", tmp_path / "f", "--labels", other, says=["1737-148989-0038", "1-10-0000"])
+    lines = (labelled / "labels.txt").read_text().splitlines()
+    other.write_text("\n".join([lines[0] + " 1 1 1", *lines[1:]]) + "\n")
+    refused("probe", "phone", tmp_path / "f", "--labels", other, says=["1-10-0000", "98", "101"])
+    other.write_text("1-10-0000 0 x 1\n")
+    refused("probe", "phone", tmp_path / "f", "--labels", other, says=["other.txt", "x"])
+    refused("probe", "phone", tmp_path / "f", says=["pass --labels"])
+
+
+def test_an_unknown_configuration_key(labelled, tmp_path, refused):
+    (tmp_path / "c.toml").write_text("[optim]\nlearning_rate = 1\n")
+    refused(
+        "train", tmp_path / "c.toml", "--out", tmp_path / "r",
+        says=["c.toml", "unknown key optim.learning_rate; allowed in [optim]: name, lr,"],
+    )  # fmt: skip
+    refused("train", "smal", "--out", tmp_path / "r", says=["smal", "paper, small"])
+
+
+def test_a_batch_too_small_for_its_scheme(labelled, tmp_path, refused):
+    arguments = ["train", "small", "--data.manifest", labelled / "manifest.csv", "--out", tmp_path / "r", *TINY]
+    refused(
+        *arguments, "--criterion.scheme", "same_speaker_excl", "--batches.num-windows", "2",
+        says=["same_speaker_excl", "batch of 2 windows", "by_speaker"],
+    )  # fmt: skip
+    refused(*arguments, "--batches.num-windows", "999", says=["do not fill one batch of 999"])
+
+
+def test_a_checkpoint_of_another_architecture(trained, tmp_path, refused):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    payload = torch.load(run / "best.pt", weights_only=True)
+    payload["config"]["autoregressor"]["kind"] = "lstm"
+    torch.save(payload, run / "best.pt")
+    before = snapshot(run)
+    refused("features", run, "--out", tmp_path / "f", says=["another architecture", "g_ar.rnn.weight_ih_l0", "expected"])
+    assert snapshot(run) == before
+
+
+@pytest.mark.parametrize("stage", ["manifest", "train", "features"])
+def test_a_full_disk(labelled, trained, tmp_path, stage):
+    """Files may not grow beyond a limit: one line that says so, and what was there before is intact."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(trained, run)
+    (tmp_path / "m.csv").write_text("what was there")
+    arguments = {
+        "manifest": ["manifest", labelled, "-o", tmp_path / "m.csv"],
+        "train": ["train", "small", "--data.manifest", labelled / "manifest.csv", "--out", out, *TINY],
+        "features": ["features", run, "--out", out],
+    }[stage]
+    limit = 600 if stage == "manifest" else 4000  # bytes; above the run's config.toml, below its checkpoints
+    before = snapshot(run)
+    program = f"""
+import resource, signal, sys
+from cpc import cli
+import torch, cpc.train, cpc.features  # before the limit: importing may write caches
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.argv = {["cpc", *map(str, arguments)]!r}
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if "error" in line]
+    assert done.returncode == 2, done.stderr
+    assert len(errors) == 1
+    assert "file too large" in errors[0].lower()
+    assert "Traceback" not in done.stderr
+    assert snapshot(run) == before
+    assert (tmp_path / "m.csv").read_text() == "what was there"
+    assert not list(tmp_path.rglob("*.tmp"))

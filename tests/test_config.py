@@ -1,0 +1,58 @@
+"""Configuration: TOML in, checked, TOML out."""
+
+import pytest
+
+from cpc import config as configuration
+from cpc.config import Config, ConfigError, CriterionConfig, EncoderConfig
+
+
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_presets_are_read_by_name(name):
+    assert isinstance(configuration.read(name), Config)
+
+
+def test_the_paper_preset_is_the_papers():
+    c = configuration.read("paper")
+    assert (c.encoder.channels, c.autoregressor.kind, c.autoregressor.hidden) == (512, "gru", 256)
+    assert (c.optim.name, c.optim.lr, c.optim.schedule, c.train.num_updates) == (
+        "adam",
+        2e-4,
+        "constant",
+        300_000,
+    )
+
+
+def test_written_configuration_reads_back_equal(tmp_path):
+    config = Config(seed=3, encoder=EncoderConfig(channels=7), criterion=CriterionConfig(tau=2.5), device="cpu")
+    configuration.write(config, tmp_path / "c.toml")
+    assert configuration.read(tmp_path / "c.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[optim]\nlearning_rate = 1e-3\n",
+            r"unknown key optim\.learning_rate; allowed in \[optim\]: name, lr",
+        ),
+        ("[optimiser]\nlr = 1e-3\n", r"unknown key optimiser; allowed: seed, device"),
+        ("encoder = 3\n", r"encoder: got 3, expected a table \[encoder\]"),
+        ("[encoder]\nnorm = 'layer'\n", r"encoder\.norm: got 'layer': .*'channel', 'none' or 'batch'"),
+        ("[encoder]\nchannels = 'many'\n", r"encoder\.channels: got 'many'"),
+        ("[optim]\nlr = -1\n", r"optim\.lr: got -1\.0, expected more than 0"),
+        ("[criterion]\ntau = 0\n", r"criterion\.tau: got 0\.0, expected more than 0"),
+        ("[criterion]\nnum_negatives = -1\n", r"criterion\.num_negatives: got -1, expected 0 or more"),
+        ("seed = \n", "not TOML"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_that_says_what_is_allowed(tmp_path, text, message):
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        configuration.read(tmp_path / "c.toml")
+    assert str(tmp_path / "c.toml") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_configuration_names_the_presets(tmp_path):
+    with pytest.raises(ConfigError, match="no such configuration; give a TOML file or a preset: paper, small"):
+        configuration.read(tmp_path / "none.toml")

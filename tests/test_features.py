@@ -1,0 +1,169 @@
+"""Features: streaming = whole file, frame times, resumable, in one form for all sources."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cpc import audio, features, model
+from cpc import manifest as manifests
+from cpc.baselines import SpectralExtractor
+from cpc.features import CPCExtractor, FeaturesError
+from cpc.train import train
+from tests.conftest import make_corpus, tiny_config
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+    return train(tiny_config(corpus), tmp_path_factory.mktemp("train") / "run")
+
+
+def normalised(manifest, i):
+    waveform = audio.read(manifest.audio_path(i), sample_rate=16000)
+    return (waveform - waveform.mean()) / waveform.std()
+
+
+@pytest.mark.parametrize("layer", ["z", "c"])
+@pytest.mark.parametrize("padding", ["none", "same", "cpc_audio"])
+def test_features_on_disk_equal_the_model_on_the_whole_file(corpus, tmp_path, monkeypatch, layer, padding):
+    """Streamed in blocks of any size, state reset between files, statistics of the whole file."""
+    from dataclasses import replace
+
+    from cpc.config import EncoderConfig
+
+    torch.manual_seed(0)
+    network = model.build(replace(tiny_config(corpus), encoder=EncoderConfig(16, padding=padding)))
+    manifest = manifests.read(corpus)
+    monkeypatch.setattr(audio, "_PIECE_SAMPLES", 1000)
+    monkeypatch.setattr(features, "_BLOCK_SECONDS", 1)
+    opened = features.load(features.extract(CPCExtractor(network, layer), manifest, tmp_path / "f", progress=False))
+    for i, utterance in enumerate(manifest.table["utterance"]):
+        with torch.no_grad():
+            z, c = network(torch.from_numpy(audio.read(manifest.audio_path(i), sample_rate=16000))[None])
+        expected = (z if layer == "z" else c)[0].numpy()
+        np.testing.assert_allclose(opened.frames(utterance), expected, atol=2e-4)
+        assert opened.num_frames(utterance) == network.g_enc.geometry.num_frames(manifest.table["num_samples"].iloc[i])
+
+
+def test_frame_times_are_the_centres_of_the_geometry(run, tmp_path, corpus):
+    opened = features.load(features.extract(features.of_run(run, "z"), manifests.read(corpus), tmp_path / "f"))
+    np.testing.assert_allclose(opened.times(3), [232 / 16000, 392 / 16000, 552 / 16000])
+    mfcc = features.extract(SpectralExtractor("mfcc"), manifests.read(corpus), tmp_path / "m")
+    np.testing.assert_allclose(features.load(mfcc).times(2), [0.0125, 0.0225])
+
+
+@pytest.mark.parametrize(("kind", "dim"), [("mfcc", 39), ("logmel", 40)])
+@pytest.mark.parametrize("block", [50, 161, 1000, 5000, 10**6])
+def test_spectral_baselines_stream_equal_to_the_whole_file(corpus, kind, dim, block):
+    extractor, waveform = SpectralExtractor(kind), normalised(manifests.read(corpus), 3)
+    whole = np.concatenate(list(extractor.frames([waveform])))
+    pieces = [waveform[i : i + block] for i in range(0, len(waveform), block)]
+    streamed = np.concatenate(list(extractor.frames(pieces)))
+    assert whole.shape == (extractor.num_frames(len(waveform)), dim)
+    np.testing.assert_allclose(streamed, whole, atol=2e-3)
+
+
+def test_a_tone_moves_the_mel_band_of_its_frequency():
+    t = np.arange(16000) / 16000
+    low, high = (
+        np.concatenate(list(SpectralExtractor("logmel").frames([np.sin(2 * np.pi * f * t).astype(np.float32)])))
+        for f in (300, 3000)
+    )
+    assert low.mean(0).argmax() < 12 < 24 < high.mean(0).argmax()
+
+
+def test_interrupted_extraction_goes_on_and_keeps_what_is_there(run, corpus, tmp_path):
+    manifest, out = manifests.read(corpus), tmp_path / "f"
+    features.extract(features.of_run(run, "c"), manifest, out)
+    paths = sorted((out / "frames").glob("*.npy"))
+    kept, lost = paths[0], paths[1]
+    stamp, content = kept.stat().st_mtime_ns, lost.read_bytes()
+    lost.unlink()
+    meta = json.loads((out / "features.json").read_text())
+    (out / "features.json").write_text(json.dumps({**meta, "complete": False}))
+    with pytest.raises(FeaturesError, match="not finished"):
+        features.load(out)
+    features.extract(features.of_run(run, "c"), manifest, out)
+    assert kept.stat().st_mtime_ns == stamp
+    assert lost.read_bytes() == content
+
+
+def test_a_folder_of_other_features_is_not_mixed_up(run, corpus, tmp_path):
+    manifest = manifests.read(corpus)
+    features.extract(features.of_run(run, "c"), manifest, tmp_path / "f")
+    with pytest.raises(FeaturesError, match="holds other features: layer is 'c', this command's 'z'"):
+        features.extract(features.of_run(run, "z"), manifest, tmp_path / "f")
+    with pytest.raises(FeaturesError, match="holds other features: source"):
+        features.extract(features.of_run(run, "c", untrained=True), manifest, tmp_path / "f")
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / "mine.txt").write_text("mine")
+    with pytest.raises(FeaturesError, match="not empty and no features folder"):
+        features.extract(features.of_run(run, "c"), manifest, tmp_path / "g")
+
+
+def test_untrained_is_the_runs_network_before_its_first_update(run, corpus):
+    torch.manual_seed(0)
+    start = model.build(tiny_config(corpus))
+    untrained = features.of_run(run, "c", untrained=True).model
+    assert all(
+        torch.equal(a, b) for a, b in zip(start.state_dict().values(), untrained.state_dict().values(), strict=True)
+    )
+    trained = features.of_run(run, "c").model
+    assert not torch.equal(trained.W.weight, untrained.W.weight)
+
+
+def test_float16_halves_the_files(run, corpus, tmp_path):
+    manifest = manifests.read(corpus)
+    half = features.load(features.extract(features.of_run(run, "z"), manifest, tmp_path / "h", dtype="float16"))
+    full = features.load(features.extract(features.of_run(run, "z"), manifest, tmp_path / "f"))
+    name = manifest.table["utterance"].iloc[0]
+    assert half.frames(name).dtype == np.float16
+    np.testing.assert_allclose(half.frames(name), full.frames(name), rtol=1e-3, atol=1e-3)
+
+
+def test_files_of_another_rate_are_resampled_or_refused(run, tmp_path):
+    manifest = manifests.read(make_corpus(tmp_path / "c", speakers=1, utterances=3, rate=8000))
+    with pytest.raises(audio.AudioError, match="8000 Hz, expected 16000"):
+        features.extract(features.of_run(run, "z"), manifest, tmp_path / "f")
+    opened = features.load(features.extract(features.of_run(run, "z"), manifest, tmp_path / "g", resample=True))
+    name = manifest.table["utterance"].iloc[0]
+    assert opened.num_frames(name) == (16000 - 465) // 160 + 1  # 1 s
+
+
+def test_utterances_too_short_for_a_frame_are_left_out_and_said(run, corpus, tmp_path, capsys):
+    from tests.conftest import write_sound
+
+    write_sound(tmp_path / "c" / "1" / "1" / "tiny.wav", 0.02, 0)
+    write_sound(tmp_path / "c" / "1" / "1" / "long.wav", 0.2, 1)
+    manifest = manifests.scan(tmp_path / "c", progress=False).manifest
+    opened = features.load(features.extract(features.of_run(run, "z"), manifest, tmp_path / "f"))
+    assert "1 utterances are too short for one frame and left out: tiny" in capsys.readouterr().out
+    assert opened.num_frames("tiny") == 0
+    assert opened.num_frames("long") > 0
+
+
+def test_memory_does_not_grow_with_the_file(corpus, monkeypatch):
+    """Blocks go through one at a time, and the state that is carried has a fixed size."""
+    torch.manual_seed(0)
+    network = model.build(tiny_config(corpus))
+    state, sizes = None, []
+    for _ in range(6):
+        _, _, state = network.stream(torch.randn(1, 16000), state, last=False)
+        sizes.append(sum(t.numel() for t in state[0]) + state[1].numel())
+    assert max(sizes) < 2 * min(sizes)
+
+
+def test_a_damaged_or_missing_frames_file_is_one_clear_error(run, corpus, tmp_path):
+    manifest = manifests.read(corpus)
+    opened = features.load(features.extract(features.of_run(run, "z"), manifest, tmp_path / "f"))
+    first, second = manifest.table["utterance"].iloc[:2]
+    path = opened.folder / "frames" / f"{first}.npy"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(FeaturesError, match="damaged"):
+        opened.frames(first)
+    (opened.folder / "frames" / f"{second}.npy").unlink()
+    with pytest.raises(FeaturesError, match="no such file; run `cpc features` again"):
+        opened.frames(second)
+    with pytest.raises(FeaturesError, match="no features folder"):
+        features.load(tmp_path)

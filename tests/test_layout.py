@@ -1,0 +1,78 @@
+"""The package reads in one direction: imports go up the list of stages, and no corpus is named in it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "cpc"
+# As design says: each module may import what its line names.
+MAY_IMPORT = {
+    "files": set(),
+    "audio": set(),
+    "manifest": {"audio", "files"},
+    "windows": {"audio", "manifest"},
+    "batches": {"manifest", "windows"},
+    "encoder": set(),
+    "autoregressor": set(),
+    "predictor": set(),
+    "negatives": set(),
+    "infonce": {"negatives"},
+    "config": {"files"},
+    "model": {"config", "encoder", "autoregressor", "predictor"},
+    "optim": set(),
+    "metrics": {"files", "infonce"},
+    "checkpoint": {"config", "files", "model"},
+    "train": {
+        "batches", "checkpoint", "config", "encoder", "infonce", "manifest", "metrics", "model", "negatives", "optim",
+        "windows",
+    },
+    "features": {"audio", "checkpoint", "files", "manifest", "model"},
+    "baselines": {"features"},
+    "alignment": {"manifest"},
+    "probes/linear": {"alignment", "features", "files"},
+    "probes/__init__": set(),
+    "report": {"files", "metrics"},
+    "cli": {
+        "alignment", "baselines", "checkpoint", "config", "features", "manifest", "probes", "report", "train",
+    },
+    "__init__": {"checkpoint", "model"},
+}  # fmt: skip
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "cpc":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cpc."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("cpc.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_go_up_the_list(path):
+    name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+    assert imports_of(path) <= MAY_IMPORT[name]
+
+
+def test_networks_take_plain_numbers_not_configurations():
+    for name in ("encoder", "autoregressor", "predictor", "negatives", "infonce"):
+        assert "config" not in imports_of(PACKAGE / f"{name}.py")
+
+
+def test_only_audio_opens_sound_files():
+    users = {p.stem for p in PACKAGE.rglob("*.py") if "soundfile" in p.read_text() and "import soundfile" in p.read_text()}
+    assert users == {"audio"}
+
+
+def test_no_corpus_logic_in_the_package():
+    """LibriSpeech's layout may be an example and a default pattern; no code path asks which corpus it is."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                text = ast.unparse(node).lower()
+                assert not any(corpus in text for corpus in ("librispeech", "minispeech", "fsdd")), path

@@ -1,0 +1,307 @@
+"""Training: learns, resumes bitwise, keeps the best, refuses what cannot work."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import cpc
+from cpc import checkpoint, metrics, optim
+from cpc.config import BatchConfig, Config, ConfigError, CriterionConfig, DataConfig, OptimConfig, TrainConfig
+from cpc.train import TrainingError, resolve_device, resolve_precision, train
+from tests.conftest import tiny_config
+
+
+def weights(run, name="last.pt"):
+    return torch.load(run / name, weights_only=True)["model"]
+
+
+def test_two_identical_runs_give_bitwise_identical_weights(corpus, tmp_path):
+    a, b = (train(tiny_config(corpus), tmp_path / name) for name in "ab")
+    for x, y in zip(weights(a).values(), weights(b).values(), strict=True):
+        assert torch.equal(x, y)
+    other = train(tiny_config(corpus, seed=1), tmp_path / "c")
+    assert any(not torch.equal(x, y) for x, y in zip(weights(a).values(), weights(other).values(), strict=True))
+
+
+@pytest.mark.parametrize("num_negatives", [0, 7])
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(corpus, tmp_path, monkeypatch, num_negatives):
+    """Killed after update 7, resumed from the checkpoint of update 5: weights, optimiser, best and metrics agree."""
+    config = tiny_config(corpus, criterion=CriterionConfig(num_steps=3, num_negatives=num_negatives))
+    whole = train(config, tmp_path / "whole")
+
+    learning_rate = optim.learning_rate
+
+    def dies(update, **options):
+        if update == 7:
+            raise RuntimeError("power cut")
+        return learning_rate(update, **options)
+
+    monkeypatch.setattr(optim, "learning_rate", dies)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config, tmp_path / "cut")
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "cut" / "last.pt", weights_only=True)["update"] == 5
+    cut = train(config, tmp_path / "cut", resume=True)
+
+    for name in ("last.pt", "best.pt"):
+        for x, y in zip(weights(whole, name).values(), weights(cut, name).values(), strict=True):
+            assert torch.equal(x, y)
+    ours, theirs = (torch.load(run / "last.pt", weights_only=True)["optimiser"]["state"] for run in (whole, cut))
+    for i in ours:
+        assert torch.equal(ours[i]["exp_avg_sq"], theirs[i]["exp_avg_sq"])
+    dev = [[row["loss"] for row in metrics.read(run / "metrics.jsonl") if row["kind"] == "dev"] for run in (whole, cut)]
+    assert dev[0] == dev[1]
+
+
+def test_ctrl_c_finishes_the_update_saves_and_can_be_resumed(corpus, tmp_path, monkeypatch):
+    import signal
+
+    learning_rate = optim.learning_rate
+
+    def interrupts(update, **options):
+        if update == 6:
+            signal.raise_signal(signal.SIGINT)
+        return learning_rate(update, **options)
+
+    config = tiny_config(corpus)
+    monkeypatch.setattr(optim, "learning_rate", interrupts)
+    with pytest.raises(KeyboardInterrupt, match="stopped after update 7; continue with `cpc train --resume"):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    train(config, tmp_path / "run", resume=True)
+    whole = train(config, tmp_path / "whole")
+    for x, y in zip(weights(tmp_path / "run").values(), weights(whole).values(), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_best_is_the_checkpoint_with_the_lowest_dev_loss(corpus, tmp_path):
+    """With a learning rate that ruins the model after a good start, best.pt is an early one and not the last."""
+    config = tiny_config(
+        corpus,
+        optim=OptimConfig(lr=0.5),
+        train=TrainConfig(num_updates=12, log_every=4, validate_every=1, validate_batches=2, checkpoint_every=50),
+    )
+    run = train(config, tmp_path / "run")
+    dev = {r["update"]: r["loss"] for r in metrics.read(run / "metrics.jsonl") if r["kind"] == "dev"}
+    best = torch.load(run / "best.pt", weights_only=True)
+    assert best["update"] == min(dev, key=dev.get)
+    assert best["best_loss"] == min(dev.values())
+    assert torch.load(run / "last.pt", weights_only=True)["update"] == 12
+
+
+def test_training_lowers_the_loss_well_below_log_n(corpus, tmp_path):
+    config = tiny_config(
+        corpus,
+        optim=OptimConfig(lr=3e-3, warmup_updates=5),
+        train=TrainConfig(num_updates=80, log_every=20, validate_every=40, validate_batches=2, checkpoint_every=80),
+    )
+    run = train(config, tmp_path / "run")
+    dev = [row for row in metrics.read(run / "metrics.jsonl") if row["kind"] == "dev"][-1]
+    assert dev["loss"] < dev["log_n"] - 0.3
+    assert dev["win_rate"] > 0.6
+    for k in range(3):
+        assert dev["bound_k"][k] == pytest.approx(dev["log_n_k"][k] - dev["loss_k"][k])
+
+
+@pytest.mark.parametrize(
+    ("batches", "scheme"),
+    [
+        (BatchConfig("by_speaker", 4, 2), "same_speaker"),
+        (BatchConfig("by_speaker", 4, 2), "same_speaker_excl"),
+        (BatchConfig("mixed", 4), "mixed_speaker_excl"),
+        (BatchConfig("by_utterance", 4, 2), "current_sequence"),
+    ],
+)
+def test_every_scheme_trains_with_a_composition_that_offers_candidates(corpus, tmp_path, batches, scheme):
+    run = train(tiny_config(corpus, batches=batches, criterion=CriterionConfig(3, scheme=scheme)), tmp_path / "run")
+    rows = metrics.read(run / "metrics.jsonl")
+    assert rows[-1]["bound_kind"] == ("I(x;c)" if batches.kind == "mixed" else "conditional")
+
+
+def test_padded_windows_train(corpus, tmp_path):
+    """Utterances shorter than a window take part under short = "pad"."""
+    config = tiny_config(corpus, data=DataConfig(manifest=str(corpus), window_samples=30000, short="pad"))
+    rows = metrics.read(train(config, tmp_path / "run") / "metrics.jsonl")
+    assert rows[-1]["loss"] < float("inf")
+
+
+def test_a_run_folder_that_holds_a_run_is_not_overwritten(corpus, tmp_path):
+    run = train(tiny_config(corpus), tmp_path / "run")
+    before = (run / "last.pt").read_bytes()
+    with pytest.raises(TrainingError, match="holds a run already; continue it with `cpc train --resume"):
+        train(tiny_config(corpus), run)
+    assert (run / "last.pt").read_bytes() == before
+
+
+def test_a_batch_too_small_for_its_scheme_is_refused(corpus, tmp_path):
+    config = tiny_config(
+        corpus, batches=BatchConfig(num_windows=1), criterion=CriterionConfig(3, scheme="mixed_speaker_excl")
+    )
+    with pytest.raises(ValueError, match="mixed_speaker_excl: in a batch of 1 windows"):
+        train(config, tmp_path / "run")
+
+
+def test_more_steps_than_frames_are_refused(corpus, tmp_path):
+    with pytest.raises(ConfigError, match=r"4000 give 23 frames, expected more than criterion\.num_steps = 40"):
+        train(tiny_config(corpus, criterion=CriterionConfig(num_steps=40)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(corpus, tmp_path):
+    config = tiny_config(corpus, optim=OptimConfig(lr=1e30))
+    with pytest.raises(TrainingError, match=r"loss is nan at update \d+; lower --optim.lr"):
+        train(config, tmp_path / "run")
+
+
+def test_a_run_stuck_at_log_n_says_so(corpus, tmp_path, capsys):
+    config = tiny_config(
+        corpus,
+        optim=OptimConfig(lr=1e-12),
+        train=TrainConfig(num_updates=204, log_every=4, validate_every=500, validate_batches=1, checkpoint_every=500),
+    )
+    train(config, tmp_path / "run")
+    assert capsys.readouterr().err.count("is still log N") == 1
+
+
+def test_load_gives_the_trained_model(corpus, tmp_path):
+    """The README's ten lines: waveforms in, z and c out, from weights alone."""
+    run = train(tiny_config(corpus), tmp_path / "run")
+    model = cpc.load(run)
+    z, c = model(torch.randn(2, 16000))
+    assert z.shape == (2, model.g_enc.geometry.num_frames(16000), 16)
+    assert c.shape == (2, z.shape[1], 8)
+    assert model.sample_rate == 16000
+    assert not model.training
+    last = cpc.load(run, "last")
+    assert all(torch.equal(a, b) for a, b in zip(last.state_dict().values(), weights(run).values(), strict=True))
+
+
+def test_nothing_in_a_checkpoint_can_execute(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    torch.save({"format": 1, "config": {}, "model": Evil()}, tmp_path / "last.pt")
+    with pytest.raises(checkpoint.CheckpointError, match="cannot be read as weights"):
+        checkpoint.read(tmp_path / "last.pt")
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_naming_the_weight(corpus, tmp_path):
+    run = train(tiny_config(corpus), tmp_path / "run")
+    payload = torch.load(run / "best.pt", weights_only=True)
+    payload["config"]["encoder"]["channels"] = 32
+    torch.save(payload, run / "best.pt")
+    with pytest.raises(
+        checkpoint.CheckpointError,
+        match=r"another architecture: g_enc.convs.0.weight: got \(10, 16\), expected \(10, 32\)",
+    ):
+        cpc.load(run)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_a_damaged_checkpoint_is_one_clear_error(corpus, tmp_path, content):
+    run = train(tiny_config(corpus), tmp_path / "run")
+    whole = (run / "best.pt").read_bytes()
+    (run / "best.pt").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(checkpoint.CheckpointError, match=r"best\.pt: cannot be read as weights"):
+        cpc.load(run)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(corpus, tmp_path):
+    """With the size of files limited, saving fails with the file's name and the old checkpoint still loads."""
+    run = train(tiny_config(corpus), tmp_path / "run")
+    before = (run / "last.pt").read_bytes()
+    program = f"""
+import resource, signal, sys
+from pathlib import Path
+import torch
+from cpc import checkpoint, config, model
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+c, _ = checkpoint.read(Path({str(run / "last.pt")!r}))
+m = model.build(c)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    checkpoint.save(Path({str(run / "last.pt")!r}), c, m)
+except OSError as error:
+    print(type(error).__name__, error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "File too large" in done.stdout
+    assert (run / "last.pt").read_bytes() == before
+    assert sorted(p.name for p in run.iterdir()) == ["best.pt", "config.toml", "last.pt", "metrics.jsonl"]
+
+
+def test_metrics_lines_are_json_with_what_the_report_needs(corpus, tmp_path):
+    run = train(tiny_config(corpus), tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["kind"], r["update"]) for r in rows] == [
+        ("train", 4), ("dev", 6), ("train", 8), ("train", 12), ("dev", 12)
+    ]  # fmt: skip
+    for row in rows:
+        assert row.keys() >= {
+            "loss",
+            "accuracy",
+            "win_rate",
+            "log_n",
+            "loss_k",
+            "accuracy_k",
+            "win_rate_k",
+            "bound_k",
+            "bound_kind",
+            "seconds",
+        }
+        assert len(row["loss_k"]) == 3
+
+
+def test_the_learning_rate_warms_up_and_follows_half_a_cosine():
+    options = dict(lr=1.0, warmup_updates=10, num_updates=110, schedule="cosine")
+    rates = [optim.learning_rate(u, **options) for u in range(110)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert 0 < rates[109] < 1e-3
+    assert optim.learning_rate(99, **{**options, "schedule": "constant"}) == 1.0
+
+
+def test_biases_and_gains_are_not_decayed(corpus):
+    from cpc import model
+
+    optimiser = optim.build(
+        model.build(tiny_config(corpus)), "adamw", lr=1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1
+    )
+    decayed, free = optimiser.param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert free["weight_decay"] == 0
+    assert all(p.ndim == 1 for p in free["params"])
+
+
+def test_an_absent_device_is_refused_and_auto_finds_one():
+    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("cuda:99", "gpu"):
+        with pytest.raises(ConfigError, match=f"device: got '{name}', available here: auto, .*cpu"):
+            resolve_device(name)
+    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+
+
+def test_bf16_autocast_trains_and_keeps_scores_in_float32(corpus, tmp_path):
+    run = train(replace(tiny_config(corpus), precision="bf16"), tmp_path / "run")
+    rows = metrics.read(run / "metrics.jsonl")
+    assert abs(rows[-1]["loss"] - rows[-1]["log_n"]) < 1
+    assert all(w.dtype == torch.float32 for w in weights(run).values())
+
+
+def test_defaults_are_the_papers_numbers():
+    c = Config()
+    assert (c.encoder.channels, c.encoder.strides, c.autoregressor.hidden) == (512, (5, 4, 2, 2, 2), 256)
+    assert (c.data.window_samples, c.audio.sample_rate, c.criterion.num_steps) == (20480, 16000, 12)
+    assert (c.optim.name, c.optim.lr, c.batches.num_windows, c.train.num_updates) == (
+        "adam",
+        2e-4,
+        64,
+        300_000,
+    )
