@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -211,7 +212,10 @@ def probe(
     from cpc.probes import linear
 
     opened = extraction.load(features)
-    options: dict[str, Any] = {"max_frames": max_frames, "Cs": Cs, "seed": seed, "evaluate": evaluate}
+    options: dict[str, Any] = {
+        "max_frames": max_frames, "Cs": Cs, "seed": seed, "evaluate": evaluate,
+        "progress": partial(print, file=sys.stderr),
+    }  # fmt: skip
     if task == "phone":
         if labels is None:
             raise ConfigError("probe phone: pass --labels, the file of phone labels")

@@ -152,7 +152,9 @@ def test_installed_command_exits_2_with_one_line(tmp_path):
 
 def test_a_missing_folder(tmp_path, refused):
     refused("manifest", tmp_path / "none", says=[f"{tmp_path / 'none'}: no such folder"])
-    refused("train", "small", "--data.manifest", tmp_path / "m.csv", "--out", tmp_path / "r", says=["m.csv", "cpc manifest"])
+    refused(
+        "train", "small", "--data.manifest", tmp_path / "m.csv", "--out", tmp_path / "r", says=["m.csv", "cpc manifest"]
+    )
     refused("features", tmp_path / "none", "--out", tmp_path / "f", says=["no such run folder", "cpc train"])
     refused("probe", "speaker", tmp_path / "none", says=["no features folder", "cpc features"])
     refused("report", tmp_path / "none", says=["metrics.jsonl"])
@@ -160,7 +162,15 @@ def test_a_missing_folder(tmp_path, refused):
 
 def test_an_empty_manifest(tmp_path, refused):
     (tmp_path / "m.csv").write_text("path,num_samples,sample_rate,speaker,utterance,split\n")
-    refused("train", "small", "--data.manifest", tmp_path / "m.csv", "--out", tmp_path / "r", says=["m.csv", "at least one utterance"])
+    refused(
+        "train",
+        "small",
+        "--data.manifest",
+        tmp_path / "m.csv",
+        "--out",
+        tmp_path / "r",
+        says=["m.csv", "at least one utterance"],
+    )
     (tmp_path / "empty").mkdir()
     refused("manifest", tmp_path / "empty", says=["empty", "no sound file"])
 
@@ -251,7 +261,9 @@ def test_a_checkpoint_of_another_architecture(trained, tmp_path, refused):
     payload["config"]["autoregressor"]["kind"] = "lstm"
     torch.save(payload, run / "best.pt")
     before = snapshot(run)
-    refused("features", run, "--out", tmp_path / "f", says=["another architecture", "g_ar.rnn.weight_ih_l0", "expected"])
+    refused(
+        "features", run, "--out", tmp_path / "f", says=["another architecture", "g_ar.rnn.weight_ih_l0", "expected"]
+    )
     assert snapshot(run) == before
 
 

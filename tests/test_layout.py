@@ -65,7 +65,9 @@ def test_networks_take_plain_numbers_not_configurations():
 
 
 def test_only_audio_opens_sound_files():
-    users = {p.stem for p in PACKAGE.rglob("*.py") if "soundfile" in p.read_text() and "import soundfile" in p.read_text()}
+    users = {
+        p.stem for p in PACKAGE.rglob("*.py") if "soundfile" in p.read_text() and "import soundfile" in p.read_text()
+    }
     assert users == {"audio"}
 
 
