@@ -12,7 +12,7 @@ import cpc
 from cpc import checkpoint, metrics, optim
 from cpc.config import BatchConfig, Config, ConfigError, CriterionConfig, DataConfig, OptimConfig, TrainConfig
 from cpc.train import TrainingError, resolve_device, resolve_precision, train
-from tests.conftest import tiny_config
+from tests.conftest import make_corpus, tiny_config
 
 
 def weights(run, name="last.pt"):
@@ -97,7 +97,7 @@ def test_training_lowers_the_loss_well_below_log_n(corpus, tmp_path):
     config = tiny_config(
         corpus,
         optim=OptimConfig(lr=3e-3, warmup_updates=5),
-        train=TrainConfig(num_updates=80, log_every=20, validate_every=40, validate_batches=2, checkpoint_every=80),
+        train=TrainConfig(num_updates=250, log_every=50, validate_every=250, validate_batches=2, checkpoint_every=250),
     )
     run = train(config, tmp_path / "run")
     dev = [row for row in metrics.read(run / "metrics.jsonl") if row["kind"] == "dev"][-1]
@@ -116,7 +116,8 @@ def test_training_lowers_the_loss_well_below_log_n(corpus, tmp_path):
         (BatchConfig("by_utterance", 4, 2), "current_sequence"),
     ],
 )
-def test_every_scheme_trains_with_a_composition_that_offers_candidates(corpus, tmp_path, batches, scheme):
+def test_every_scheme_trains_with_a_composition_that_offers_candidates(tmp_path, batches, scheme):
+    corpus = make_corpus(tmp_path / "corpus", speakers=2, utterances=10)  # two utterances a speaker in dev, too
     run = train(tiny_config(corpus, batches=batches, criterion=CriterionConfig(3, scheme=scheme)), tmp_path / "run")
     rows = metrics.read(run / "metrics.jsonl")
     assert rows[-1]["bound_kind"] == ("I(x;c)" if batches.kind == "mixed" else "conditional")
