@@ -126,7 +126,6 @@ def run(options: argparse.Namespace) -> None:
     write_bytes(out / "results.json", (json.dumps(table, indent=2) + "\n").encode())
     print(f"\nAccuracy in %, {options.evaluate} split (utterances not seen in training, speakers shared):\n")
     print(report.table(table))
-    print(f"\nseconds: {', '.join(f'{name} {value:.0f}' for name, value in seconds.of_stage.items())}")
     print(f"wrote {out}/results.json, learning_curves.png, accuracy_by_k.png")
 
 
