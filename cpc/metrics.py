@@ -48,7 +48,7 @@ class Mean:
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
-    """Add a line, on disk when this returns."""
+    """Add a line; a crash of the machine may lose it or tear it, which `read` allows for."""
     with path.open("a") as f:
         f.write(json.dumps(line) + "\n")
 

@@ -73,10 +73,8 @@ def run(options: argparse.Namespace) -> None:
     with seconds.stage("train"):
         config = configured(corpus / "manifest.csv", options)
         if not (out / "last.pt").exists():
-            for leftover in (
-                "metrics.jsonl",
-                "best.pt",
-            ):  # of a run that was stopped before its first checkpoint
+            # A run that was stopped before its first checkpoint may have left these; it starts anew.
+            for leftover in ("metrics.jsonl", "best.pt"):
                 (out / leftover).unlink(missing_ok=True)
             train(config, out)
         else:
