@@ -212,7 +212,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        fast = device.type == "cpu" and bool(capabilities.get("amx_bf16"))
+        fast = device.type == "cpu" and any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
     return "bf16" if fast else "float32"
 
 
