@@ -156,9 +156,15 @@ def statistics(path: str | Path, *, sample_rate: int, resample: bool) -> tuple[f
     Raises:
         AudioError: as `blocks`; or the file is silent: all its samples are equal.
     """
+    pieces = blocks(path, sample_rate=sample_rate, resample=resample, block_samples=_PIECE_SAMPLES)
+    return statistics_of(pieces, path)
+
+
+def statistics_of(pieces: Iterable[Waveform], path: str | Path) -> tuple[float, float]:
+    """As `statistics`, of a file that is decoded already, in pieces; `path` names it in errors."""
     count, mean, squares = 0, 0.0, 0.0  # squares: sum of squared distances from the running mean
     low, high = math.inf, -math.inf
-    for block in blocks(path, sample_rate=sample_rate, resample=resample, block_samples=_PIECE_SAMPLES):
+    for block in pieces:
         wide = block.astype(np.float64)
         n, block_mean = len(wide), float(wide.mean())
         delta = block_mean - mean

@@ -5,7 +5,7 @@ Frames are 25 ms every 10 ms without padding, so frame i at 16 kHz is centred at
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -74,6 +74,10 @@ class SpectralExtractor:
                 yield _with_deltas(context)[:, done:ready].T.numpy()
                 dropped = max(0, ready - _CONTEXT_FRAMES)
                 context, done = context[:, dropped:], ready - dropped
+
+    def frames_of(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Frames (t, D) of each of some short files, given whole."""
+        return [np.concatenate(list(self.frames([waveform]))) for waveform in waveforms]
 
     def identity(self) -> str:
         """Says what the frames are."""

@@ -109,14 +109,16 @@ class CriterionConfig:
 class OptimConfig:
     """The optimiser and its learning rate."""
 
-    name: Literal["adam", "adamw"] = "adam"
-    """The paper: Adam."""
+    name: Literal["adam", "adamw", "muon"] = "adam"
+    """The paper: Adam. muon: Muon on the matrices between hidden units, AdamW on the rest."""
     lr: float = 2e-4
     """Learning rate after warm-up (the paper: 2e-4)."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of Adam's running moments (PyTorch's values)."""
     eps: float = 1e-8
     """Adam's epsilon (PyTorch's value)."""
+    momentum: float = 0.95
+    """Of Muon (its authors' value)."""
     weight_decay: float = 0.0
     """On matrices; biases and gains have none."""
     warmup_updates: int = 0
@@ -278,3 +280,5 @@ def check(config: Config, *, where: str = "configuration") -> None:
     for key, value in not_negative.items():
         if not value >= 0:
             raise ConfigError(f"{where}: {key}: got {value}, expected 0 or more")
+    if not 0 <= config.optim.momentum < 1:
+        raise ConfigError(f"{where}: optim.momentum: got {config.optim.momentum}, expected 0 or more, below 1")

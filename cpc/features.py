@@ -6,16 +6,16 @@ A features folder holds
     manifest.csv              the utterances, with their splits
     frames/<utterance>.npy    (T, D), frame i centred at (first_centre_samples + i · hop_samples) / sample_rate
 
-Baselines write the same form (baselines.py), so probes never know what they read. Files are processed in blocks
-with carried state: memory does not grow with their length, and the blocks equal the whole file. State starts anew with
-every file.
+Baselines write the same form (baselines.py), so probes never know what they read. Long files are processed in blocks
+with carried state: memory does not grow with their length, and the blocks equal the whole file. Short files are processed
+side by side, padded behind. State starts anew with every file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -29,6 +29,7 @@ from cpc import audio, checkpoint
 from cpc import manifest as manifests
 from cpc.files import replacing, write_bytes
 from cpc.manifest import Manifest
+from cpc.memory import keep_freed_buffers
 from cpc.model import CPC
 
 Layer = Literal["z", "c"]
@@ -36,6 +37,7 @@ Dtype = Literal["float32", "float16"]
 Frames = NDArray[Any]
 
 _BLOCK_SECONDS = 20
+_FILES_AT_ONCE = 16  # short files, of one block each
 
 
 class FeaturesError(ValueError):
@@ -58,6 +60,9 @@ class Extractor(Protocol):
 
     def frames(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """Frames (t, D), in pieces, of one file given in successive blocks of samples."""
+
+    def frames_of(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Frames (t, D) of each of some short files, given whole."""
 
     def identity(self) -> str:
         """Changes whenever the frames would."""
@@ -91,6 +96,19 @@ class CPCExtractor:
                 else:
                     _, frames, state = self.model.stream(x, state, last=last)
                 yield frames[0].cpu().numpy()
+
+    def frames_of(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Short files side by side: the network is causal, so what pads one behind comes after all its frames."""
+        if len(waveforms) > 1 and any(right for _, right in self.model.g_enc.geometry.paddings):
+            # Each layer then has zeros of its own behind the file's end, where the batch has what became of its zeros.
+            return [self.frames_of([waveform])[0] for waveform in waveforms]
+        x = torch.zeros(len(waveforms), max(map(len, waveforms)))  # (B, S)
+        for row, waveform in zip(x, waveforms, strict=True):
+            row[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform))
+        with torch.inference_mode():
+            z = self.model.g_enc(x.to(self.device))  # (B, T, D_z)
+            frames = (z if self.layer == "z" else self.model.g_ar(z)).cpu().numpy()  # (B, T, D)
+        return [row[: self.num_frames(len(w))] for row, w in zip(frames, waveforms, strict=True)]
 
     def identity(self) -> str:
         """A digest of the weights."""
@@ -145,18 +163,31 @@ def extract(
         "normalise": extractor.normalise, "resample": resample,
     }  # fmt: skip
     _claim(out, meta, manifest)
-    too_short: list[str] = []
-    rows = manifest.table[["utterance", "num_samples", "sample_rate"]].itertuples(index=False)
-    with tqdm(total=len(manifest), unit="file", desc=f"features {out.name}", disable=not progress) as bar:
-        for i, (utterance, num_samples, sample_rate) in enumerate(rows):
+    if getattr(extractor, "device", None) == torch.device("cpu"):
+        keep_freed_buffers()
+    rate, table = extractor.sample_rate, manifest.table
+    lengths = [
+        audio.num_resampled(int(n), int(r), rate)
+        for n, r in zip(table["num_samples"], table["sample_rate"], strict=True)
+    ]
+    files = [
+        _File(manifest.audio_path(i), out / "frames" / f"{utterance}.npy", extractor.num_frames(length))
+        for i, (utterance, length) in enumerate(zip(table["utterance"].astype(str), lengths, strict=True))
+    ]
+    too_short = [file.target.stem for file in files if file.num_frames == 0]
+    order = [i for i in np.argsort(lengths, kind="stable") if files[i].num_frames]  # like lengths pad each other least
+    short = [files[i] for i in order if lengths[i] <= _BLOCK_SECONDS * rate]
+    with tqdm(total=len(order), unit="file", desc=f"features {out.name}", disable=not progress) as bar:
+        for first in range(0, len(short), _FILES_AT_ONCE):
+            together = short[first : first + _FILES_AT_ONCE]
+            # The same files share a batch when an interrupted command goes on: its frames are the same to the bit.
+            if not all(file.target.exists() for file in together):
+                _write_together(extractor, together, resample=resample, dtype=dtype)
+            bar.update(len(together))
+        for file in (files[i] for i in order[len(short) :]):
+            if not file.target.exists():
+                _write_streaming(extractor, file, resample=resample, dtype=dtype)
             bar.update()
-            length = audio.num_resampled(int(num_samples), int(sample_rate), extractor.sample_rate)
-            num_frames = extractor.num_frames(length)
-            if num_frames == 0:
-                too_short.append(utterance)
-            elif not (out / "frames" / f"{utterance}.npy").exists():
-                _write_frames(extractor, manifest.audio_path(i), out / "frames" / f"{utterance}.npy", num_frames,
-                              resample=resample, dtype=dtype)  # fmt: skip
     if too_short:
         tqdm.write(f"{out}: {len(too_short)} utterances are too short for one frame and left out: {_some(too_short)}")
     write_bytes(
@@ -191,28 +222,56 @@ def _claim(out: Path, meta: dict[str, Any], manifest: Manifest) -> None:
     manifests.write(manifest, out / "manifest.csv")
 
 
-def _write_frames(
-    extractor: Extractor, source: Path, target: Path, num_frames: int, *, resample: bool, dtype: Dtype
-) -> None:
-    """Extract one file, block by block, into an .npy that appears only when it is whole."""
+@dataclass(frozen=True)
+class _File:
+    source: Path
+    target: Path
+    num_frames: int  # as the manifest promises
+
+
+def _write_streaming(extractor: Extractor, file: _File, *, resample: bool, dtype: Dtype) -> None:
+    """Extract one file of any length, block by block."""
     rate = extractor.sample_rate
     mean, std = 0.0, 1.0
     if extractor.normalise:
-        mean, std = audio.statistics(source, sample_rate=rate, resample=resample)
-    blocks = audio.blocks(source, sample_rate=rate, resample=resample, block_samples=_BLOCK_SECONDS * rate)
-    normalised = (audio.normalise(block, mean, std) for block in blocks)
+        mean, std = audio.statistics(file.source, sample_rate=rate, resample=resample)
+    blocks = audio.blocks(file.source, sample_rate=rate, resample=resample, block_samples=_BLOCK_SECONDS * rate)
+    _write(file, extractor.frames(audio.normalise(block, mean, std) for block in blocks), extractor.dim, dtype)
+
+
+def _write_together(extractor: Extractor, files: Sequence[_File], *, resample: bool, dtype: Dtype) -> None:
+    """Extract some short files side by side, and write what is not there yet."""
+    waveforms = []
+    for file in files:
+        waveform = audio.read(file.source, sample_rate=extractor.sample_rate, resample=resample)
+        if extractor.num_frames(len(waveform)) != file.num_frames:
+            raise _changed(file, extractor.num_frames(len(waveform)))
+        if extractor.normalise:
+            waveform = audio.normalise(waveform, *audio.statistics_of([waveform], file.source))
+        waveforms.append(waveform)
+    for file, frames in zip(files, extractor.frames_of(waveforms), strict=True):
+        if not file.target.exists():
+            _write(file, [frames], extractor.dim, dtype)
+
+
+def _write(file: _File, pieces: Iterable[NDArray[np.float32]], dim: int, dtype: Dtype) -> None:
+    """Write the frames of a file, piece by piece, into an .npy that appears only when it is whole."""
     written = 0
-    with replacing(target) as temporary, temporary.open("wb") as f:
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (num_frames, extractor.dim)}
+    with replacing(file.target) as temporary, temporary.open("wb") as f:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (file.num_frames, dim)}
         np.lib.format.write_array_header_1_0(f, header)
-        for frames in extractor.frames(normalised):
+        for frames in pieces:
             f.write(np.ascontiguousarray(frames, dtype=dtype).tobytes())
             written += len(frames)
-        if written != num_frames:
-            raise FeaturesError(
-                f"{source}: {written} frames came out, its num_samples in the manifest gives {num_frames}; the file "
-                "changed: run `cpc manifest` again"
-            )
+        if written != file.num_frames:
+            raise _changed(file, written)
+
+
+def _changed(file: _File, num_frames: int) -> FeaturesError:
+    return FeaturesError(
+        f"{file.source}: {num_frames} frames came out, its num_samples in the manifest gives {file.num_frames}; the "
+        "file changed: run `cpc manifest` again"
+    )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ Source: van den Oord et al. 2018, equations 3 and 4; the bound I(x_{t+k}; c_t) �
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -75,142 +76,157 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, predictions: Tensor, negatives: Negatives) -> tuple[Tensor, ...]:
-        num_steps, _num_sequences, num_frames, dim = predictions.shape
+        num_steps, _num_sequences, num_frames, _dim = predictions.shape
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        latents = z.reshape(-1, dim)  # (B·T, D)
-        d_latents = z.new_zeros(num_steps, len(latents), dim) if needs_grad else None
-        d_predictions = torch.zeros_like(predictions.contiguous()) if needs_grad else None
+        d_z = torch.zeros_like(predictions) if needs_grad else None  # (K, B, T, D): each step's share
+        d_predictions = torch.zeros_like(predictions) if needs_grad else None
         generator = negatives.generator(z.device)
-        frame = torch.arange(num_frames, device=z.device)
-        valid = frame < torch.tensor(negatives.num_frames, device=z.device)[:, None]  # (B, T)
+        is_ragged = min(negatives.num_frames) < num_frames
         losses, hits, wins, log_n = z.new_zeros(4, num_steps)
 
-        for step in range(1, num_steps + 1):
-            k = step - 1
-            predicted = predictions[k].reshape(-1, dim)  # (B·T, D)
-            # Both b·T + t of an anchor and b·T + t + k of its positive index (B·T).
-            is_anchor = torch.zeros_like(valid)
-            is_anchor[:, :-step] = valid[:, step:]
-            num_anchors = int(is_anchor.sum())
-            for group in negatives.groups:
-                rows = torch.tensor(group.anchors, device=z.device)
-                anchors = (rows[:, None] * num_frames + frame)[is_anchor[rows]]  # (A,)
-                if not len(anchors):
-                    continue
-                sources = torch.tensor(group.candidates, device=z.device)
-                candidates = (sources[:, None] * num_frames + frame)[valid[sources]]  # (M,)
-                contiguous = len(candidates) == len(latents)
-                candidate_z = latents if contiguous else latents[candidates]  # (M, D)
-                columns = torch.full((len(latents),), -1, device=z.device)
-                columns[candidates] = torch.arange(len(candidates), device=z.device)
-
-                d_candidate_z = torch.zeros_like(candidate_z) if needs_grad else None
-                size = max(1, _block_scores(z.device) // len(candidates))
-                for block in torch.split(anchors, size):
-                    p, positives = predicted[block], block + step
+        for rows, allowed in _stacks(negatives, num_frames, z.device):
+            z_rows = z[rows]  # (G, R, T, D)
+            candidates = z_rows.flatten(1, 2)  # (G, M, D), M = R · T
+            valid = torch.tensor(negatives.num_frames, device=z.device)[rows]  # (G, R)
+            for step in range(1, num_steps + 1):
+                k, length = step - 1, num_frames - step
+                frame = torch.arange(length, device=z.device)
+                anchor_row = torch.arange(rows.shape[1], device=z.device).repeat_interleave(length)  # (A,)
+                positives = anchor_row * num_frames + frame.repeat(rows.shape[1]) + step  # (A,) among the candidates
+                is_anchor = (frame + step < valid[:, :, None]).flatten(1)  # (G, A)
+                num_anchors = sum(max(0, n - step) for n in negatives.num_frames)
+                p = predictions[k, rows, :length].flatten(1, 2)  # (G, A, D)
+                d_p, d_candidates = torch.empty_like(p), torch.zeros_like(candidates)
+                size = max(1, _block_scores(z.device) // (rows.shape[0] * candidates.shape[1]))
+                for first in range(0, p.shape[1], size):
+                    block = slice(first, first + size)
                     out = _score_block(
-                        p, candidate_z, latents[positives], columns[positives], group.includes_positive,
-                        negatives.num_negatives, generator, d_candidate_z, num_anchors,
+                        p[:, block], candidates, positives[block],
+                        allowed=allowed[:, anchor_row[block]] if is_ragged or negatives.excludes_utterance else None,
+                        is_anchor=is_anchor[:, block] if is_ragged else None,
+                        included=not negatives.excludes_utterance,
+                        num_drawn=negatives.num_negatives, generator=generator,
+                        gradients=(d_p[:, block], d_candidates) if needs_grad else None, num_anchors=num_anchors,
                     )  # fmt: skip
-                    losses[k] += out.loss
-                    hits[k] += out.hits
-                    wins[k] += out.wins
-                    log_n[k] += len(block) * torch.log1p(z.new_tensor(float(out.num_negatives)))
-                    if d_predictions is not None and d_latents is not None and out.d_predictions is not None:
-                        d_predictions[k].view(-1, dim)[block] = out.d_predictions
-                        if out.d_positives is not None:
-                            d_latents[k].index_add_(0, positives, out.d_positives)
-                if d_latents is not None and d_candidate_z is not None:
-                    if contiguous:
-                        d_latents[k] += d_candidate_z
-                    else:
-                        d_latents[k].index_add_(0, candidates, d_candidate_z)
-            for total in (losses, hits, wins, log_n):
-                total[k] /= num_anchors
+                    for total, value in zip((losses, hits, wins, log_n), out, strict=True):
+                        total[k] += value / num_anchors
+                if d_z is not None and d_predictions is not None:
+                    d_predictions[k, rows, :length] = d_p.view(*rows.shape, length, -1)
+                    d_z[k, rows] = d_candidates.view(z_rows.shape)
 
         if needs_grad:
-            ctx.save_for_backward(d_latents, d_predictions)
+            ctx.save_for_backward(d_z, d_predictions)
         ctx.mark_non_differentiable(hits, wins, log_n)
         return losses, hits, wins, log_n
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_losses: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
-        d_latents, d_predictions = ctx.saved_tensors
-        num_sequences, num_frames, dim = d_predictions.shape[1:]
-        d_z = torch.einsum("k,knd->nd", d_losses, d_latents).view(num_sequences, num_frames, dim)
-        return d_z, d_predictions * d_losses[:, None, None, None], None
+        d_z, d_predictions = ctx.saved_tensors
+        weights = d_losses[:, None, None, None]
+        return torch.tensordot(d_losses, d_z, 1), d_predictions * weights, None
 
 
-class _Block(NamedTuple):
-    """Sums over one block's anchors, and its share of the gradient of the step's mean loss."""
+def _stacks(negatives: Negatives, num_frames: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Groups of as many sequences each, side by side in one product, as many as a block may hold.
 
-    loss: Tensor  # ()
-    hits: Tensor  # ()
-    wins: Tensor  # () sum of the anchors' win rates
-    num_negatives: int
-    d_predictions: Tensor | None  # (A, D)
-    d_positives: Tensor | None  # (A, D), where the positives are not among the candidates
+    Yields:
+        rows (G, R) of the batch, and which of the R · T candidates anchors of each row have (G, R, R · T).
+    """
+    by_size: dict[int, list[list[int]]] = {}
+    for group in negatives.groups:
+        by_size.setdefault(len(group), []).append(group)
+    for size, groups in by_size.items():
+        at_once = max(1, _block_scores(device) // (size * num_frames) ** 2)
+        for first in range(0, len(groups), at_once):
+            stack = groups[first : first + at_once]
+            allowed = torch.stack([negatives.admitted(rows, num_frames) for rows in stack])
+            yield torch.tensor(stack, device=device), allowed.to(device)
 
 
 def _score_block(
     p: Tensor,
-    candidate_z: Tensor,
-    positive_z: Tensor,
-    columns: Tensor,
+    candidates: Tensor,
+    positives: Tensor,
+    *,
+    allowed: Tensor | None,
+    is_anchor: Tensor | None,
     included: bool,
     num_drawn: int,
     generator: torch.Generator,
-    d_candidate_z: Tensor | None,
+    gradients: tuple[Tensor, Tensor] | None,
     num_anchors: int,
-) -> _Block:
-    """Score A anchors against M candidates; add their part of the gradient to `d_candidate_z`.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Score A anchors of each of G groups against its M candidates.
 
     Args:
-        p: (A, D) predictions.
-        candidate_z: (M, D).
-        positive_z: (A, D).
-        columns: (A,) each positive's place among the candidates, or −1 throughout.
-        included: whether the positives are among the candidates.
+        p: (G, A, D) predictions.
+        candidates: (G, M, D) latents.
+        positives: (A,) each positive's place in `candidates`.
+        allowed: (G, A, M) which candidates count; None: all of them.
+        is_anchor: (G, A) false where the anchor or its positive is padding; None: true throughout.
+        included: whether the positives are allowed.
         num_drawn: negatives to draw per anchor; 0 takes all.
         generator: of the draw.
-        d_candidate_z: (M, D) accumulator; None if no gradient is wanted.
+        gradients: of the step's mean loss: with respect to p, to be written, and to candidates, to be added to; None
+            if none is wanted.
         num_anchors: anchors of the step, over which its loss is a mean.
+
+    Returns:
+        Sums over the anchors of loss, top-1 hits, win rates and log N.
     """
-    scores = p @ candidate_z.T  # (A, M)
-    rows = columns[:, None]
-    positive = scores.gather(1, rows) if included else (p * positive_z).sum(1, keepdim=True)  # (A, 1)
+    scores = p @ candidates.transpose(1, 2)  # (G, A, M)
+    places = positives.expand(len(p), -1).unsqueeze(2)  # (G, A, 1)
+    positive = scores.gather(2, places)
+    num_candidates = scores.shape[2] if allowed is None else allowed.sum(2, keepdim=True)  # () or (G, A, 1)
+    drawn = None
     if num_drawn:
-        drawn = draw(columns, scores.shape[1], num_drawn, generator)
-        others, apart = scores.gather(1, drawn), True  # the positive stands apart from its negatives
-        num_negatives = num_drawn
+        drawn = _draw(places, allowed, scores.shape, included, num_drawn, generator)
+        others, num_negatives = scores.gather(2, drawn), num_drawn
+        beaten = (others < positive).sum(2, keepdim=True)
     else:
-        drawn, others, apart = None, scores, not included
-        num_negatives = scores.shape[1] - included
-    beaten = (others < positive).sum(1)  # the positive does not beat itself, so its own column never counts
-    peak = torch.maximum(others.amax(1, keepdim=True), positive)
-    weights = others.sub_(peak).exp_()  # (A, M or n), in place: the block is not needed again
+        others, num_negatives = scores, num_candidates - int(included)
+        beaten = others < positive  # the positive does not beat itself, so its own column never counts
+        beaten = (beaten if allowed is None else beaten & allowed).sum(2, keepdim=True)
+        if allowed is not None:
+            others.masked_fill_(~allowed, -torch.inf)
+    apart = bool(num_drawn) or not included  # the positive is not one of `others`
+    peak = torch.maximum(others.amax(2, keepdim=True), positive)
+    weights = others.sub_(peak).exp_()  # (G, A, M or n), in place: the block is not needed again
     positive_weight = (positive - peak).exp_()
-    total = weights.sum(1, keepdim=True)
+    total = weights.sum(2, keepdim=True)
     if apart:
         total += positive_weight
-    loss = (total.log() + peak - positive).sum()
-    hits, wins = (beaten == num_negatives).sum(), beaten.sum() / num_negatives
-    if d_candidate_z is None:
-        return _Block(loss, hits, wins, num_negatives, None, None)
+    loss = total.log() + peak - positive
+    hits = beaten == num_negatives
+    wins = beaten / num_negatives
+    log_n = torch.log1p(torch.as_tensor(num_negatives, dtype=torch.float32, device=p.device)).expand_as(loss)
+    per_anchor = [loss, hits, wins, log_n]
+    if is_anchor is not None:
+        per_anchor = [x.masked_fill(~is_anchor[:, :, None], 0) for x in per_anchor]
+    sums = [x.sum() for x in per_anchor]
+    if gradients is not None:
+        weights /= total * num_anchors  # dL/ds of the negatives: softmax over the candidates, over the mean's divisor
+        if drawn is not None:
+            weights = torch.zeros_like(scores).scatter_add_(2, drawn, weights)
+        d_positive = torch.full_like(positive, -1 / num_anchors)
+        if apart:
+            d_positive += positive_weight / (total * num_anchors)
+        weights.scatter_add_(2, places, d_positive)  # as one more entry of the score matrix
+        if is_anchor is not None:
+            weights.masked_fill_(~is_anchor[:, :, None], 0)
+        d_p, d_candidates = gradients
+        d_p.copy_(weights @ candidates)
+        d_candidates.baddbmm_(weights.transpose(1, 2), p)
+    return sums[0], sums[1], sums[2], sums[3]
 
-    weights /= total * num_anchors  # dL/ds of the negatives: softmax over the candidates, over the mean's divisor
-    if drawn is not None:
-        weights = torch.zeros_like(scores).scatter_add_(1, drawn, weights)
-    d_positive_score = torch.full_like(positive, -1 / num_anchors)  # (A, 1)
-    if apart:
-        d_positive_score += positive_weight / (total * num_anchors)
-    d_positives = None
-    if included:  # as one more entry of the score matrix
-        weights.scatter_add_(1, rows, d_positive_score)
-        d_predictions = weights @ candidate_z
-    else:
-        d_predictions = torch.addcmul(weights @ candidate_z, positive_z, d_positive_score)
-        d_positives = p * d_positive_score
-    d_candidate_z.addmm_(weights.T, p)
-    return _Block(loss, hits, wins, num_negatives, d_predictions, d_positives)
+
+def _draw(
+    places: Tensor, allowed: Tensor | None, shape: torch.Size, included: bool, n: int, generator: torch.Generator
+) -> Tensor:
+    """Places (G, A, n) of drawn negatives among all M candidates, by drawing among those that are allowed."""
+    if allowed is None:
+        return draw(places, torch.full_like(places, shape[2]), n, generator)
+    order = allowed.int().argsort(dim=2, descending=True, stable=True)  # the allowed ones first
+    ranks = allowed.cumsum(2).gather(2, places) - 1 if included else torch.full_like(places, -1)
+    return order.gather(2, draw(ranks, allowed.sum(2, keepdim=True), n, generator))

@@ -31,33 +31,6 @@ class NegativesError(ValueError):
     """A batch that offers some anchor no negative, or some step no anchor."""
 
 
-def admitted(scheme: Scheme, speaker: Tensor, utterance: Tensor) -> Tensor:
-    """Which sequences the scheme admits as sources of negatives.
-
-    Args:
-        scheme: name of the scheme.
-        speaker: (B,) integer identity of each sequence's speaker.
-        utterance: (B,) integer identity of each sequence's utterance.
-
-    Returns:
-        (B, B) bool: [b, b'] is true if latents of b' may be negatives of anchors in b.
-    """
-    same_speaker = speaker[:, None] == speaker[None, :]
-    same_utterance = utterance[:, None] == utterance[None, :]
-    match scheme:
-        case "mixed_speaker":
-            return torch.ones_like(same_speaker)
-        case "same_speaker":
-            return same_speaker
-        case "mixed_speaker_excl":
-            return ~same_utterance
-        case "same_speaker_excl":
-            return same_speaker & ~same_utterance
-        case "current_sequence":
-            return same_utterance
-    raise NegativesError(f"negatives: got scheme {scheme!r}, allowed: {', '.join(Scheme.__args__)}")
-
-
 def bound_kind(scheme: Scheme, batches: str) -> BoundKind:
     """Whether log N − L bounds I(x_{t+k}; c_t), or only a conditional mutual information.
 
@@ -70,33 +43,25 @@ def bound_kind(scheme: Scheme, batches: str) -> BoundKind:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Sequences whose anchors have the same candidates.
-
-    Attributes:
-        anchors: sequences (rows of the batch) whose latents are anchors.
-        candidates: sequences whose valid latents are candidates.
-        includes_positive: whether the positives are among the candidates (the schemes without "excl").
-    """
-
-    anchors: list[int]
-    candidates: list[int]
-    includes_positive: bool
-
-
-@dataclass(frozen=True)
 class Negatives:
     """The negatives of one batch.
 
+    The sequences fall into groups: all of the batch, those of one speaker, or those of one utterance. An anchor's
+    negatives are the valid latents of its own group, without those of its utterance in the schemes with "excl".
+
     Attributes:
-        groups: a partition of the batch's sequences by their candidates.
-        num_frames: valid frames of each sequence.
+        groups: a partition of the batch's sequences (rows).
+        utterance: (B,) integer identity of each sequence's utterance.
+        excludes_utterance: whether the anchor's utterance is left out, and the positive with it.
+        num_frames: (B,) valid frames of each sequence.
         num_negatives: negatives drawn for each anchor and step, uniformly with replacement from its set; 0 takes
             the whole set.
         seed: where the draw starts: a pure function of it.
     """
 
-    groups: list[Group]
+    groups: list[list[int]]
+    utterance: list[int]
+    excludes_utterance: bool
     num_frames: list[int]
     num_negatives: int
     seed: int
@@ -125,23 +90,47 @@ class Negatives:
         Raises:
             NegativesError: if a sequence has anchors but not one negative.
         """
-        source = admitted(scheme, torch.as_tensor(speaker), torch.as_tensor(utterance))
-        members: dict[tuple[int, ...], list[int]] = {}
-        for b, row in enumerate(source.tolist()):
-            if num_frames[b] >= 2:  # with fewer frames there is no anchor
-                members.setdefault(tuple(i for i, admits in enumerate(row) if admits), []).append(b)
-        groups = [
-            Group(anchors, list(candidates), includes_positive=anchors[0] in candidates)
-            for candidates, anchors in members.items()
-        ]
-        for group in groups:
-            if sum(num_frames[b] for b in group.candidates) - group.includes_positive < 1:
-                raise NegativesError(
-                    f"negatives {scheme}: in a batch of {len(num_frames)} windows, of {len(set(utterance))} "
-                    f"utterances and {len(set(speaker))} speakers, window {group.anchors[0]} has no negative; "
-                    + _WAY_OUT[scheme]
-                )
-        return cls(groups, list(num_frames), num_negatives, seed)
+        match scheme:
+            case "mixed_speaker" | "mixed_speaker_excl":
+                key: Sequence[int] = [0] * len(num_frames)
+            case "same_speaker" | "same_speaker_excl":
+                key = speaker
+            case "current_sequence":
+                key = utterance
+            case _:
+                raise NegativesError(f"negatives: got scheme {scheme!r}, allowed: {', '.join(Scheme.__args__)}")
+        excludes = scheme.endswith("_excl")
+        groups: dict[int, list[int]] = {}
+        for b, of in enumerate(key):
+            groups.setdefault(of, []).append(b)
+        for rows in groups.values():
+            for b in rows:
+                admitted = sum(num_frames[i] for i in rows if not (excludes and utterance[i] == utterance[b]))
+                if num_frames[b] >= 2 and admitted - (not excludes) < 1:  # with one frame there is no anchor
+                    raise NegativesError(
+                        f"negatives {scheme}: in a batch of {len(num_frames)} windows, of {len(set(utterance))} "
+                        f"utterances and {len(set(speaker))} speakers, window {b} has no negative; {_WAY_OUT[scheme]}"
+                    )
+        return cls(list(groups.values()), list(utterance), excludes, list(num_frames), num_negatives, seed)
+
+    def admitted(self, rows: list[int], longest: int) -> Tensor:
+        """Which latents of a group the anchors of each of its sequences are scored against.
+
+        Args:
+            rows: one of `groups`.
+            longest: T, frames of every sequence with its padding.
+
+        Returns:
+            (R, R · T) bool: [i, j · T + t] is true if latent (rows[j], t) is a candidate of the anchors in rows[i]. In
+            the schemes without "excl" that includes each anchor's own positive.
+        """
+        num_frames = torch.tensor([self.num_frames[b] for b in rows])
+        valid = torch.arange(longest) < num_frames[:, None]  # (R, T)
+        utterance = torch.tensor([self.utterance[b] for b in rows])
+        source = torch.ones(len(rows), len(rows), dtype=torch.bool)
+        if self.excludes_utterance:
+            source = utterance[:, None] != utterance
+        return (source[:, :, None] & valid).flatten(1)
 
     def generator(self, device: torch.device) -> torch.Generator:
         """The source of the draw, at its start."""
@@ -157,19 +146,21 @@ _WAY_OUT: dict[str, str] = {
 }
 
 
-def draw(columns: Tensor, num_candidates: int, num_negatives: int, generator: torch.Generator) -> Tensor:
+def draw(ranks: Tensor, num_candidates: Tensor, num_negatives: int, generator: torch.Generator) -> Tensor:
     """Draw negatives uniformly, with replacement, from all candidates but the positive.
 
     Args:
-        columns: (A,) where each anchor's positive stands among the candidates; −1 if it is not among them.
-        num_candidates: M, the positive included where it is among them.
+        ranks: (…, A, 1) where each anchor's positive stands among its candidates; −1 if it is not among them.
+        num_candidates: (…, A, 1) M, the positive included where it is among them.
         num_negatives: n, how many to draw for each anchor.
         generator: the source of randomness.
 
     Returns:
-        (A, n) candidate columns, none of them the anchor's positive.
+        (…, A, n) places among the candidates, none of them the anchor's positive.
     """
-    excluded = (columns >= 0).to(torch.int64)[:, None]  # (A, 1)
-    uniform = torch.rand(len(columns), num_negatives, generator=generator, device=columns.device, dtype=torch.float64)
+    excluded = (ranks >= 0).to(torch.int64)
+    uniform = torch.rand(
+        *ranks.shape[:-1], num_negatives, generator=generator, device=ranks.device, dtype=torch.float64
+    )
     drawn = (uniform * (num_candidates - excluded)).to(torch.int64)  # in [0, M - excluded)
-    return drawn + ((drawn >= columns[:, None]) & (excluded > 0))  # step over the positive
+    return drawn + ((drawn >= ranks) & (excluded > 0))  # step over the positive

@@ -20,6 +20,7 @@ from cpc.batches import BatchSampler, epoch_batches, num_left_out
 from cpc.config import Config, ConfigError
 from cpc.encoder import Geometry
 from cpc.infonce import InfoNCE, infonce
+from cpc.memory import keep_freed_buffers
 from cpc.negatives import Negatives, bound_kind
 from cpc.windows import Batch, Windows, collate
 
@@ -51,18 +52,22 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
     geometry = Geometry.of(config.encoder.strides, config.encoder.padding)
     train_windows, dev_windows = _windows(config, geometry)
 
+    if device.type == "cpu":
+        keep_freed_buffers()
     torch.manual_seed(config.seed)
     network = model.build(config).to(device)
-    optimiser = optim.build(
+    optimisers = optim.build(
         network, config.optim.name, lr=config.optim.lr, betas=config.optim.betas, eps=config.optim.eps,
-        weight_decay=config.optim.weight_decay,
+        weight_decay=config.optim.weight_decay, momentum=config.optim.momentum,
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
     )  # fmt: skip
     first, best_loss, seconds_before = 0, float("inf"), 0.0
     last_path, metrics_path = run / "last.pt", run / "metrics.jsonl"
     if resume:
         _, payload = checkpoint.read(last_path, device)
         checkpoint.restore(network, payload, last_path)
-        optimiser.load_state_dict(payload["optimiser"])
+        for optimiser, state in zip(optimisers, payload["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         first, best_loss, seconds_before = payload["update"], payload["best_loss"], payload["seconds"]
         metrics.keep_until(metrics_path, first)
     elif last_path.exists() or metrics_path.exists():
@@ -130,14 +135,15 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
                 update - 1, lr=config.optim.lr, warmup_updates=config.optim.warmup_updates,
                 num_updates=config.train.num_updates, schedule=config.optim.schedule,
             )  # fmt: skip
-            for group in optimiser.param_groups:
+            for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = lr
             result = score(batch, seed=(config.seed << 32) + update)
-            optimiser.zero_grad(set_to_none=True)
+            network.zero_grad(set_to_none=True)
             result.losses.mean().backward()  # type: ignore[no-untyped-call]
             if config.optim.clip_norm:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip_norm)
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
             running.add(result)
             bar.update()
 
@@ -177,8 +183,8 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
                 logged_at = time.monotonic()  # the pass over dev is no training time
             if update % config.train.checkpoint_every == 0 or is_last or stop:
                 checkpoint.save(
-                    last_path, config, network, optimiser=optimiser.state_dict(), update=update, best_loss=best_loss,
-                    seconds=seconds_before + time.monotonic() - started,
+                    last_path, config, network, optimisers=[optimiser.state_dict() for optimiser in optimisers],
+                    update=update, best_loss=best_loss, seconds=seconds_before + time.monotonic() - started,
                 )  # fmt: skip
             if stop and not is_last:
                 raise KeyboardInterrupt(f"stopped after update {update}; continue with `cpc train --resume {run}`")

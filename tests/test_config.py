@@ -1,5 +1,7 @@
 """Configuration: TOML in, checked, TOML out."""
 
+from typing import get_args
+
 import pytest
 
 from cpc import config as configuration
@@ -56,3 +58,20 @@ def test_a_wrong_configuration_is_one_line_that_says_what_is_allowed(tmp_path, t
 def test_a_missing_configuration_names_the_presets(tmp_path):
     with pytest.raises(ConfigError, match="no such configuration; give a TOML file or a preset: paper, small"):
         configuration.read(tmp_path / "none.toml")
+
+
+def test_the_choices_are_those_of_the_modules_that_they_choose_from():
+    """config.py repeats them, so that `cpc --help` need not load torch."""
+    from cpc import autoregressor, batches, config, encoder, negatives, optim, windows
+
+    for field, choices in [
+        (config.EncoderConfig.__annotations__["norm"], encoder.Norm),
+        (config.EncoderConfig.__annotations__["padding"], encoder.Padding),
+        (config.AutoregressorConfig.__annotations__["kind"], autoregressor.Kind),
+        (config.BatchConfig.__annotations__["kind"], batches.Composition),
+        (config.DataConfig.__annotations__["short"], windows.Short),
+        (config.OptimConfig.__annotations__["name"], optim.Name),
+        (config.CriterionConfig.__annotations__["scheme"], negatives.Scheme),
+    ]:
+        given = eval(field, vars(config)) if isinstance(field, str) else field
+        assert get_args(given) == get_args(choices)
