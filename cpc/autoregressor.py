@@ -5,8 +5,10 @@ Source: van den Oord et al. 2018, section 3.1: a GRU with 256 units whose output
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Kind = Literal["gru", "lstm"]
@@ -31,11 +33,81 @@ class Autoregressor(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Contexts c (B, T, D_c) of whole sequences, from a zero state."""
-        c, _ = self.rnn(z)
-        return c  # type: ignore[no-any-return]
+        c, _ = self.stream(z, None)
+        return c
 
     def stream(self, z: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Contexts of the next frames, and the state to carry on; None is the zero state of a new file."""
+        if isinstance(self.rnn, nn.GRU) and z.device.type == "cpu":
+            assert not isinstance(state, tuple)
+            return _gru_on_cpu(self.rnn, z, state)
         c, state = self.rnn(z, state)
         assert state is not None
         return c, state
+
+
+def _gru_on_cpu(gru: nn.GRU, z: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What `gru(z, state)` returns, about twice as fast: PyTorch has a fused LSTM for CPUs, but no GRU."""
+    if state is None:
+        state = z.new_zeros(gru.num_layers, len(z), gru.hidden_size, dtype=torch.float32)
+    bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    x, last = z.transpose(0, 1), []  # (T, B, D_z)
+    for layer, h in enumerate(state):
+        w_ih, w_hh, b_ih, b_hh = gru.all_weights[layer]
+        x = _Recurrence.apply(F.linear(x, w_ih, b_ih), w_hh, b_hh, h, bf16)  # (T, B, D_c)
+        last.append(x[-1])
+    return x.transpose(0, 1), torch.stack(last)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The part of a GRU layer that goes from frame to frame.
+
+        r, u = σ(x_ru + W_ru h + b_ru),   n = tanh(x_n + r ⊙ (W_n h + b_n)),   h ← (1 − u) ⊙ n + u ⊙ h
+
+    All that does not wait for the frame before (or, backwards, behind) is computed for all frames at once: one small
+    product and a few elementwise operations a frame remain.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w_hh: Tensor, b_hh: Tensor, h: Tensor, bf16: bool) -> Tensor:
+        """Inputs x (T, B, 3 H) in the order r, u, n; state h (B, H) → h of every frame (T, B, H), float32."""
+        x, hidden = x.float(), w_hh.shape[1]
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        w, b = w_hh.t().to(dtype), b_hh.to(dtype)
+        x_ru, x_n = x[..., : 2 * hidden].unbind(0), x[..., 2 * hidden :].unbind(0)
+        hs, rus, ns, h_ns = x.new_empty(len(x) + 1, *h.shape), [], [], []
+        hs[0] = h
+        with torch.autocast("cpu", enabled=False):
+            for t, h_after in enumerate(hs[1:].unbind(0)):
+                gates = torch.addmm(b, hs[t].to(dtype), w)  # (B, 3 H)
+                ru = torch.sigmoid(x_ru[t] + gates[:, : 2 * hidden])
+                h_n = gates[:, 2 * hidden :].float()
+                n = torch.tanh(torch.addcmul(x_n[t], ru[:, :hidden], h_n))
+                torch.lerp(n, hs[t], ru[:, hidden:], out=h_after)
+                rus.append(ru)
+                ns.append(n)
+                h_ns.append(h_n)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(hs, torch.stack(rus), torch.stack(ns), torch.stack(h_ns), w_hh)
+            ctx.bf16 = bf16
+        return hs[1:]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_hs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        hs, ru, n, h_n, w_hh = ctx.saved_tensors
+        dtype = torch.bfloat16 if ctx.bf16 else torch.float32
+        r, u = ru.chunk(2, dim=2)  # (T, B, H)
+        # Derivatives of h_t by what enters r, u, n, and by W_n h + b_n.
+        by_n = (1 - u) * (1 - n * n)
+        by_gates = torch.stack([by_n * h_n * r * (1 - r), (hs[:-1] - n) * u * (1 - u), by_n * r], dim=2)  # (T, B, 3, H)
+        d_gates, totals = torch.empty_like(by_gates), torch.empty_like(n)
+        w, d_h = w_hh.to(dtype), torch.zeros_like(n[0])
+        for t in range(len(n) - 1, -1, -1):
+            total = torch.add(d_h, d_hs[t], out=totals[t])
+            torch.mul(total[:, None], by_gates[t], out=d_gates[t])
+            d_h = torch.addcmul((d_gates[t].flatten(1).to(dtype) @ w).float(), total, u[t])
+        d_x = torch.cat([d_gates[:, :, :2].flatten(2), totals * by_n], dim=2)
+        flat = d_gates.flatten(2).flatten(0, 1)  # (T · B, 3 H)
+        d_w = (flat.t().to(dtype) @ hs[:-1].flatten(0, 1).to(dtype)).float()
+        return d_x, d_w, flat.sum(0), d_h, None

@@ -76,6 +76,7 @@ def _train_command(default: Config) -> Callable[..., None]:
         *,
         out: Path | None = None,
         resume: Path | None = None,
+        profile: bool = False,
         config: Annotated[Config, arg(name="")] = default,
     ) -> None:
         """Train CPC: a preset (small, paper) or a TOML file, and any field changed on the command line.
@@ -88,6 +89,7 @@ def _train_command(default: Config) -> Callable[..., None]:
             toml: A preset or a TOML file; what it leaves out keeps the default shown here.
             out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.pt.
             resume: Run folder to continue; its own configuration is used, only --device may be given with it.
+            profile: Time the stages of some early updates: a table on the screen, and trace.json in the run folder.
             config: Any field of the configuration.
         """
         from cpc.train import train as run
@@ -103,14 +105,14 @@ def _train_command(default: Config) -> Callable[..., None]:
             if dataclasses.replace(config, device="auto") != Config():
                 raise ConfigError("--resume RUN continues with that run's configuration; only --device can be given")
             device = config.device if config.device != "auto" else saved.device
-            run(dataclasses.replace(saved, device=device), resume, resume=True)
+            run(dataclasses.replace(saved, device=device), resume, resume=True, profile=profile)
             return
         if not toml:
             raise ConfigError("train: no configuration given; pass a TOML file or a preset: small, paper")
         if out is None:
             raise ConfigError("train: pass --out RUN, the folder to write to")
         configuration.check(config, where="command line")
-        run(config, out)
+        run(config, out, profile=profile)
 
     return train
 

@@ -7,7 +7,7 @@ A features folder holds
     frames/<utterance>.npy    (T, D), frame i centred at (first_centre_samples + i · hop_samples) / sample_rate
 
 Baselines write the same form (baselines.py), so probes never know what they read. Long files are processed in blocks
-with carried state: memory does not grow with their length, and the blocks equal the whole file. Short files are processed
+with carried state: memory does not grow with their length, and the blocks equal the whole file. Short files go
 side by side, padded behind. State starts anew with every file.
 """
 

@@ -179,6 +179,7 @@ def _score_block(
     places = positives.expand(len(p), -1).unsqueeze(2)  # (G, A, 1)
     positive = scores.gather(2, places)
     num_candidates = scores.shape[2] if allowed is None else allowed.sum(2, keepdim=True)  # () or (G, A, 1)
+    num_negatives: int | Tensor
     drawn = None
     if num_drawn:
         drawn = _draw(places, allowed, scores.shape, included, num_drawn, generator)

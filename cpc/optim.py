@@ -126,8 +126,8 @@ def orthogonalise(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     Returns:
         (n, A, B) in the type of x.
     """
-    wide = x if x.shape[1] <= x.shape[2] else x.transpose(1, 2)
-    y = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
+    wide: Tensor = x if x.shape[1] <= x.shape[2] else x.transpose(1, 2)
+    y: Tensor = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     a, b, c = _NEWTON_SCHULZ
     for _ in range(_NEWTON_SCHULZ_ROUNDS):
         gram = y @ y.transpose(1, 2)

@@ -22,6 +22,7 @@ from cpc.encoder import Geometry
 from cpc.infonce import InfoNCE, infonce
 from cpc.memory import keep_freed_buffers
 from cpc.negatives import Negatives, bound_kind
+from cpc.profile import NUM_UPDATES, Profile
 from cpc.windows import Batch, Windows, collate
 
 # A loss this close to log N, in nats, has learned nothing: it guesses.
@@ -32,13 +33,14 @@ class TrainingError(ValueError):
     """A run that cannot start or go on."""
 
 
-def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
+def train(config: Config, run: str | Path, *, resume: bool = False, profile: bool = False) -> Path:
     """Train CPC and write config.toml, metrics.jsonl, last.pt and best.pt into the run folder.
 
     Args:
         config: the whole run; its `data.manifest` must have a `split` column with train and dev.
         run: folder of the run.
         resume: go on from last.pt; on a CPU the result is bitwise that of an uninterrupted run.
+        profile: time the stages of some early updates, print them, and write trace.json into the run folder.
 
     Returns:
         The run folder.
@@ -87,6 +89,11 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
         dev_windows, 0, kind=config.batches.kind, num_windows=config.batches.num_windows,
         windows_per_group=config.batches.windows_per_group, seed=config.seed, shrink=True,
     )[: config.train.validate_batches]  # fmt: skip
+    if profile and config.train.num_updates - first < NUM_UPDATES:
+        raise ConfigError(
+            f"profile: {config.train.num_updates - first} updates to go, it needs {NUM_UPDATES}; raise "
+            "--train.num-updates"
+        )
     next(iter(sampler), None)  # a composition that cannot be filled is refused before anything is written
     run.mkdir(parents=True, exist_ok=True)
     configuration.write(config, run / "config.toml")
@@ -95,15 +102,22 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
     compiles = config.compile == "on" or (
         config.compile == "auto" and device.type == "cuda" and config.train.num_updates - first >= 2000
     )
+    stages = Profile(run / "trace.json" if profile else None, device)
     encode = torch.compile(network.g_enc, dynamic=False) if compiles else network.g_enc
 
     def score(batch: Batch, seed: int) -> InfoNCE:
         """InfoNCE of one batch."""
         waveforms = batch.waveforms.to(device, non_blocking=True)  # (B, S)
+        stages.mark("data")
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             z: Tensor = encode(waveforms)  # (B, T, D_z)
+            stages.mark("encoder")
             c = network.g_ar(z)  # (B, T, D_c)
+            stages.mark("autoregressor")
             predictions = network.predict(c)  # (K, B, T, D_z)
+            stages.mark("predictor")
+        for entered, stage in ((predictions, "criterion"), (c, "predictor"), (z, "autoregressor")):
+            stages.mark_gradient(entered, stage)
         num_frames = [
             z.shape[1] if n == config.data.window_samples else geometry.num_complete_frames(n)
             for n in batch.num_samples
@@ -112,7 +126,9 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
             config.criterion.scheme, batch.speaker, batch.utterance, num_frames,
             num_negatives=config.criterion.num_negatives, seed=seed,
         )  # fmt: skip
-        return infonce(z, predictions, negatives)
+        result = infonce(z, predictions, negatives)
+        stages.mark("criterion")
+        return result
 
     def validate() -> metrics.Mean:
         """Mean over the same dev windows and negatives every time."""
@@ -137,13 +153,17 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
             )  # fmt: skip
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = lr
+            if summary := stages.next_update():
+                bar.write(summary, file=sys.stderr)
             result = score(batch, seed=(config.seed << 32) + update)
             network.zero_grad(set_to_none=True)
             result.losses.mean().backward()  # type: ignore[no-untyped-call]
+            stages.mark("encoder", "backward")
             if config.optim.clip_norm:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip_norm)
             for optimiser in optimisers:
                 optimiser.step()
+            stages.mark("optimiser")
             running.add(result)
             bar.update()
 
@@ -186,6 +206,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
                     last_path, config, network, optimisers=[optimiser.state_dict() for optimiser in optimisers],
                     update=update, best_loss=best_loss, seconds=seconds_before + time.monotonic() - started,
                 )  # fmt: skip
+            stages.mark("other")
             if stop and not is_last:
                 raise KeyboardInterrupt(f"stopped after update {update}; continue with `cpc train --resume {run}`")
     return run
@@ -243,6 +264,7 @@ def _windows(config: Config, geometry: Geometry) -> tuple[Windows, Windows]:
             table.select(split), window_samples=config.data.window_samples, sample_rate=config.audio.sample_rate,
             resample=config.audio.resample, normalise=config.audio.normalise, short=config.data.short,
             min_samples=min_samples, seed=config.seed, cache_megabytes=config.data.cache_megabytes,
+            cache=Path(config.data.cache) / split if config.data.cache else "",
         )  # fmt: skip
 
     return windows("train"), windows("dev")

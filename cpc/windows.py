@@ -7,6 +7,7 @@ each epoch, so that no sample is favoured and none is seen twice in an epoch.
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cpc import audio
+from cpc.cache import Cache, open_cache
 from cpc.manifest import Manifest, ManifestError
 
 Short = Literal["skip", "pad"]
@@ -68,6 +70,7 @@ class Windows(Dataset[Window]):
             an anchor for the last step.
         seed: of the offsets.
         cache_megabytes: up to this much decoded audio is kept in memory; the rest is read at each use.
+        cache: folder of a cache of the decoded audio on disk (`cpc.cache`), instead of memory; "" is none.
 
     Raises:
         ManifestError: if no utterance is long enough.
@@ -86,6 +89,7 @@ class Windows(Dataset[Window]):
         min_samples: int = 0,
         seed: int = 0,
         cache_megabytes: int = 0,
+        cache: str | Path = "",
     ) -> None:
         table = manifest.table
         rates = table["sample_rate"].to_numpy()
@@ -114,6 +118,9 @@ class Windows(Dataset[Window]):
         self.speaker: NDArray[np.int64] = speaker_of_row[self.utterance]  # (num windows,)
         self._offsets = lru_cache(maxsize=2)(self._draw_offsets)
         self._statistics: dict[int, tuple[float, float]] = {}
+        self._on_disk: Cache | None = None
+        if cache:
+            self._on_disk = open_cache(manifest, cache, self.num_samples, sample_rate=sample_rate, resample=resample)
         self._cache: dict[int, audio.Waveform] = {}
         self._cache_left = cache_megabytes * 2**20
 
@@ -144,6 +151,11 @@ class Windows(Dataset[Window]):
 
     def _read(self, row: int, start: int, stop: int) -> audio.Waveform:
         """Samples [start, stop) of an utterance, normalised; from memory where they are there."""
+        if self._on_disk is not None:
+            waveform = self._on_disk.read(row, start, stop)
+            return (
+                audio.normalise(waveform, *self._on_disk.statistics(row)) if self.normalise == "utterance" else waveform
+            )
         if row in self._cache:
             return self._cache[row][start:stop]
         path = self.manifest.audio_path(row)

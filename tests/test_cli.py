@@ -209,8 +209,9 @@ def test_broken_files_are_listed_counted_and_left_out(tmp_path, command, kind):
     assert len(manifests.read(tmp_path / "m.csv")) == 1
 
 
-def test_a_file_that_breaks_after_the_manifest_was_made(tmp_path, refused, trained):
-    """Features stop with the file's name; the ones that are written stay and the command goes on once it is mended."""
+def test_a_file_that_breaks_after_the_manifest_was_made(tmp_path, refused, command, trained, monkeypatch):
+    """Features stop with the file's name; the batches that are written stay, and go on once it is mended."""
+    monkeypatch.setattr("cpc.features._FILES_AT_ONCE", 2)
     root = tmp_path / "c"
     corpus = make_corpus(root, speakers=1)
     broken = root / "1" / "10" / "1-10-0003.flac"
@@ -219,8 +220,11 @@ def test_a_file_that_breaks_after_the_manifest_was_made(tmp_path, refused, train
     arguments = ["features", trained, "--manifest", corpus, "--out", tmp_path / "f"]
     refused(*arguments, says=["1-10-0003.flac: truncated"])
     written = {p.name for p in (tmp_path / "f" / "frames").iterdir()}
-    assert written == {f"1-10-000{i}.npy" for i in range(3)}
+    assert written == {"1-10-0000.npy", "1-10-0001.npy"}
     refused("probe", "speaker", tmp_path / "f", says=["not finished"])
+    broken.write_bytes(whole)
+    assert command(*arguments)[0] == 0
+    assert {p.name for p in (tmp_path / "f" / "frames").iterdir()} == {f"1-10-000{i}.npy" for i in range(5)}
 
 
 def test_labels_for_another_corpus(labelled, trained, tmp_path, refused, command):

@@ -26,8 +26,11 @@ def normalised(manifest, i):
 
 @pytest.mark.parametrize("layer", ["z", "c"])
 @pytest.mark.parametrize("padding", ["none", "same", "cpc_audio"])
-def test_features_on_disk_equal_the_model_on_the_whole_file(corpus, tmp_path, monkeypatch, layer, padding):
-    """Streamed in blocks of any size, state reset between files, statistics of the whole file."""
+@pytest.mark.parametrize("block_seconds", [1, 20])
+def test_features_on_disk_equal_the_model_on_the_whole_file(
+    corpus, tmp_path, monkeypatch, layer, padding, block_seconds
+):
+    """Streamed in blocks, or short files side by side; state reset between files, statistics of the whole file."""
     from dataclasses import replace
 
     from cpc.config import EncoderConfig
@@ -36,7 +39,7 @@ def test_features_on_disk_equal_the_model_on_the_whole_file(corpus, tmp_path, mo
     network = model.build(replace(tiny_config(corpus), encoder=EncoderConfig(16, padding=padding)))
     manifest = manifests.read(corpus)
     monkeypatch.setattr(audio, "_PIECE_SAMPLES", 1000)
-    monkeypatch.setattr(features, "_BLOCK_SECONDS", 1)
+    monkeypatch.setattr(features, "_BLOCK_SECONDS", block_seconds)
     opened = features.load(features.extract(CPCExtractor(network, layer), manifest, tmp_path / "f", progress=False))
     for i, utterance in enumerate(manifest.table["utterance"]):
         with torch.no_grad():

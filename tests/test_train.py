@@ -287,3 +287,22 @@ def test_defaults_are_the_papers_numbers():
         64,
         300_000,
     )
+
+
+def test_profile_accounts_for_the_update_and_writes_a_trace(corpus, tmp_path, capsys):
+    """Every stage is timed, and together they are the whole of the timed updates; results do not change."""
+    import json
+    import re
+
+    config = tiny_config(corpus)
+    config = replace(config, train=replace(config.train, num_updates=30, validate_every=100))
+    profiled = train(config, tmp_path / "profiled", profile=True)
+    printed = capsys.readouterr().err
+    for stage in ("data", "encoder", "autoregressor", "predictor", "criterion", "optimiser"):
+        assert re.search(rf"^{stage} +\d+\.\d ms", printed, re.M)
+    shares = [float(x) for x in re.findall(r"([\d.]+) %$", printed, re.M)]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+    assert json.loads((profiled / "trace.json").read_text())["traceEvents"]
+    plain = train(config, tmp_path / "plain")
+    for x, y in zip(weights(profiled).values(), weights(plain).values(), strict=True):
+        assert torch.equal(x, y)

@@ -31,7 +31,7 @@ from cpc.files import write_bytes
 from cpc.probes import linear
 from cpc.train import train
 
-PROBE = {"max_frames": 30_000, "Cs": (0.01, 0.1, 1.0)}
+PROBE = {"max_frames": 100_000, "Cs": (0.01, 0.1, 1.0)}
 
 
 def main() -> None:

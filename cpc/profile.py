@@ -1,0 +1,90 @@
+"""Where the time of a training update goes: stages on one screen, and a trace for a viewer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_WARM_UP, _TIMED, _TRACED = 5, 20, 2  # updates
+NUM_UPDATES = _WARM_UP + _TIMED + _TRACED + 1
+
+FORWARD = ("data", "encoder", "autoregressor", "predictor", "criterion", "optimiser", "other")
+
+
+class Profile:
+    """A stopwatch that training hands from stage to stage; it runs in a few early updates, and only if asked to.
+
+    Between two marks lies one stage. Backward stages end when the gradient of what entered them is there, so they run
+    in the opposite order: criterion, predictor, autoregressor, encoder.
+
+    Args:
+        trace: where the trace goes (JSON for chrome://tracing or perfetto.dev); None profiles nothing.
+        device: what is waited for at each mark.
+    """
+
+    def __init__(self, trace: Path | None, device: torch.device) -> None:
+        self.trace, self.device = trace, device
+        self.update, self.summary = 0, ""
+        self._seconds: dict[tuple[str, str], float] = {}
+        self._last = 0.0
+        self._tracer: torch.profiler.profile | None = None
+
+    @property
+    def is_timing(self) -> bool:
+        """Whether this update's stages are timed."""
+        return self.trace is not None and _WARM_UP < self.update <= _WARM_UP + _TIMED
+
+    def mark(self, stage: str, direction: str = "forward") -> None:
+        """End a stage here."""
+        if not self.is_timing:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+        now = time.perf_counter()
+        key = (stage, direction)
+        self._seconds[key] = self._seconds.get(key, 0.0) + now - self._last
+        self._last = now
+
+    def mark_gradient(self, entered: Tensor, stage: str) -> None:
+        """End a stage's backward pass when the gradient of what entered it has been formed."""
+        if self.is_timing and entered.requires_grad:
+            entered.register_hook(lambda _: self.mark(stage, "backward"))  # type: ignore[no-untyped-call]
+
+    def next_update(self) -> str:
+        """Go on to the next update; returns the summary once, when it is complete."""
+        if self.trace is None:
+            return ""
+        self.update += 1
+        if self.update == _WARM_UP + 1:
+            self._last = time.perf_counter()
+        if self.update == _WARM_UP + _TIMED + 1:
+            self._tracer = torch.profiler.profile(record_shapes=True, profile_memory=True)
+            self._tracer.start()
+        if self.update == _WARM_UP + _TIMED + _TRACED + 1:
+            assert self._tracer is not None
+            self._tracer.stop()
+            self._tracer.export_chrome_trace(str(self.trace))
+            self.trace, path = None, self.trace
+            return f"{self._table()}\ntrace of {_TRACED} updates: {path}"
+        return ""
+
+    def _table(self) -> str:
+        total = sum(self._seconds.values())
+        lines = [
+            f"profile: {1e3 * total / _TIMED:.1f} ms an update (mean of {_TIMED})",
+            f"{'':16s}{'forward':>10s}{'backward':>10s}{'share':>8s}",
+        ]
+        for stage in FORWARD:
+            forward, backward = (self._seconds.get((stage, d), 0.0) for d in ("forward", "backward"))
+            if forward or backward:
+                lines.append(
+                    f"{stage:16s}{1e3 * forward / _TIMED:7.1f} ms"
+                    + (f"{1e3 * backward / _TIMED:7.1f} ms" if backward else " " * 10)
+                    + f"{100 * (forward + backward) / total:6.1f} %"
+                )
+        return "\n".join(lines)

@@ -1,0 +1,336 @@
+"""python -m tests.bench step | encoder | criterion | data | features | probes [options]
+
+Variants take turns in one process and the median counts, so that a noisy machine hits all alike: trust the ratios.
+Memory is the growth of the resident peak in a process of its own.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+
+from cpc import config, features, model, optim
+from cpc import manifest as manifests
+from cpc.batches import BatchSampler
+from cpc.features import CPCExtractor
+from cpc.infonce import infonce
+from cpc.memory import keep_freed_buffers
+from cpc.negatives import Negatives
+from cpc.probes import linear
+from cpc.train import resolve_precision
+from cpc.windows import Windows
+from tests.bench.plain import PlainCPC
+
+S, FRAMES, K = 20480, 126, 12  # samples and frames of a window, steps
+
+
+def median_seconds(variants, rounds):
+    """{name: median seconds} of callables that take turns."""
+    taken = {name: [] for name in variants}
+    for round_ in range(rounds + 1):
+        for name, run in variants.items():
+            began = time.perf_counter()
+            run()
+            if round_:  # the first round warms up
+                taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def print_table(seconds, base, rows=None):
+    """Milliseconds, and how many times faster than `base`."""
+    for name, value in seconds.items():
+        more = "".join(f"  {x}" for x in (rows or {}).get(name, ()))
+        print(f"{name:52s} {1e3 * value:9.1f} ms  {seconds[base] / value:6.2f} x{more}", flush=True)
+
+
+# --- the whole training step
+
+
+def our_step(channels, windows, precision, *, compiled=False, kind="lstm", negatives=0, scheme="mixed_speaker"):
+    """A callable: forward, backward and Adam of our model on a batch."""
+    parts = config.Config()
+    parts = replace(
+        parts, encoder=replace(parts.encoder, channels=channels), autoregressor=replace(parts.autoregressor, kind=kind)
+    )
+    torch.manual_seed(0)
+    network, x = model.build(parts), torch.randn(windows, S)
+    (optimiser,) = optim.build(
+        network, "adam", lr=2e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, momentum=0.95
+    )  # fmt: skip
+    encode = torch.compile(network.g_enc, dynamic=False) if compiled else network.g_enc
+    chosen = Negatives.of(scheme, [0] * windows, list(range(windows)), [FRAMES] * windows, num_negatives=negatives)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            z = encode(x)
+            predictions = network.predict(network.g_ar(z))
+        infonce(z, predictions, chosen).losses.mean().backward()
+        optimiser.step()
+        network.zero_grad(set_to_none=True)
+
+    return step
+
+
+def plain_step(channels, windows, precision="float32"):
+    """The same with the plain yardstick: 128 gathered negatives."""
+    torch.manual_seed(0)
+    network, x = PlainCPC(channels), torch.randn(windows, S)
+    optimiser = torch.optim.Adam(network.parameters(), lr=2e-4)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = network(x)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+STEPS = {
+    "plain, float32": lambda o: plain_step(o.channels, o.windows),
+    "plain, bf16": lambda o: plain_step(o.channels, o.windows, "bf16"),
+    "ours, float32": lambda o: our_step(o.channels, o.windows, "float32"),
+    "ours, bf16": lambda o: our_step(o.channels, o.windows, "bf16"),
+    "ours, bf16, compiled encoder": lambda o: our_step(o.channels, o.windows, "bf16", compiled=True),
+    "ours, float32, compiled encoder": lambda o: our_step(o.channels, o.windows, "float32", compiled=True),
+    "ours, bf16, 128 drawn negatives": lambda o: our_step(o.channels, o.windows, "bf16", negatives=128),
+    "ours, bf16, GRU": lambda o: our_step(o.channels, o.windows, "bf16", kind="gru"),
+    "ours, bf16, GRU, current sequence": lambda o: our_step(
+        o.channels, o.windows, "bf16", kind="gru", scheme="current_sequence"
+    ),
+}
+
+
+def step(options):
+    """Whole training step against the plain yardstick, with the peak of memory; then without kept buffers."""
+    if options.variant:  # one variant in a process of its own
+        if not options.default_malloc:
+            keep_freed_buffers()
+        run = STEPS[options.variant](options)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        run()
+        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        print(json.dumps([peak, median_seconds({"": run}, options.rounds)[""]]))
+        return
+
+    def alone(name, *flags):
+        command = [sys.executable, "-m", "tests.bench", "step", "--variant", name, "--channels", str(options.channels)]
+        command += ["--windows", str(options.windows), "--rounds", "3", *flags]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+    names = [name for name in STEPS if options.compile or "compiled" not in name]
+    memory = {name: (f"{alone(name)[0]:7.0f} MB more",) for name in names}
+    default = {
+        f"{name}, default malloc": alone(name, "--default-malloc")[1]
+        for name in ("plain, float32", "ours, float32", "ours, bf16")
+    }
+    keep_freed_buffers()
+    seconds = median_seconds({name: STEPS[name](options) for name in names}, options.rounds)
+    print_table(seconds | default, "plain, float32", memory)
+
+
+# --- parts
+
+
+def encoder(options):
+    """Encoder forward + backward, and its rate as a share of one large product's."""
+    keep_freed_buffers()
+    variants, flops = {}, 0
+    for c_in, kernel, hop in zip([1] + [options.channels] * 4, (10, 8, 4, 4, 4), (5, 20, 40, 80, 160), strict=True):
+        # Forward; the gradient of the weight; and, but for the waveform, of the input.
+        flops += 2 * (S // hop) * kernel * c_in * options.channels * options.windows * (2 if c_in == 1 else 3)
+    rates = {}
+    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = (torch.randn(4096, 4096).to(dtype) for _ in range(2))
+        rates[name] = 2 * 4096**3 / median_seconds({"": lambda a=a, b=b: a @ b}, 3)[""]
+        print(f"4096³ product, {name}: {rates[name] / 1e9:.0f} GFLOP/s")
+    x = torch.randn(options.windows, S)
+    for norm in ("channel", "none"):
+        for precision in rates:
+            for compiled in (False, True) if options.compile else (False,):
+                network = model.Encoder(options.channels, norm=norm)
+                encode = torch.compile(network, dynamic=False) if compiled else network
+
+                def run(network=network, encode=encode, precision=precision):
+                    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                        z = encode(x)
+                    z.float().sum().backward()
+                    network.zero_grad(set_to_none=True)
+
+                variants[f"ours, norm {norm}, {precision}{', compiled' if compiled else ''}"] = run
+    plain = PlainCPC(options.channels)
+
+    def run_plain():
+        plain.encode(x).sum().backward()
+        plain.zero_grad(set_to_none=True)
+
+    seconds = median_seconds({"plain (Conv1d, channel norm), float32": run_plain, **variants}, options.rounds)
+    shares = {
+        name: (f"{100 * flops / value / rates['bf16' if 'bf16' in name else 'float32']:4.0f} % of the product's rate",)
+        for name, value in seconds.items()
+    }
+    print_table(seconds, "plain (Conv1d, channel norm), float32", shares)
+
+
+def criterion(options):
+    """InfoNCE forward + backward of each scheme against gathered negatives."""
+    keep_freed_buffers()
+    b = options.windows
+    z = torch.randn(b, FRAMES, options.channels, requires_grad=True)
+    predictions = (torch.randn(K, b, FRAMES, options.channels) / 16).requires_grad_()
+    c = torch.randn(b, FRAMES, 256, requires_grad=True)
+    plain = PlainCPC(options.channels)
+
+    def run_of(scheme, num_negatives):
+        speaker, utterance = [i // 4 for i in range(b)], list(range(b))
+        negatives = Negatives.of(scheme, speaker, utterance, [FRAMES] * b, num_negatives=num_negatives)
+        return lambda: infonce(z, predictions, negatives).losses.mean().backward()
+
+    base = "plain: 128 gathered an anchor (and W_k)"
+    variants = {base: lambda: plain.criterion(z, c).backward()}
+    for scheme in config.Scheme.__args__:
+        variants[f"{scheme}, all"] = run_of(scheme, 0)
+    variants["mixed_speaker, 128 drawn"] = run_of("mixed_speaker", 128)
+    print_table(median_seconds(variants, options.rounds), base)
+
+
+# --- data, features, probes: on a real corpus
+
+
+def data(options):
+    """Windows per second from files and from memory; start-up with a manifest of many rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        short = manifests.read(options.manifest)
+        for rows in (len(short), options.rows):
+            table = pd.concat([short.table] * -(-rows // len(short)), ignore_index=True).head(rows)
+            table["path"] = [str((short.root / path).resolve()) for path in table["path"]]
+            table["utterance"] = [f"{name}-{i}" for i, name in enumerate(table["utterance"])]
+            path = Path(folder) / "manifest.csv"
+            table.to_csv(path, index=False)
+            before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+            manifest = manifests.read(path)
+            read = time.perf_counter() - began
+            windows = Windows(manifest, resample=True)
+            sampler = BatchSampler(windows, 0, 10, kind="mixed", num_windows=8, windows_per_group=4, seed=0)
+            first = next(iter(sampler))
+            total = time.perf_counter() - began
+            hours = windows.num_samples.sum() / 16000 / 3600
+            more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+            print(f"{rows:8d} rows, {hours:7.1f} h: manifest {read:.1f} s, first batch at {total:.1f} s, {more:.0f} MB")
+        assert len(first) == 8
+    for name, megabytes in (("files, with their statistics", 0), ("files", 0), ("memory", 4096), ("cache", 0)):
+        if name != "files":
+            cache = tempfile.mkdtemp() if name == "cache" else ""
+            windows = Windows(short, resample=True, cache_megabytes=megabytes, cache=cache)
+        order = np.random.default_rng(0).permutation(len(windows))[:400]
+        if name == "memory":
+            for i in order:
+                windows[0, int(i)]
+        began = time.perf_counter()
+        for i in order:
+            windows[0, int(i)]
+        print(f"{name:40s} {len(order) / (time.perf_counter() - began):9.0f} windows/s a process")
+
+
+def feature_rate(options):
+    """Features: times real time by layer, batched short files; and one long file in constant memory."""
+    short = manifests.read(options.manifest)
+    seconds = (short.table["num_samples"] / short.table["sample_rate"]).sum()
+    parts = config.Config()
+    network = model.build(replace(parts, encoder=replace(parts.encoder, channels=options.channels, norm="none")))
+    with tempfile.TemporaryDirectory() as folder:
+        for layer in ("z", "c"):
+            began = time.perf_counter()
+            features.extract(CPCExtractor(network, layer), short, Path(folder) / layer, resample=True, progress=False)
+            taken = time.perf_counter() - began
+            print(f"{layer}: {len(short)} files, {seconds:.0f} s in {taken:.1f} s: {seconds / taken:.0f} x real time")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        soundfile.write(Path(folder) / "long.flac", 0.1 * np.random.default_rng(0).standard_normal(16000 * 3600), 16000)
+        table = manifests.scan(Path(folder), speaker="none", progress=False).manifest
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began = time.perf_counter()
+        features.extract(CPCExtractor(network, "c"), table, Path(folder) / "long", progress=False)
+        taken, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(f"c: one file of 1 h: {3600 / taken:.0f} x real time, {(peak - max(before, after)) / 1024:.0f} MB more")
+
+
+def probes(options):
+    """Time and accuracy of scikit-learn's solvers against frames: synthetic frames of 40 classes."""
+    rng = np.random.default_rng(0)
+    means = rng.standard_normal((40, options.channels)) * 0.25
+    y_dev = rng.integers(40, size=20_000)
+    x_dev = (means[y_dev] + rng.standard_normal((20_000, options.channels))).astype(np.float32)
+    for frames in options.frames:
+        y = rng.integers(40, size=frames)
+        x = (means[y] + rng.standard_normal((frames, options.channels))).astype(np.float32)
+        solvers = {
+            "lbfgs": LogisticRegression(C=0.1, max_iter=200, tol=linear.TOL),
+            "newton-cg": LogisticRegression(C=0.1, max_iter=50, tol=1e-3, solver="newton-cg"),
+            "saga": LogisticRegression(C=0.1, max_iter=20, tol=1e-3, solver="saga"),
+            "streaming (SGD, partial_fit, 5 passes)": SGDClassifier(
+                "log_loss", alpha=1e-5, average=True, random_state=0
+            ),
+        }
+        for name, solver in solvers.items():
+            if frames > 200_000 and name in ("newton-cg", "saga"):
+                continue
+            began = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                if name.startswith("streaming"):
+                    for _ in range(5):
+                        for first in range(0, frames, 10_000):
+                            part = slice(first, first + 10_000)
+                            solver.partial_fit(x[part], y[part], classes=np.arange(40))
+                else:
+                    solver.fit(x, y)
+            taken = time.perf_counter() - began
+            print(f"{frames:8d} frames x {options.channels}  {name:40s} {taken:7.1f} s  accuracy "
+                  f"{100 * (solver.predict(x_dev) == y_dev).mean():.2f}", flush=True)  # fmt: skip
+
+
+TABLES = {
+    "step": step, "encoder": encoder, "criterion": criterion, "data": data, "features": feature_rate, "probes": probes,
+}  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--windows", type=int, default=8, help="in a batch")
+    parser.add_argument("--rounds", type=int, default=7, help="medians are over this many")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="also torch.compile (a minute more)")
+    parser.add_argument("--manifest", default="runs/minispeech/corpus/manifest.csv", help="of data and features")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the large manifest of data")
+    parser.add_argument("--frames", type=int, nargs="+", default=[50_000, 200_000, 1_000_000], help="of probes")
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
+    parser.add_argument("--default-malloc", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if not options.variant:
+        print(
+            f"torch {torch.__version__}, {options.threads} threads, precision auto = "
+            f"{resolve_precision('auto', torch.device('cpu'))}; {options.channels} channels, {options.windows} windows"
+        )
+    TABLES[options.table](options)
+
+
+if __name__ == "__main__":
+    main()

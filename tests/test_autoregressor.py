@@ -1,0 +1,45 @@
+"""g_ar on a CPU against PyTorch's own GRU, and its states."""
+
+import pytest
+import torch
+
+from cpc.autoregressor import Autoregressor
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_the_gru_equals_torchs_in_values_states_and_gradients(num_layers, with_state):
+    torch.manual_seed(0)
+    ours = Autoregressor(7, 5, num_layers=num_layers)
+    z, state = torch.randn(3, 9, 7, requires_grad=True), torch.randn(num_layers, 3, 5, requires_grad=True)
+    weight, weight_h = torch.randn(3, 9, 5), torch.randn(num_layers, 3, 5)
+    inputs = [z, *([state] if with_state else []), *ours.parameters()]
+    results = []
+    for run in (ours.stream, ours.rnn):
+        c, h = run(z, state if with_state else None)
+        gradients = torch.autograd.grad((c * weight).sum() + (h * weight_h).sum(), inputs)
+        results.append([c, h, *gradients])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=5e-6, rtol=1e-5)
+
+
+def test_the_gru_under_bf16_autocast_stays_close_and_gives_float32():
+    torch.manual_seed(0)
+    g_ar, z = Autoregressor(7, 16), torch.randn(3, 40, 7)
+    exact = g_ar(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        c = g_ar(z)
+    assert c.dtype == torch.float32
+    torch.testing.assert_close(c, exact, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_blocks_with_carried_state_equal_the_whole(kind):
+    torch.manual_seed(0)
+    g_ar, z = Autoregressor(7, 5, kind, num_layers=2), torch.randn(2, 11, 7)
+    with torch.inference_mode():
+        pieces, state = [], None
+        for piece in (z[:, :4], z[:, 4:5], z[:, 5:]):
+            c, state = g_ar.stream(piece, state)
+            pieces.append(c)
+        torch.testing.assert_close(torch.cat(pieces, 1), g_ar(z), atol=1e-6, rtol=1e-5)

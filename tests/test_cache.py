@@ -1,0 +1,89 @@
+"""The cache of decoded audio: exact where it can be, resumable, never stale, never another corpus's."""
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from cpc import audio
+from cpc import manifest as manifests
+from cpc.cache import CacheError
+from cpc.windows import Windows
+from tests.conftest import make_corpus, write_sound
+
+
+def windows_of(manifest, cache="", **options):
+    return Windows(manifests.read(manifest), window_samples=4000, cache=cache, **options)
+
+
+def test_windows_from_the_cache_are_bitwise_those_from_16_bit_files(corpus, tmp_path):
+    direct, cached = windows_of(corpus), windows_of(corpus, tmp_path / "cache")
+    again = windows_of(corpus, tmp_path / "cache")  # opened, not built
+    for index in range(len(direct)):
+        assert torch.equal(direct[1, index].waveform, cached[1, index].waveform)
+        assert torch.equal(direct[1, index].waveform, again[1, index].waveform)
+
+
+def test_other_sources_are_rounded_to_16_bits_below_their_peak(tmp_path):
+    """Quiet 24-bit sound, above full scale, and resampled: within half a step of the peak's 16 bits."""
+    rng = np.random.default_rng(0)
+    for name, level, rate, subtype in [("1-1-0", 1e-4, 16000, "PCM_24"), ("1-1-1", 3.0, 16000, "FLOAT"),
+                                       ("1-1-2", 0.3, 8000, "PCM_16")]:  # fmt: skip
+        path = tmp_path / f"1/1/{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, level * rng.uniform(-1, 1, 9000), rate, subtype=subtype)
+    manifests.write(manifests.scan(tmp_path, progress=False).manifest, tmp_path / "manifest.csv")
+    options = dict(resample=True, normalise="none")
+    direct = windows_of(tmp_path / "manifest.csv", **options)
+    cached = windows_of(tmp_path / "manifest.csv", tmp_path / "cache", **options)
+    for index in range(len(direct)):
+        ours, theirs = cached[0, index].waveform, direct[0, index].waveform
+        row = direct.span(0, index)[0]
+        whole = audio.read(direct.manifest.audio_path(row), sample_rate=16000, resample=True)
+        assert (ours - theirs).abs().max() <= 0.51 * np.abs(whole).max() / 32767
+
+
+def test_an_interrupted_build_goes_on_and_a_changed_file_is_read_again(tmp_path, monkeypatch):
+    manifest = make_corpus(tmp_path / "corpus")
+    read, decoded = audio.read, []
+
+    def counts(path, **options):
+        decoded.append(path)
+        if len(decoded) == 4:
+            raise KeyboardInterrupt
+        return read(path, **options)
+
+    monkeypatch.setattr(audio, "read", counts)
+    with pytest.raises(KeyboardInterrupt):
+        windows_of(manifest, tmp_path / "cache")
+    windows_of(manifest, tmp_path / "cache")
+    assert len(decoded) == 4 + 15 - 3  # the three that were whole are kept
+    changed = manifests.read(manifest).audio_path(5)
+    num_samples = soundfile.info(changed).frames
+    write_sound(changed, num_samples / 16000, seed=99)
+    cached = windows_of(manifest, tmp_path / "cache", normalise="none")
+    assert decoded[16:] == [changed]
+    row = next(i for i in range(len(cached)) if cached.span(0, i)[0] == 5)
+    _, start, stop = cached.span(0, row)
+    np.testing.assert_array_equal(cached[0, row].waveform, read(changed, sample_rate=16000)[start:stop])
+
+
+def test_another_corpus_or_rate_or_a_folder_of_something_else_is_refused(corpus, tmp_path):
+    windows_of(corpus, tmp_path / "cache")
+    other = make_corpus(tmp_path / "other", speakers=2)
+    with pytest.raises(CacheError, match=r"cache of another manifest or rate; pass another --data\.cache"):
+        windows_of(other, tmp_path / "cache")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(CacheError, match="not empty and no cache"):
+        windows_of(corpus, tmp_path / "mine")
+
+
+def test_a_full_disk_is_told_before_anything_is_written(corpus, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+    with pytest.raises(CacheError, match=r"needs 0.00 GB, 0.00 GB are free"):
+        windows_of(corpus, tmp_path / "cache")
+    assert not any((tmp_path / "cache").iterdir())
