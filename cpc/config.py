@@ -146,6 +146,8 @@ class TrainConfig:
     """Batches of a pass over the dev split, at most."""
     checkpoint_every: int = 1000
     """Updates between writings of last.pt."""
+    keep_every: int = 0
+    """Updates between checkpoints of the weights that are kept, kept/UPDATE.pt; 0 keeps none."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,7 @@ def check(config: Config, *, where: str = "configuration") -> None:
         "data.cache_megabytes": config.data.cache_megabytes,
         "data.workers": config.data.workers,
         "criterion.num_negatives": config.criterion.num_negatives,
+        "train.keep_every": config.train.keep_every,
         "optim.weight_decay": config.optim.weight_decay,
         "optim.warmup_updates": config.optim.warmup_updates,
         "optim.clip_norm": config.optim.clip_norm,

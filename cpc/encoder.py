@@ -134,7 +134,8 @@ class BlockConv(nn.Module):
         w_a, w_b = self.weight.chunk(2)
         y = blocks @ torch.cat([w_a, w_b], dim=1)  # (B, T', 2 · C_out): both products in one
         y_a, y_b = y.chunk(2, dim=-1)
-        return y_a[:, :-1] + (y_b[:, 1:] + self.bias)
+        # The bias in the type of y: under bf16 autocast it would otherwise bring every activation to float32.
+        return y_a[:, :-1] + (y_b[:, 1:] + self.bias.to(y.dtype))
 
 
 class Encoder(nn.Module):

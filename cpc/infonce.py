@@ -13,6 +13,7 @@ Source: van den Oord et al. 2018, equations 3 and 4; the bound I(x_{t+k}; c_t) â
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -62,8 +63,11 @@ def infonce(z: Tensor, predictions: Tensor, negatives: Negatives) -> InfoNCE:
             f"InfoNCE: step {longest} of {num_steps} has no anchor: the longest window has {longest} frames; "
             "use longer windows or fewer steps (--criterion.num-steps)"
         )
-    with torch.autocast(z.device.type, enabled=False):  # scores overflow in half precision
-        return InfoNCE(*_Blocks.apply(z.float(), predictions.float(), negatives))
+    # Scores would overflow or lose the positive in half precision. Gradients are returned in the type of the inputs, so
+    # their products need no more than its precision.
+    dtype = torch.bfloat16 if z.dtype == predictions.dtype == torch.bfloat16 else torch.float32
+    with torch.autocast(z.device.type, enabled=False):
+        return InfoNCE(*_Blocks.apply(z.float(), predictions.float(), negatives, dtype))
 
 
 def _block_scores(device: torch.device) -> int:
@@ -75,7 +79,9 @@ class _Blocks(torch.autograd.Function):
     """All steps' InfoNCE with the gradient formed in the forward pass, block by block."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, predictions: Tensor, negatives: Negatives) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, z: Tensor, predictions: Tensor, negatives: Negatives, dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         num_steps, _num_sequences, num_frames, _dim = predictions.shape
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         d_z = torch.zeros_like(predictions) if needs_grad else None  # (K, B, T, D): each step's share
@@ -107,6 +113,7 @@ class _Blocks(torch.autograd.Function):
                         included=not negatives.excludes_utterance,
                         num_drawn=negatives.num_negatives, generator=generator,
                         gradients=(d_p[:, block], d_candidates) if needs_grad else None, num_anchors=num_anchors,
+                        dtype=dtype,
                     )  # fmt: skip
                     for total, value in zip((losses, hits, wins, log_n), out, strict=True):
                         total[k] += value / num_anchors
@@ -121,10 +128,10 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_losses: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, d_losses: Tensor, *_: Any) -> tuple[Tensor, Tensor, None, None]:
         d_z, d_predictions = ctx.saved_tensors
         weights = d_losses[:, None, None, None]
-        return torch.tensordot(d_losses, d_z, 1), d_predictions * weights, None
+        return torch.tensordot(d_losses, d_z, 1), d_predictions * weights, None, None
 
 
 def _stacks(negatives: Negatives, num_frames: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -156,6 +163,7 @@ def _score_block(
     generator: torch.Generator,
     gradients: tuple[Tensor, Tensor] | None,
     num_anchors: int,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Score A anchors of each of G groups against its M candidates.
 
@@ -171,11 +179,13 @@ def _score_block(
         gradients: of the step's mean loss: with respect to p, to be written, and to candidates, to be added to; None
             if none is wanted.
         num_anchors: anchors of the step, over which its loss is a mean.
+        dtype: of the products that form the gradients.
 
     Returns:
         Sums over the anchors of loss, top-1 hits, win rates and log N.
     """
-    scores = p @ candidates.transpose(1, 2)  # (G, A, M)
+    with _exact_bf16_products(p.device, dtype):
+        scores = p @ candidates.transpose(1, 2)  # (G, A, M)
     places = positives.expand(len(p), -1).unsqueeze(2)  # (G, A, 1)
     positive = scores.gather(2, places)
     num_candidates = scores.shape[2] if allowed is None else allowed.sum(2, keepdim=True)  # () or (G, A, 1)
@@ -207,19 +217,33 @@ def _score_block(
         per_anchor = [x.masked_fill(~is_anchor[:, :, None], 0) for x in per_anchor]
     sums = [x.sum() for x in per_anchor]
     if gradients is not None:
-        weights /= total * num_anchors  # dL/ds of the negatives: softmax over the candidates, over the mean's divisor
+        # dL/ds is softmax âˆ’ one-hot over num_anchors: here times `total`, which the rows of the products get back.
         if drawn is not None:
             weights = torch.zeros_like(scores).scatter_add_(2, drawn, weights)
-        d_positive = torch.full_like(positive, -1 / num_anchors)
-        if apart:
-            d_positive += positive_weight / (total * num_anchors)
-        weights.scatter_add_(2, places, d_positive)  # as one more entry of the score matrix
+        weights.scatter_add_(2, places, positive_weight - total if apart else -total)
+        scale = 1 / (total * num_anchors)
         if is_anchor is not None:
             weights.masked_fill_(~is_anchor[:, :, None], 0)
+            scale.masked_fill_(~is_anchor[:, :, None], 0)
+        weights = weights.to(dtype)
         d_p, d_candidates = gradients
-        d_p.copy_(weights @ candidates)
-        d_candidates.baddbmm_(weights.transpose(1, 2), p)
+        torch.mul(weights @ candidates.to(dtype), scale, out=d_p)
+        d_candidates += weights.transpose(1, 2) @ (p * scale).to(dtype)
     return sums[0], sums[1], sums[2], sums[3]
+
+
+@contextmanager
+def _exact_bf16_products(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Let a CPU multiply float32 that came from bfloat16 by its bfloat16 units; sums and results stay float32."""
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _draw(

@@ -201,6 +201,9 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
                     best_loss = line["loss"]
                     checkpoint.save(run / "best.pt", config, network, update=update, best_loss=best_loss)
                 logged_at = time.monotonic()  # the pass over dev is no training time
+            if config.train.keep_every and update % config.train.keep_every == 0:
+                seconds = seconds_before + time.monotonic() - started
+                checkpoint.save(run / "kept" / f"{update:07d}.pt", config, network, update=update, seconds=seconds)
             if update % config.train.checkpoint_every == 0 or is_last or stop:
                 checkpoint.save(
                     last_path, config, network, optimisers=[optimiser.state_dict() for optimiser in optimisers],

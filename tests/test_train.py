@@ -306,3 +306,16 @@ def test_profile_accounts_for_the_update_and_writes_a_trace(corpus, tmp_path, ca
     plain = train(config, tmp_path / "plain")
     for x, y in zip(weights(profiled).values(), weights(plain).values(), strict=True):
         assert torch.equal(x, y)
+
+
+def test_kept_checkpoints_are_the_weights_of_their_update(corpus, tmp_path):
+    config = tiny_config(corpus)
+    run = train(replace(config, train=replace(config.train, keep_every=5)), tmp_path / "run")
+    assert [path.name for path in sorted((run / "kept").iterdir())] == ["0000005.pt", "0000010.pt"]
+    short = replace(config, train=replace(config.train, num_updates=12, checkpoint_every=5, keep_every=10))
+    other = train(short, tmp_path / "other")
+    for x, y in zip(weights(run / "kept", "0000010.pt").values(), weights(other / "kept", "0000010.pt").values(),
+                    strict=True):  # fmt: skip
+        assert torch.equal(x, y)
+    last, kept = weights(run), weights(run / "kept", "0000010.pt")
+    assert any(not torch.equal(x, y) for x, y in zip(last.values(), kept.values(), strict=True))
