@@ -129,6 +129,7 @@ def features(
     sample_rate: int = 16000,
     resample: bool = False,
     dtype: Literal["float32", "float16"] = "float32",
+    precision: Literal["float32", "bf16"] = "float32",
     device: str = "auto",
 ) -> None:
     """Write the frames of whole utterances: z or c of a run, or a baseline's.
@@ -149,6 +150,7 @@ def features(
         sample_rate: Hz, for mfcc and logmel; a run has its own.
         resample: Resample files of another rate; a run that was trained so does it anyway.
         dtype: Of the numbers on disk.
+        precision: Of the network's products; bf16 is about twice as fast where the device has it, and good to 1 in 100.
         device: auto, cpu, cuda, mps.
     """
     from cpc import checkpoint as checkpoints
@@ -169,7 +171,12 @@ def features(
         resample = resample or saved.audio.resample
         manifest = manifest or Path(saved.data.manifest)
         extractor = extraction.of_run(
-            run, layer, which=checkpoint, untrained=baseline == "untrained", device=resolve_device(device)
+            run,
+            layer,
+            which=checkpoint,
+            untrained=baseline == "untrained",
+            device=resolve_device(device),
+            precision=precision,
         )
     if manifest is None:
         raise ConfigError("features: pass --manifest, the CSV that lists the utterances")

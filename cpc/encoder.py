@@ -214,7 +214,10 @@ class Encoder(nn.Module):
         layers = zip(self.convs, self.norms, self.geometry.paddings, strict=True)
         for i, (conv, norm, (left, right)) in enumerate(layers):
             assert isinstance(conv, BlockConv)
-            x = F.pad(x, (0, 0, left, 0)) if tails is None else torch.cat([tails[i], x], dim=1)
+            if tails is not None:
+                x = torch.cat([tails[i], x], dim=1)
+            elif left:  # F.pad copies even where it adds nothing
+                x = F.pad(x, (0, 0, left, 0))
             if last and right:
                 x = F.pad(x, (0, 0, 0, right))
             num_out = max(0, x.shape[1] // conv.stride - 1)
@@ -223,5 +226,5 @@ class Encoder(nn.Module):
             x = conv(x) if num_out else x.new_zeros(x.shape[0], 0, self.channels)
             if x.shape[1]:
                 x = norm(x.transpose(1, 2)).transpose(1, 2) if isinstance(norm, nn.BatchNorm1d) else norm(x)
-            x = F.relu(x)
+            x = F.relu(x, inplace=True)
         return x, new_tails

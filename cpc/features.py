@@ -71,11 +71,19 @@ class Extractor(Protocol):
 class CPCExtractor:
     """z or c of a trained (or untrained) model."""
 
-    def __init__(self, model: CPC, layer: Layer, *, source: str = "cpc", device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        model: CPC,
+        layer: Layer,
+        *,
+        source: str = "cpc",
+        device: torch.device | str = "cpu",
+        precision: Literal["float32", "bf16"] = "float32",
+    ) -> None:
         geometry = model.g_enc.geometry
         self.model, self.source = model.to(device).eval(), source
         self.layer: Layer | None = layer
-        self.device = torch.device(device)
+        self.device, self.precision = torch.device(device), precision
         self.dim = model.g_enc.channels if layer == "z" else model.g_ar.hidden_dim
         self.sample_rate, self.hop_samples = model.sample_rate, geometry.hop_samples
         self.first_centre_samples = geometry.first_centre_samples
@@ -88,14 +96,14 @@ class CPCExtractor:
     def frames(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """Stream one file through the model from a zero state."""
         state: Any = None
-        with torch.inference_mode():
+        with torch.inference_mode(), self._autocast():
             for block, last in mark_last(blocks):
                 x = torch.from_numpy(np.ascontiguousarray(block))[None].to(self.device)  # (1, S)
                 if self.layer == "z":
                     frames, state = self.model.g_enc.stream(x, state, last=last)
                 else:
                     _, frames, state = self.model.stream(x, state, last=last)
-                yield frames[0].cpu().numpy()
+                yield frames[0].float().cpu().numpy()
 
     def frames_of(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Short files side by side: the network is causal, so what pads one behind comes after all its frames."""
@@ -105,14 +113,17 @@ class CPCExtractor:
         x = torch.zeros(len(waveforms), max(map(len, waveforms)))  # (B, S)
         for row, waveform in zip(x, waveforms, strict=True):
             row[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._autocast():
             z = self.model.g_enc(x.to(self.device))  # (B, T, D_z)
-            frames = (z if self.layer == "z" else self.model.g_ar(z)).cpu().numpy()  # (B, T, D)
+            frames = (z if self.layer == "z" else self.model.g_ar(z)).float().cpu().numpy()  # (B, T, D)
         return [row[: self.num_frames(len(w))] for row, w in zip(frames, waveforms, strict=True)]
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
     def identity(self) -> str:
-        """A digest of the weights."""
-        digest = hashlib.blake2b(digest_size=8)
+        """A digest of the weights and of the precision."""
+        digest = hashlib.blake2b(b"" if self.precision == "float32" else self.precision.encode(), digest_size=8)
         for name, weight in self.model.state_dict().items():
             digest.update(name.encode())
             digest.update(weight.cpu().contiguous().numpy().tobytes())
@@ -175,8 +186,10 @@ def extract(
         for i, (utterance, length) in enumerate(zip(table["utterance"].astype(str), lengths, strict=True))
     ]
     too_short = [file.target.stem for file in files if file.num_frames == 0]
-    order = [i for i in np.argsort(lengths, kind="stable") if files[i].num_frames]  # like lengths pad each other least
-    short = [files[i] for i in order if lengths[i] <= _BLOCK_SECONDS * rate]
+    # Like lengths pad each other least; the longest first, so that buffers fit all that follow.
+    order = [i for i in np.argsort(lengths, kind="stable")[::-1] if files[i].num_frames]
+    num_long = sum(lengths[i] > _BLOCK_SECONDS * rate for i in order)
+    short = [files[i] for i in order[num_long:]]
     with tqdm(total=len(order), unit="file", desc=f"features {out.name}", disable=not progress) as bar:
         for first in range(0, len(short), _FILES_AT_ONCE):
             together = short[first : first + _FILES_AT_ONCE]
@@ -184,7 +197,7 @@ def extract(
             if not all(file.target.exists() for file in together):
                 _write_together(extractor, together, resample=resample, dtype=dtype)
             bar.update(len(together))
-        for file in (files[i] for i in order[len(short) :]):
+        for file in (files[i] for i in order[:num_long]):
             if not file.target.exists():
                 _write_streaming(extractor, file, resample=resample, dtype=dtype)
             bar.update()
@@ -373,13 +386,14 @@ def of_run(
     which: checkpoint.Which = "best",
     untrained: bool = False,
     device: torch.device | str = "cpu",
+    precision: Literal["float32", "bf16"] = "float32",
 ) -> CPCExtractor:
     """The extractor of a run's checkpoint; or, `untrained`, of the same architecture with the run's random weights."""
     path = checkpoint.locate(run, which)
     if not untrained:
-        return CPCExtractor(checkpoint.load(path), layer, device=device)
+        return CPCExtractor(checkpoint.load(path), layer, device=device, precision=precision)
     from cpc.model import build
 
     config, _ = checkpoint.read(path)
     torch.manual_seed(config.seed)  # the weights that this run started from
-    return CPCExtractor(build(config), layer, source="untrained", device=device)
+    return CPCExtractor(build(config), layer, source="untrained", device=device, precision=precision)

@@ -214,13 +214,13 @@ def test_a_file_that_breaks_after_the_manifest_was_made(tmp_path, refused, comma
     monkeypatch.setattr("cpc.features._FILES_AT_ONCE", 2)
     root = tmp_path / "c"
     corpus = make_corpus(root, speakers=1)
-    broken = root / "1" / "10" / "1-10-0003.flac"
+    broken = root / "1" / "10" / "1-10-0001.flac"
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
     arguments = ["features", trained, "--manifest", corpus, "--out", tmp_path / "f"]
-    refused(*arguments, says=["1-10-0003.flac: truncated"])
+    refused(*arguments, says=["1-10-0001.flac: truncated"])
     written = {p.name for p in (tmp_path / "f" / "frames").iterdir()}
-    assert written == {"1-10-0000.npy", "1-10-0001.npy"}
+    assert written == {"1-10-0004.npy", "1-10-0003.npy"}  # the longest first
     refused("probe", "speaker", tmp_path / "f", says=["not finished"])
     broken.write_bytes(whole)
     assert command(*arguments)[0] == 0

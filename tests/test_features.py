@@ -170,3 +170,13 @@ def test_a_damaged_or_missing_frames_file_is_one_clear_error(run, corpus, tmp_pa
         opened.frames(second)
     with pytest.raises(FeaturesError, match="no features folder"):
         features.load(tmp_path)
+
+
+def test_bf16_features_are_close_and_not_mixed_with_float32(run, corpus, tmp_path):
+    manifest = manifests.read(corpus)
+    exact = features.load(features.extract(features.of_run(run, "c"), manifest, tmp_path / "f"))
+    close = features.load(features.extract(features.of_run(run, "c", precision="bf16"), manifest, tmp_path / "g"))
+    for utterance in manifest.table["utterance"]:
+        assert np.abs(exact.frames(utterance) - close.frames(utterance)).max() < 0.05
+    with pytest.raises(FeaturesError, match="holds other features: identity"):
+        features.extract(features.of_run(run, "c", precision="bf16"), manifest, tmp_path / "f")
