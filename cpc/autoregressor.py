@@ -41,20 +41,22 @@ class Autoregressor(nn.Module):
         if isinstance(self.rnn, nn.GRU) and z.device.type == "cpu":
             assert not isinstance(state, tuple)
             return _gru_on_cpu(self.rnn, z, state)
-        c, state = self.rnn(z, state)
+        # Autocast would run cuDNN's recurrent networks in float16, whatever its type, and gradients would vanish there.
+        with torch.autocast(z.device.type, enabled=z.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
+            c, state = self.rnn(z if z.device.type == "cpu" else z.float(), state)
         assert state is not None
         return c, state
 
 
 def _gru_on_cpu(gru: nn.GRU, z: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What `gru(z, state)` returns, about twice as fast: PyTorch has a fused LSTM for CPUs, but no GRU."""
+    """What `gru(z, state)` returns, in float32, about twice as fast: PyTorch has a fused LSTM for CPUs, but no GRU."""
     if state is None:
         state = z.new_zeros(gru.num_layers, len(z), gru.hidden_size, dtype=torch.float32)
     bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     x, last = z.transpose(0, 1), []  # (T, B, D_z)
     for layer, h in enumerate(state):
         w_ih, w_hh, b_ih, b_hh = gru.all_weights[layer]
-        x = _Recurrence.apply(F.linear(x, w_ih, b_ih), w_hh, b_hh, h, bf16)  # (T, B, D_c)
+        x = _Recurrence.apply(F.linear(x, w_ih, b_ih), w_hh, b_hh, h, bf16, torch.is_grad_enabled())  # (T, B, D_c)
         last.append(x[-1])
     return x.transpose(0, 1), torch.stack(last)
 
@@ -69,8 +71,11 @@ class _Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w_hh: Tensor, b_hh: Tensor, h: Tensor, bf16: bool) -> Tensor:
-        """Inputs x (T, B, 3 H) in the order r, u, n; state h (B, H) → h of every frame (T, B, H), float32."""
+    def forward(ctx: Any, x: Tensor, w_hh: Tensor, b_hh: Tensor, h: Tensor, bf16: bool, keeps: bool) -> Tensor:
+        """Inputs x (T, B, 3 H) in the order r, u, n; state h (B, H) → h of every frame (T, B, H), float32.
+
+        `keeps` says whether there may be a backward pass: without gradients nothing is kept for it.
+        """
         x, hidden = x.float(), w_hh.shape[1]
         dtype = torch.bfloat16 if bf16 else torch.float32
         w, b = w_hh.t().to(dtype), b_hh.to(dtype)
@@ -84,17 +89,18 @@ class _Recurrence(torch.autograd.Function):
                 h_n = gates[:, 2 * hidden :].float()
                 n = torch.tanh(torch.addcmul(x_n[t], ru[:, :hidden], h_n))
                 torch.lerp(n, hs[t], ru[:, hidden:], out=h_after)
-                rus.append(ru)
-                ns.append(n)
-                h_ns.append(h_n)
-        if any(ctx.needs_input_grad):
+                if keeps:
+                    rus.append(ru)
+                    ns.append(n)
+                    h_ns.append(h_n)
+        if keeps:
             ctx.save_for_backward(hs, torch.stack(rus), torch.stack(ns), torch.stack(h_ns), w_hh)
             ctx.bf16 = bf16
         return hs[1:]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_hs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, d_hs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
         hs, ru, n, h_n, w_hh = ctx.saved_tensors
         dtype = torch.bfloat16 if ctx.bf16 else torch.float32
         r, u = ru.chunk(2, dim=2)  # (T, B, H)
@@ -110,4 +116,4 @@ class _Recurrence(torch.autograd.Function):
         d_x = torch.cat([d_gates[:, :, :2].flatten(2), totals * by_n], dim=2)
         flat = d_gates.flatten(2).flatten(0, 1)  # (T · B, 3 H)
         d_w = (flat.t().to(dtype) @ hs[:-1].flatten(0, 1).to(dtype)).float()
-        return d_x, d_w, flat.sum(0), d_h, None
+        return d_x, d_w, flat.sum(0), d_h, None, None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -44,12 +45,26 @@ class Cache:
     """The audio of a manifest's utterances, decoded once; opened, completed or built by `open_cache`."""
 
     def __init__(self, folder: Path) -> None:
-        self.index = np.load(folder / "index.npy", mmap_mode="r+")
-        self._samples = np.memmap(folder / "samples.int16", np.int16, mode="r+")
+        self.folder = folder
+        try:
+            self.index = np.load(folder / "index.npy", mmap_mode="r+")
+            self._samples = np.memmap(folder / "samples.int16", np.int16, mode="r+")
+            whole = len(self._samples) == self.index["length"].sum()
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            raise CacheError(f"{folder}: damaged, index and samples do not fit; remove it, it is built again")
 
-    def statistics(self, row: int) -> tuple[float, float]:
-        """Mean and deviation of a whole utterance, as `audio.statistics` measures them."""
-        return float(self.index["mean"][row]), float(self.index["std"][row])
+    def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
+        """Processes that read audio map the files themselves; by itself numpy would copy all samples to each."""
+        return Cache, (self.folder,)
+
+    def statistics(self, row: int, path: Path) -> tuple[float, float]:
+        """Mean and deviation of a whole utterance, as `audio.statistics` measures them; `path` names it in errors."""
+        mean, std = float(self.index["mean"][row]), float(self.index["std"][row])
+        if std == 0:
+            raise audio.AudioError(f"{path}: silent, all samples are {mean:g}; remove it from the manifest")
+        return mean, std
 
     def read(self, row: int, start: int, stop: int) -> audio.Waveform:
         """Samples [start, stop) of utterance `row`, (stop - start,) float32."""
@@ -66,7 +81,8 @@ class Cache:
             raise audio.AudioError(
                 f"{path}: {len(waveform)} samples, the manifest promises {length}; run `cpc manifest` again"
             )
-        mean, std = audio.statistics_of([waveform], path)
+        silent = waveform.min() == waveform.max()
+        mean, std = (float(waveform[0]), 0.0) if silent else audio.statistics_of([waveform], path)
         exact = waveform * np.float32(_FULL_SCALE)
         is_16_bit = bool((exact == np.rint(exact)).all() and np.abs(exact + 0.5).max() < _FULL_SCALE)
         scale = np.float32(1 / _FULL_SCALE) if is_16_bit else np.float32(np.abs(waveform).max() / (_FULL_SCALE - 1))
@@ -74,7 +90,6 @@ class Cache:
         line = self.index[row]
         line["scale"], line["mean"], line["std"] = scale, mean, std
         line["file_bytes"], line["file_mtime_ns"] = stat.st_size, stat.st_mtime_ns
-        self.index[row] = line
 
     def is_current(self, row: int, path: Path) -> bool:
         """Whether utterance `row` is there, and its sound file is as it was."""
@@ -93,7 +108,7 @@ def open_cache(
     Args:
         manifest: the utterances.
         folder: where the cache is, or is to be.
-        num_samples: (U,) lengths at `sample_rate`.
+        num_samples: (U,) lengths at `sample_rate`; 0 for utterances that are not wanted.
         sample_rate: Hz.
         resample: whether files of other rates are resampled; otherwise they are an error.
 
@@ -108,12 +123,12 @@ def open_cache(
     total_bytes = 2 * int(num_samples.sum())
     where = folder / "cache.json"
     if where.exists():
-        if json.loads(where.read_text()) != settings:
+        if where.read_text() != json.dumps(settings):
             raise CacheError(
                 f"{folder}: the cache of another manifest or rate; pass another --data.cache, or remove it"
             )
     else:
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(path.name not in ("index.npy", "samples.int16") for path in folder.iterdir()):
             raise CacheError(f"{folder}: not empty and no cache; pass another --data.cache")
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -128,10 +143,13 @@ def open_cache(
         index["start"] = np.cumsum(num_samples) - num_samples
         np.save(folder / "index.npy", index)
         with (folder / "samples.int16").open("wb") as f:
+            if hasattr(os, "posix_fallocate"):  # on a disk that fills later, writing to the map would kill the process
+                os.posix_fallocate(f.fileno(), 0, total_bytes)
             f.truncate(total_bytes)
         write_bytes(where, json.dumps(settings).encode())
     cache = Cache(folder)
-    missing = [i for i in range(len(manifest)) if not cache.is_current(i, manifest.audio_path(i))]
+    wanted = np.flatnonzero(num_samples).tolist()
+    missing = [i for i in wanted if not cache.is_current(i, manifest.audio_path(i))]
     for i in tqdm(missing, desc="cache", unit="file", disable=not missing):
         cache.fill(i, manifest.audio_path(i), sample_rate=sample_rate, resample=resample)
     return cache

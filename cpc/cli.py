@@ -4,6 +4,7 @@ cpc manifest DIR -o manifest.csv --split utterance     which files there are, an
 cpc train small --data.manifest manifest.csv --out RUN train on them
 cpc features RUN --out FEATURES --layer c              frames of every utterance
 cpc probe phone FEATURES --labels phone_labels.txt     what a linear classifier reads from them
+cpc ablate TABLE.toml --labels phone_labels.txt …      settings side by side, with seeds and the paper's values
 """
 
 from __future__ import annotations
@@ -238,6 +239,40 @@ def probe(
         print(f"wrote {out}")
 
 
+def ablate(
+    table: Positional[Path],
+    /,
+    *,
+    out: Path,
+    labels: Path,
+    manifest: Path | None = None,
+    evaluate: Literal["test", "dev"] = "test",
+    max_frames: int = 30_000,
+    jobs: int = 1,
+) -> None:
+    """Compare settings: a base run with some fields changed a row, several seeds, and a table with the paper's values.
+
+    Finished runs are skipped and an interrupted one goes on, so the same command can be given again.
+
+        cpc ablate ablate_steps.toml --manifest manifest.csv --labels phone_labels.txt --out runs/steps
+
+    Args:
+        table: TOML: base, seeds, and [[row]] tables or a [grid]; recipes/minispeech/ablate_*.toml are examples.
+        out: Folder to write: a run for each row and seed, results.json, table.md, table.png.
+        labels: `utterance-id l_0 l_1 …` a line, an integer each 10 ms.
+        manifest: Utterances with splits, instead of those that the base names.
+        evaluate: The split that accuracy is measured on; dev while you still choose.
+        max_frames: Train frames of each probe.
+        jobs: Runs side by side, each with its share of the cores.
+    """
+    from cpc import ablate as ablation
+
+    rows = ablation.read(table, manifest_csv=str(manifest or ""))
+    written = ablation.run(rows, out, labels=labels, evaluate=evaluate, max_frames=max_frames, jobs=jobs)
+    print(written.read_text())
+    print(f"wrote {written}")
+
+
 def report(run: Positional[Path], /) -> None:
     """Draw a run: learning_curves.png and accuracy_by_k.png in its folder.
 
@@ -269,10 +304,11 @@ def main() -> None:
                 "train": _train_command(_named_configuration(arguments)),
                 "features": features,
                 "probe": probe,
+                "ablate": ablate,
                 "report": report,
             },
             prog="cpc",
-            description="Contrastive predictive coding on audio. Stages: manifest, train, features, probe, report.",
+            description="Contrastive predictive coding on audio, a command for each stage.",
             args=arguments,
         )
     except KeyboardInterrupt as stop:
@@ -289,7 +325,10 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # a full disk, a folder without permission
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror.lower()}; nothing that was there before is changed"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if text.startswith("Caught "):  # in a process that reads audio: its traceback ends in "cpc.audio.AudioError: ..."
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ Dtype = Literal["float32", "float16"]
 Frames = NDArray[Any]
 
 _BLOCK_SECONDS = 20
-_FILES_AT_ONCE = 16  # short files, of one block each
+# Short files, of one block each, that go side by side: together no more than three long ones' blocks.
+_FILES_AT_ONCE, _SECONDS_AT_ONCE = 16, 60
 
 
 class FeaturesError(ValueError):
@@ -84,6 +85,8 @@ class CPCExtractor:
         self.model, self.source = model.to(device).eval(), source
         self.layer: Layer | None = layer
         self.device, self.precision = torch.device(device), precision
+        if self.device.type == "cpu":
+            keep_freed_buffers()
         self.dim = model.g_enc.channels if layer == "z" else model.g_ar.hidden_dim
         self.sample_rate, self.hop_samples = model.sample_rate, geometry.hop_samples
         self.first_centre_samples = geometry.first_centre_samples
@@ -174,8 +177,6 @@ def extract(
         "normalise": extractor.normalise, "resample": resample,
     }  # fmt: skip
     _claim(out, meta, manifest)
-    if getattr(extractor, "device", None) == torch.device("cpu"):
-        keep_freed_buffers()
     rate, table = extractor.sample_rate, manifest.table
     lengths = [
         audio.num_resampled(int(n), int(r), rate)
@@ -187,20 +188,19 @@ def extract(
     ]
     too_short = [file.target.stem for file in files if file.num_frames == 0]
     # Like lengths pad each other least; the longest first, so that buffers fit all that follow.
-    order = [i for i in np.argsort(lengths, kind="stable")[::-1] if files[i].num_frames]
-    num_long = sum(lengths[i] > _BLOCK_SECONDS * rate for i in order)
-    short = [files[i] for i in order[num_long:]]
+    order = [int(i) for i in np.argsort(lengths, kind="stable")[::-1] if files[i].num_frames]
     with tqdm(total=len(order), unit="file", desc=f"features {out.name}", disable=not progress) as bar:
-        for first in range(0, len(short), _FILES_AT_ONCE):
-            together = short[first : first + _FILES_AT_ONCE]
+        while order:
+            longest = lengths[order[0]]
+            fitting = min(_FILES_AT_ONCE, _SECONDS_AT_ONCE * rate // longest) if longest <= _BLOCK_SECONDS * rate else 0
+            together, order = [files[i] for i in order[: max(1, fitting)]], order[max(1, fitting) :]
             # The same files share a batch when an interrupted command goes on: its frames are the same to the bit.
             if not all(file.target.exists() for file in together):
-                _write_together(extractor, together, resample=resample, dtype=dtype)
+                if fitting:
+                    _write_together(extractor, together, resample=resample, dtype=dtype)
+                else:
+                    _write_streaming(extractor, together[0], resample=resample, dtype=dtype)
             bar.update(len(together))
-        for file in (files[i] for i in order[:num_long]):
-            if not file.target.exists():
-                _write_streaming(extractor, file, resample=resample, dtype=dtype)
-            bar.update()
     if too_short:
         tqdm.write(f"{out}: {len(too_short)} utterances are too short for one frame and left out: {_some(too_short)}")
     write_bytes(

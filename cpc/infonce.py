@@ -93,6 +93,11 @@ class _Blocks(torch.autograd.Function):
         for rows, allowed in _stacks(negatives, num_frames, z.device):
             z_rows = z[rows]  # (G, R, T, D)
             candidates = z_rows.flatten(1, 2)  # (G, M, D), M = R · T
+            # A row of dL/ds sums to 0, so the gradient of a prediction sees differences of latents alone. Rounded to
+            # bf16 the sum is not quite 0, and a mean that all latents share, as after ReLU, would leak into it.
+            centred = candidates
+            if dtype != torch.float32:
+                centred = (candidates - candidates.mean(1, keepdim=True)).to(dtype)
             valid = torch.tensor(negatives.num_frames, device=z.device)[rows]  # (G, R)
             for step in range(1, num_steps + 1):
                 k, length = step - 1, num_frames - step
@@ -107,7 +112,7 @@ class _Blocks(torch.autograd.Function):
                 for first in range(0, p.shape[1], size):
                     block = slice(first, first + size)
                     out = _score_block(
-                        p[:, block], candidates, positives[block],
+                        p[:, block], candidates, centred, positives[block],
                         allowed=allowed[:, anchor_row[block]] if is_ragged or negatives.excludes_utterance else None,
                         is_anchor=is_anchor[:, block] if is_ragged else None,
                         included=not negatives.excludes_utterance,
@@ -154,6 +159,7 @@ def _stacks(negatives: Negatives, num_frames: int, device: torch.device) -> Iter
 def _score_block(
     p: Tensor,
     candidates: Tensor,
+    centred: Tensor,
     positives: Tensor,
     *,
     allowed: Tensor | None,
@@ -170,6 +176,7 @@ def _score_block(
     Args:
         p: (G, A, D) predictions.
         candidates: (G, M, D) latents.
+        centred: (G, M, D) the same, but for a constant, for the gradient of p; in `dtype`.
         positives: (A,) each positive's place in `candidates`.
         allowed: (G, A, M) which candidates count; None: all of them.
         is_anchor: (G, A) false where the anchor or its positive is padding; None: true throughout.
@@ -227,7 +234,7 @@ def _score_block(
             scale.masked_fill_(~is_anchor[:, :, None], 0)
         weights = weights.to(dtype)
         d_p, d_candidates = gradients
-        torch.mul(weights @ candidates.to(dtype), scale, out=d_p)
+        torch.mul(weights @ centred, scale, out=d_p)
         d_candidates += weights.transpose(1, 2) @ (p * scale).to(dtype)
     return sums[0], sums[1], sums[2], sums[3]
 

@@ -32,7 +32,7 @@ class Mean:
     def take(self) -> dict[str, Any]:
         """The means so far, as fields of a line of metrics.jsonl; starts anew."""
         assert self._sum is not None
-        losses, accuracies, win_rates, log_n = (self._sum / self._count).double().cpu()
+        losses, accuracies, win_rates, log_n = (self._sum / self._count).cpu().double()
         self._sum, self._count = None, 0
         return {
             "loss": losses.mean().item(),

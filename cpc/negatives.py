@@ -103,9 +103,13 @@ class Negatives:
         groups: dict[int, list[int]] = {}
         for b, of in enumerate(key):
             groups.setdefault(of, []).append(b)
-        for rows in groups.values():
+        of_utterance: dict[tuple[int, int], int] = {}  # frames of an utterance in a group
+        for b, of in enumerate(key):
+            of_utterance[of, utterance[b]] = of_utterance.get((of, utterance[b]), 0) + num_frames[b]
+        for of, rows in groups.items():
+            total = sum(num_frames[b] for b in rows)
             for b in rows:
-                admitted = sum(num_frames[i] for i in rows if not (excludes and utterance[i] == utterance[b]))
+                admitted = total - of_utterance[of, utterance[b]] if excludes else total
                 if num_frames[b] >= 2 and admitted - (not excludes) < 1:  # with one frame there is no anchor
                     raise NegativesError(
                         f"negatives {scheme}: in a batch of {len(num_frames)} windows, of {len(set(utterance))} "
@@ -159,8 +163,6 @@ def draw(ranks: Tensor, num_candidates: Tensor, num_negatives: int, generator: t
         (…, A, n) places among the candidates, none of them the anchor's positive.
     """
     excluded = (ranks >= 0).to(torch.int64)
-    uniform = torch.rand(
-        *ranks.shape[:-1], num_negatives, generator=generator, device=ranks.device, dtype=torch.float64
-    )
-    drawn = (uniform * (num_candidates - excluded)).to(torch.int64)  # in [0, M - excluded)
+    shape = (*ranks.shape[:-1], num_negatives)
+    drawn = torch.randint(2**62, shape, generator=generator, device=ranks.device) % (num_candidates - excluded)
     return drawn + ((drawn >= ranks) & (excluded > 0))  # step over the positive

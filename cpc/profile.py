@@ -27,18 +27,21 @@ class Profile:
 
     def __init__(self, trace: Path | None, device: torch.device) -> None:
         self.trace, self.device = trace, device
-        self.update, self.summary = 0, ""
+        self.update = 0
         self._seconds: dict[tuple[str, str], float] = {}
-        self._last = 0.0
+        self._last, self._paused = 0.0, False
         self._tracer: torch.profiler.profile | None = None
 
     @property
     def is_timing(self) -> bool:
         """Whether this update's stages are timed."""
-        return self.trace is not None and _WARM_UP < self.update <= _WARM_UP + _TIMED
+        timed = _WARM_UP < self.update <= _WARM_UP + _TIMED
+        return self.trace is not None and timed and not self._paused
 
     def mark(self, stage: str, direction: str = "forward") -> None:
         """End a stage here."""
+        if self.trace is not None and self.update == _WARM_UP:
+            self._last = time.perf_counter()  # the last of these is where the first timed update begins
         if not self.is_timing:
             return
         if self.device.type == "cuda":
@@ -50,6 +53,15 @@ class Profile:
         self._seconds[key] = self._seconds.get(key, 0.0) + now - self._last
         self._last = now
 
+    def pause(self) -> None:
+        """Leave out what comes now: a pass over the dev split."""
+        self.mark("other")
+        self._paused = True
+
+    def go_on(self) -> None:
+        """End the pause."""
+        self._last, self._paused = time.perf_counter(), False
+
     def mark_gradient(self, entered: Tensor, stage: str) -> None:
         """End a stage's backward pass when the gradient of what entered it has been formed."""
         if self.is_timing and entered.requires_grad:
@@ -60,8 +72,6 @@ class Profile:
         if self.trace is None:
             return ""
         self.update += 1
-        if self.update == _WARM_UP + 1:
-            self._last = time.perf_counter()
         if self.update == _WARM_UP + _TIMED + 1:
             self._tracer = torch.profiler.profile(record_shapes=True, profile_memory=True)
             self._tracer.start()

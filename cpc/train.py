@@ -67,12 +67,16 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
     last_path, metrics_path = run / "last.pt", run / "metrics.jsonl"
     if resume:
         _, payload = checkpoint.read(last_path, device)
+        if "optimisers" not in payload:
+            raise checkpoint.CheckpointError(
+                f"{last_path}: of an earlier version, cannot be continued; start a new run"
+            )
         checkpoint.restore(network, payload, last_path)
         for optimiser, state in zip(optimisers, payload["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         first, best_loss, seconds_before = payload["update"], payload["best_loss"], payload["seconds"]
         metrics.keep_until(metrics_path, first)
-    elif last_path.exists() or metrics_path.exists():
+    elif last_path.exists():
         raise TrainingError(
             f"{run}: holds a run already; continue it with `cpc train --resume {run}`, or pass another --out"
         )
@@ -91,11 +95,13 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
     )[: config.train.validate_batches]  # fmt: skip
     if profile and config.train.num_updates - first < NUM_UPDATES:
         raise ConfigError(
-            f"profile: {config.train.num_updates - first} updates to go, it needs {NUM_UPDATES}; raise "
-            "--train.num-updates"
+            f"profile: {config.train.num_updates - first} updates to go, it needs {NUM_UPDATES}; profile a longer run"
         )
     next(iter(sampler), None)  # a composition that cannot be filled is refused before anything is written
     run.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        for leftover in (metrics_path, run / "best.pt"):  # of a run that was stopped before its first checkpoint
+            leftover.unlink(missing_ok=True)
     configuration.write(config, run / "config.toml")
     _announce(config, train_windows, dev_windows, len(dev_batches), device, precision, network)
 
@@ -134,10 +140,12 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
         """Mean over the same dev windows and negatives every time."""
         mean = metrics.Mean()
         network.eval()
+        stages.pause()
         with torch.no_grad():
             for i, indices in enumerate(dev_batches):
                 mean.add(score(collate([dev_windows[0, int(index)] for index in indices]), seed=i))
         network.train()
+        stages.go_on()
         return mean
 
     bound = bound_kind(config.criterion.scheme, config.batches.kind)

@@ -6,7 +6,6 @@ each epoch, so that no sample is favoured and none is seen twice in an epoch.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -116,11 +115,13 @@ class Windows(Dataset[Window]):
         self._first = np.concatenate([[0], np.cumsum(self.windows_per_utterance)])  # of each utterance
         _, speaker_of_row = np.unique(table["speaker"].to_numpy(dtype=str), return_inverse=True)
         self.speaker: NDArray[np.int64] = speaker_of_row[self.utterance]  # (num windows,)
-        self._offsets = lru_cache(maxsize=2)(self._draw_offsets)
+        self._offsets_of: tuple[int, NDArray[np.int64]] | None = None  # the epoch they were drawn for
         self._statistics: dict[int, tuple[float, float]] = {}
         self._on_disk: Cache | None = None
         if cache:
-            self._on_disk = open_cache(manifest, cache, self.num_samples, sample_rate=sample_rate, resample=resample)
+            self._on_disk = open_cache(
+                manifest, cache, np.where(long_enough, self.num_samples, 0), sample_rate=sample_rate, resample=resample
+            )
         self._cache: dict[int, audio.Waveform] = {}
         self._cache_left = cache_megabytes * 2**20
 
@@ -128,11 +129,14 @@ class Windows(Dataset[Window]):
         """Windows in an epoch."""
         return len(self.utterance)
 
-    def _draw_offsets(self, epoch: int) -> NDArray[np.int64]:
+    def _offsets(self, epoch: int) -> NDArray[np.int64]:
         """Where each utterance's first window starts in this epoch, in samples: (num utterances,)."""
+        if self._offsets_of is not None and self._offsets_of[0] == epoch:
+            return self._offsets_of[1]
         slack = np.maximum(0, self.num_samples - self.windows_per_utterance * self.window_samples)
         drawn = np.random.default_rng([self.seed, epoch]).random(len(slack)) * (slack + 1)
         offsets: NDArray[np.int64] = drawn.astype(np.int64)
+        self._offsets_of = (epoch, offsets)
         return offsets
 
     def span(self, epoch: int, index: int) -> tuple[int, int, int]:
@@ -153,9 +157,9 @@ class Windows(Dataset[Window]):
         """Samples [start, stop) of an utterance, normalised; from memory where they are there."""
         if self._on_disk is not None:
             waveform = self._on_disk.read(row, start, stop)
-            return (
-                audio.normalise(waveform, *self._on_disk.statistics(row)) if self.normalise == "utterance" else waveform
-            )
+            if self.normalise == "utterance":
+                waveform = audio.normalise(waveform, *self._on_disk.statistics(row, self.manifest.audio_path(row)))
+            return waveform
         if row in self._cache:
             return self._cache[row][start:stop]
         path = self.manifest.audio_path(row)

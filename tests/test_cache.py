@@ -87,3 +87,32 @@ def test_a_full_disk_is_told_before_anything_is_written(corpus, tmp_path, monkey
     with pytest.raises(CacheError, match=r"needs 0.00 GB, 0.00 GB are free"):
         windows_of(corpus, tmp_path / "cache")
     assert not any((tmp_path / "cache").iterdir())
+
+
+def test_processes_that_read_audio_map_the_files_themselves(corpus, tmp_path):
+    """Pickled, the windows of a cache are small, and read the same samples."""
+    import pickle
+
+    cached = windows_of(corpus, tmp_path / "cache")
+    pickled = pickle.dumps(cached)
+    assert len(pickled) < (tmp_path / "cache" / "samples.int16").stat().st_size / 4
+    assert torch.equal(pickle.loads(pickled)[3, 5].waveform, cached[3, 5].waveform)
+
+
+def test_utterances_that_no_window_uses_are_not_read(tmp_path):
+    """A short silent file is counted as skipped, with the cache as without."""
+    manifest = make_corpus(tmp_path / "corpus", speakers=1)
+    table = manifests.read(manifest)
+    soundfile.write(table.audio_path(0), np.zeros(100), 16000)
+    table.table.loc[0, "num_samples"] = 100
+    manifests.write(table, manifest)
+    for cache in ("", tmp_path / "cache"):
+        assert windows_of(manifest, cache).num_skipped == 1
+
+
+@pytest.mark.parametrize("name", ["index.npy", "samples.int16", "cache.json"])
+def test_a_damaged_cache_is_told(corpus, tmp_path, name):
+    windows_of(corpus, tmp_path / "cache")
+    (tmp_path / "cache" / name).write_bytes(b"x")
+    with pytest.raises(CacheError, match=r"damaged|another manifest"):
+        windows_of(corpus, tmp_path / "cache")

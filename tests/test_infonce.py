@@ -162,6 +162,21 @@ def test_scores_do_not_overflow_in_half_precision():
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(result.losses.mean(), [z, predictions]))
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_bf16_inputs_are_scored_exactly_and_their_gradients_are_within_its_precision(scheme):
+    """The scores of bf16 latents are sums in float32; only what is returned in bf16 is rounded to it."""
+    z, predictions = batch(torch.bfloat16)
+    z = (z + 10).detach().requires_grad_()  # a mean that all latents share, as after ReLU
+    result = infonce(z, predictions, Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES))
+    wide = [x.detach().double().requires_grad_() for x in (z, predictions)]
+    expected = reference.infonce(*wide, scheme, SPEAKER, UTTERANCE, FRAMES)
+    torch.testing.assert_close(result.losses.double(), expected[0], atol=1e-5, rtol=1e-5)
+    ours = torch.autograd.grad(result.losses.sum(), [z, predictions])
+    theirs = torch.autograd.grad(expected[0].sum(), wide)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.double() - b).abs().max() < 2**-7 * b.abs().max()
+
+
 @pytest.mark.parametrize(
     ("scheme", "speaker", "utterance", "frames"),
     [

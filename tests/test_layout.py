@@ -35,9 +35,10 @@ MAY_IMPORT = {
     "alignment": {"manifest"},
     "probes/linear": {"alignment", "features", "files"},
     "probes/__init__": set(),
+    "ablate": {"alignment", "checkpoint", "config", "features", "files", "manifest", "probes", "train"},
     "report": {"files", "metrics"},
     "cli": {
-        "alignment", "baselines", "checkpoint", "config", "features", "manifest", "probes", "report", "train",
+        "ablate", "alignment", "baselines", "checkpoint", "config", "features", "manifest", "probes", "report", "train",
     },
     "__init__": {"checkpoint", "model"},
 }  # fmt: skip

@@ -73,9 +73,6 @@ def run(options: argparse.Namespace) -> None:
     with seconds.stage("train"):
         config = configured(corpus / "manifest.csv", options)
         if not (out / "last.pt").exists():
-            # A run that was stopped before its first checkpoint may have left these; it starts anew.
-            for leftover in ("metrics.jsonl", "best.pt"):
-                (out / leftover).unlink(missing_ok=True)
             train(config, out)
         else:
             saved, payload = checkpoint.read(out / "last.pt")

@@ -130,7 +130,7 @@ def step(options):
 
     def alone(name, *flags):
         command = [sys.executable, "-m", "tests.bench", "step", "--variant", name, "--channels", str(options.channels)]
-        command += ["--windows", str(options.windows), "--rounds", "3", *flags]
+        command += ["--windows", str(options.windows), "--threads", str(options.threads), "--rounds", "3", *flags]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
     names = [name for name in STEPS if options.compile or "compiled" not in name]
@@ -235,8 +235,8 @@ def data(options):
         assert len(first) == 8
     for name, megabytes in (("files, with their statistics", 0), ("files", 0), ("memory", 4096), ("cache", 0)):
         if name != "files":
-            cache = tempfile.mkdtemp() if name == "cache" else ""
-            windows = Windows(short, resample=True, cache_megabytes=megabytes, cache=cache)
+            cache = tempfile.TemporaryDirectory() if name == "cache" else None
+            windows = Windows(short, resample=True, cache_megabytes=megabytes, cache=cache.name if cache else "")
         order = np.random.default_rng(0).permutation(len(windows))[:400]
         if name == "memory":
             for i in order:
@@ -248,11 +248,13 @@ def data(options):
 
 
 def feature_rate(options):
-    """Features: times real time by layer, batched short files; and one long file in constant memory."""
+    """Features: times real time of short files, side by side; and of long files in constant memory."""
+    if options.variant:
+        long_file(options)
+        return
     short = manifests.read(options.manifest)
     seconds = (short.table["num_samples"] / short.table["sample_rate"]).sum()
-    parts = config.Config()
-    network = model.build(replace(parts, encoder=replace(parts.encoder, channels=options.channels, norm="none")))
+    network = network_of(options)
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("float32", "bf16"):
             layer = f"c, {precision}"
@@ -261,27 +263,57 @@ def feature_rate(options):
             features.extract(extractor, short, Path(folder) / layer, resample=True, progress=False)
             taken = time.perf_counter() - began
             print(f"{layer}: {len(short)} files, {seconds:.0f} s in {taken:.1f} s: {seconds / taken:.0f} x real time")
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        soundfile.write(Path(folder) / "long.flac", 0.1 * np.random.default_rng(0).standard_normal(16000 * 3600), 16000)
-        table = manifests.scan(Path(folder), speaker="none", progress=False).manifest
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        began = time.perf_counter()
-        features.extract(extractor, table, Path(folder) / "long", progress=False)
-        taken, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(
-            f"c, bf16: a file of 1 h: {3600 / taken:.0f} x real time, {(peak - max(before, after)) / 1024:.0f} MB more"
-        )
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench",
+        "features",
+        "--variant",
+        "long",
+        "--channels",
+        str(options.channels),
+    ]
+    subprocess.run([*command, "--threads", str(options.threads)], check=True)
+
+
+def long_file(options):
+    """One file of an hour, and of ten minutes before: the peak of memory must not grow with the length."""
+    with tempfile.TemporaryDirectory() as folder:
+        for minutes in (10, 60):
+            sound = Path(folder) / str(minutes) / "long.flac"
+            sound.parent.mkdir()
+            with soundfile.SoundFile(sound, "w", 16000, 1) as file:
+                for i in range(minutes):
+                    file.write(0.1 * np.random.default_rng(i).standard_normal(16000 * 60))
+            table = manifests.scan(sound.parent, speaker="none", progress=False).manifest
+            began = time.perf_counter()
+            features.extract(CPCExtractor(network_of(options), "c", precision="bf16"), table,
+                             Path(folder) / f"f{minutes}", progress=False)  # fmt: skip
+            taken, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"c, bf16: a file of {minutes} min: {60 * minutes / taken:.0f} x real time, peak {peak:.0f} MB")
+
+
+def network_of(options):
+    """A random model of the wanted width, without normalisation."""
+    parts = config.Config()
+    return model.build(replace(parts, encoder=replace(parts.encoder, channels=options.channels, norm="none")))
 
 
 def probes(options):
     """Time and accuracy of scikit-learn's solvers against frames: synthetic frames of 40 classes."""
-    rng = np.random.default_rng(0)
-    means = rng.standard_normal((40, options.channels)) * 0.25
-    y_dev = rng.integers(40, size=20_000)
-    x_dev = (means[y_dev] + rng.standard_normal((20_000, options.channels))).astype(np.float32)
+    rng, dim = np.random.default_rng(0), options.channels
+    means = 0.14 * rng.standard_normal((40, dim))
+    # Directions of very different size, turned: as ill-conditioned as a network's features are.
+    mixing = np.logspace(0, -2, dim)[:, None] * np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+
+    def draw(count):
+        y = rng.integers(40, size=count)
+        x = (means[y] + rng.standard_normal((count, dim))) @ mixing
+        return (x / x.std(axis=0)).astype(np.float32), y
+
+    x_dev, y_dev = draw(20_000)
     for frames in options.frames:
-        y = rng.integers(40, size=frames)
-        x = (means[y] + rng.standard_normal((frames, options.channels))).astype(np.float32)
+        x, y = draw(frames)
         solvers = {
             "lbfgs": LogisticRegression(C=0.1, max_iter=200, tol=linear.TOL),
             "newton-cg": LogisticRegression(C=0.1, max_iter=50, tol=1e-3, solver="newton-cg"),
@@ -304,7 +336,7 @@ def probes(options):
                 else:
                     solver.fit(x, y)
             taken = time.perf_counter() - began
-            print(f"{frames:8d} frames x {options.channels}  {name:40s} {taken:7.1f} s  accuracy "
+            print(f"{frames:8d} frames x {dim}  {name:40s} {taken:7.1f} s  accuracy "
                   f"{100 * (solver.predict(x_dev) == y_dev).mean():.2f}", flush=True)  # fmt: skip
 
 

@@ -1,0 +1,321 @@
+"""Ablations: one base run, some overrides a row, several seeds; a table beside the paper's values.
+
+A table is TOML:
+
+    title = "Steps predicted"                  # optional
+    base = "small"                             # a preset, or a TOML file beside this one
+    seeds = [0, 1]
+    set = { "train.num_updates" = 1000 }       # for every row
+
+    [[row]]
+    name = "2 steps"
+    set = { "criterion.num_steps" = 2 }
+    paper = 28.5                               # phone accuracy in % in the paper, optional
+
+    [grid]                                     # instead of rows: every combination
+    "optim.lr" = [1e-3, 4e-3]
+    "batches.num_windows" = [8, 16]
+
+Each row and seed is a run of its own in OUT/<row>/seed-<n>: trained, its c extracted, its phones and speakers probed.
+What is finished is skipped, what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import statistics
+import tomllib
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cpc import alignment, checkpoint, features, manifest
+from cpc import config as configuration
+from cpc.config import Config, ConfigError
+from cpc.files import replacing, write_bytes
+from cpc.probes import linear
+
+Evaluate = Literal["test", "dev"]
+
+
+@dataclass(frozen=True)
+class _RowFile:
+    name: str
+    set: dict[str, Any] = field(default_factory=dict)
+    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class _TableFile:
+    title: str = ""
+    base: str = "small"
+    seeds: list[int] = field(default_factory=lambda: [0])
+    set: dict[str, Any] = field(default_factory=dict)
+    row: list[_RowFile] = field(default_factory=list)
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: a configuration but for its seed, and the paper's phone accuracy in % where it has one."""
+
+    name: str
+    config: Config
+    paper: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is compared."""
+
+    title: str
+    rows: list[Row]
+    seeds: list[int]
+
+
+def read(path: str | Path, *, manifest_csv: str = "") -> Table:
+    """Read and check a table, before anything is run.
+
+    Args:
+        path: TOML file.
+        manifest_csv: the utterances, instead of those that the base names.
+
+    Raises:
+        ConfigError: missing file, not TOML, an unknown key, a value that cannot work, two rows of one name.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such table of ablations") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    given = _checked(values, str(path))
+    rows = [_RowFile(name=name, set=changes) for name, changes in _combinations(given.grid)] or given.row
+    if bool(given.grid) == bool(given.row):
+        raise ConfigError(f"{path}: expected [[row]] tables, or one [grid], and not both")
+    base = configuration.read(path.parent / given.base if given.base.endswith(".toml") else given.base)
+    if manifest_csv:
+        base = override(base, {"data.manifest": manifest_csv}, where="--manifest")
+    read_rows = [
+        Row(row.name, override(base, {**given.set, **row.set}, where=f"{path}: row {row.name}"), row.paper)
+        for row in rows
+    ]
+    folders = [_slug(row.name) for row in read_rows]
+    if len(set(folders)) < len(folders) or not all(folders):
+        raise ConfigError(f"{path}: rows need names of their own: {', '.join(row.name for row in read_rows)}")
+    if not given.seeds or min(given.seeds) < 0:
+        raise ConfigError(f"{path}: seeds: got {given.seeds}, expected a list of whole numbers from 0")
+    return Table(given.title or path.stem, read_rows, given.seeds)
+
+
+def _checked(values: dict[str, Any], where: str) -> _TableFile:
+    """The file's content, of the right types."""
+    from pydantic import TypeAdapter, ValidationError
+
+    _refuse_unknown(values, _TableFile, where)
+    for number, row in enumerate(values["row"] if isinstance(values.get("row"), list) else [], start=1):
+        if isinstance(row, dict):
+            _refuse_unknown(row, _RowFile, f"{where}: row {row.get('name', number)}")
+    try:
+        return TypeAdapter(_TableFile).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part + 1 if isinstance(part, int) else part) for part in first["loc"])
+        raise ConfigError(f"{where}: {key}: got {first['input']!r}: {first['msg'].lower()}") from None
+
+
+def _combinations(grid: dict[str, list[Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Every combination of a grid's values, with a name."""
+    if not grid:
+        return []
+    changes = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return [(", ".join(f"{key} {value}" for key, value in change.items()), change) for change in changes]
+
+
+def override(base: Config, changes: dict[str, Any], *, where: str) -> Config:
+    """A configuration with some fields changed, by dotted names: {"optim.lr": 1e-3}.
+
+    Raises:
+        ConfigError: an unknown name or a value that cannot work.
+    """
+    values = configuration.to_dict(base)
+    for key, value in changes.items():
+        *sections, field = key.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{where}: unknown key {key}")
+        inner[field] = value
+    return configuration.from_dict(values, where=where)
+
+
+def run(
+    table: Table,
+    out: str | Path,
+    *,
+    labels: str | Path,
+    evaluate: Evaluate = "test",
+    max_frames: int = 30_000,
+    jobs: int = 1,
+) -> Path:
+    """Run what is not finished yet, and render the table.
+
+    Args:
+        table: what to compare.
+        out: folder: runs, results.json, table.md, table.png.
+        labels: phone labels (`alignment.read_labels`).
+        evaluate: split of the probes; "dev" while you still choose.
+        max_frames: train frames of each probe.
+        jobs: runs side by side, each with its share of the cores.
+
+    Returns:
+        The path of table.md.
+
+    Raises:
+        ValueError: one line; what is finished stays.
+    """
+    out = Path(out)
+    if jobs < 1:
+        raise ConfigError(f"jobs: got {jobs}, expected 1 or more")
+    alignment.read_labels(labels)  # a wrong file is told now, not after the first run
+    tasks = [
+        (dataclasses.replace(row.config, seed=seed), folder_of(out, row, seed), Path(labels), evaluate, max_frames)
+        for seed in table.seeds
+        for row in table.rows
+    ]
+    waiting = [task for task in tasks if not _is_finished(*task)]
+    print(f"ablate: {len(tasks)} runs, {len(tasks) - len(waiting)} finished, {len(waiting)} to go")
+    if jobs == 1:
+        for number, task in enumerate(waiting, start=1):
+            print(f"== {number} of {len(waiting)}: {task[1].relative_to(out)}", flush=True)
+            _run_one(*task)
+            render(table, out, evaluate)
+    elif waiting:
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        with ProcessPoolExecutor(jobs, context, initializer=_limit_threads, initargs=(threads,)) as pool:
+            for future in [pool.submit(_run_one, *task) for task in waiting]:
+                future.result()
+    return render(table, out, evaluate)
+
+
+def folder_of(out: Path, row: Row, seed: int) -> Path:
+    """Folder of one run."""
+    return out / _slug(row.name) / f"seed-{seed}"
+
+
+def render(table: Table, out: Path, evaluate: Evaluate) -> Path:
+    """Write results.json, table.md and table.png from what is finished."""
+    rows: list[dict[str, Any]] = []
+    for of in table.rows:
+        found = [
+            json.loads(path.read_text())
+            for seed in table.seeds
+            if (path := folder_of(out, of, seed) / f"result-{evaluate}.json").exists()
+        ]
+        rows.append({"name": of.name, "paper": of.paper, "num_updates": of.config.train.num_updates, "runs": found})
+    write_bytes(out / "results.json", json.dumps({"title": table.title, "rows": rows}, indent=1).encode())
+    updates = sorted({row["num_updates"] for row in rows})
+    minutes = [run["seconds"] / 60 for row in rows for run in row["runs"]]
+    lines = [
+        f"**{table.title}**: accuracy in % on {evaluate}, mean ± sd over seeds {', '.join(map(str, table.seeds))}; "
+        f"{' to '.join(map(str, updates))} updates"
+        + (f", {min(minutes):.1f} to {max(minutes):.1f} minutes of training a run" if minutes else ""),
+        "",
+        "| | phone | paper, phone | speaker, frame | speaker, utterance | runs |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [_mean_sd([run[key] for run in row["runs"]]) for key in ("phone", "speaker", "speaker_utterance")]
+        paper = "" if row["paper"] is None else f"{row['paper']:.1f}"
+        lines.append(f"| {row['name']} | {cells[0]} | {paper} | {cells[1]} | {cells[2]} | {len(row['runs'])} |")
+    write_bytes(out / "table.md", ("\n".join(lines) + "\n").encode())
+    _draw(table.title, rows, out / "table.png")
+    return out / "table.md"
+
+
+def _run_one(config: Config, folder: Path, labels: Path, evaluate: Evaluate, max_frames: int) -> None:
+    """Train, extract, probe; each step is skipped where it is done."""
+    from cpc.train import train
+
+    last = folder / "last.pt"
+    if not last.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
+        train(config, folder)
+    elif checkpoint.read(last)[1]["update"] < config.train.num_updates:
+        train(config, folder, resume=True)
+    seconds = checkpoint.read(last)[1]["seconds"]
+    opened = features.load(
+        features.extract(features.of_run(folder, "c"), manifest.read(config.data.manifest), folder / "c",
+                         resample=config.audio.resample)
+    )  # fmt: skip
+    options: dict[str, Any] = {"max_frames": max_frames, "Cs": (0.01, 0.1, 1.0), "evaluate": evaluate}
+    phone = linear.phone(opened, alignment.read_labels(labels), **options)
+    speaker = linear.speaker(opened, **options)
+    result = {
+        "phone": phone["accuracy"], "speaker": speaker["accuracy"], "speaker_utterance": speaker["utterance_accuracy"],
+        "phone_interval": phone["accuracy_interval"], "seconds": seconds, "seed": config.seed,
+        "max_frames": max_frames,
+    }  # fmt: skip
+    write_bytes(folder / f"result-{evaluate}.json", json.dumps(result).encode())
+    shutil.rmtree(folder / "c")  # frames take more room than everything else, and are quickly made again
+
+
+def _is_finished(config: Config, folder: Path, labels: Path, evaluate: Evaluate, max_frames: int) -> bool:
+    """Whether the run is there; a folder of another configuration is refused rather than mixed in."""
+    if (folder / "config.toml").exists() and configuration.read(folder / "config.toml") != config:
+        raise ConfigError(f"{folder}: holds a run of another configuration; pass another --out, or remove it")
+    path = folder / f"result-{evaluate}.json"
+    return path.exists() and json.loads(path.read_text())["max_frames"] == max_frames
+
+
+def _limit_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+
+
+def _refuse_unknown(values: dict[str, Any], kind: type, where: str) -> None:
+    allowed = [f.name for f in dataclasses.fields(kind)]
+    for key in values:
+        if key not in allowed:
+            raise ConfigError(f"{where}: unknown key {key}; allowed: {', '.join(allowed)}")
+
+
+def _mean_sd(values: list[float]) -> str:
+    if not values:
+        return "–"
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def _draw(title: str, rows: list[dict[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.2 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for i, row in enumerate(rows):
+        values = [100 * run["phone"] for run in row["runs"]]
+        axes.plot(values, [i] * len(values), "o", color="#0072B2", label="ours, one seed" if i == 0 else None)
+        if row["paper"] is not None:
+            axes.plot(row["paper"], i, "|", markersize=14, color="#D55E00", label="paper" if i == 0 else None)
+    axes.set(
+        yticks=range(len(rows)), yticklabels=[row["name"] for row in rows], xlabel="phone accuracy, %", title=title
+    )
+    axes.invert_yaxis()
+    axes.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
