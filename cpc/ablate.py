@@ -34,7 +34,7 @@ import tomllib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cpc import alignment, checkpoint, features, manifest
 from cpc import config as configuration
@@ -42,7 +42,7 @@ from cpc.config import Config, ConfigError
 from cpc.files import replacing, write_bytes
 from cpc.probes import linear
 
-Evaluate = Literal["test", "dev"]
+Evaluate = linear.Evaluate
 
 
 @dataclass(frozen=True)
@@ -245,15 +245,9 @@ def render(table: Table, out: Path, evaluate: Evaluate) -> Path:
 
 def _run_one(config: Config, folder: Path, labels: Path, evaluate: Evaluate, max_frames: int) -> None:
     """Train, extract, probe; each step is skipped where it is done."""
-    from cpc.train import train
+    from cpc.train import complete
 
-    last = folder / "last.pt"
-    if not last.exists():
-        shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
-        train(config, folder)
-    elif checkpoint.read(last)[1]["update"] < config.train.num_updates:
-        train(config, folder, resume=True)
-    seconds = checkpoint.read(last)[1]["seconds"]
+    seconds = checkpoint.read(complete(config, folder) / "last.pt")[1]["seconds"]
     opened = features.load(
         features.extract(features.of_run(folder, "c"), manifest.read(config.data.manifest), folder / "c",
                          resample=config.audio.resample)

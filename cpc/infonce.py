@@ -88,9 +88,13 @@ class _Blocks(torch.autograd.Function):
         d_predictions = torch.zeros_like(predictions) if needs_grad else None
         generator = negatives.generator(z.device)
         is_ragged = min(negatives.num_frames) < num_frames
+        some_excluded = is_ragged or negatives.excludes_utterance
         losses, hits, wins, log_n = z.new_zeros(4, num_steps)
 
-        for rows, allowed in _stacks(negatives, num_frames, z.device):
+        for stack in _stacks(negatives, num_frames, z.device):
+            rows, allowed = torch.tensor(stack, device=z.device), None  # (G, R)
+            if some_excluded:  # which of the R · T candidates the anchors of each row have: (G, R, R · T)
+                allowed = torch.stack([negatives.admitted(group, num_frames) for group in stack]).to(z.device)
             z_rows = z[rows]  # (G, R, T, D)
             candidates = z_rows.flatten(1, 2)  # (G, M, D), M = R · T
             # A row of dL/ds sums to 0, so the gradient of a prediction sees differences of latents alone. Rounded to
@@ -113,7 +117,7 @@ class _Blocks(torch.autograd.Function):
                     block = slice(first, first + size)
                     out = _score_block(
                         p[:, block], candidates, centred, positives[block],
-                        allowed=allowed[:, anchor_row[block]] if is_ragged or negatives.excludes_utterance else None,
+                        allowed=None if allowed is None else allowed[:, anchor_row[block]],
                         is_anchor=is_anchor[:, block] if is_ragged else None,
                         included=not negatives.excludes_utterance,
                         num_drawn=negatives.num_negatives, generator=generator,
@@ -139,21 +143,15 @@ class _Blocks(torch.autograd.Function):
         return torch.tensordot(d_losses, d_z, 1), d_predictions * weights, None, None
 
 
-def _stacks(negatives: Negatives, num_frames: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Groups of as many sequences each, side by side in one product, as many as a block may hold.
-
-    Yields:
-        rows (G, R) of the batch, and which of the R · T candidates anchors of each row have (G, R, R · T).
-    """
+def _stacks(negatives: Negatives, num_frames: int, device: torch.device) -> Iterator[list[list[int]]]:
+    """Groups of as many sequences each, to go side by side in one product: as many as a block may hold."""
     by_size: dict[int, list[list[int]]] = {}
     for group in negatives.groups:
         by_size.setdefault(len(group), []).append(group)
     for size, groups in by_size.items():
         at_once = max(1, _block_scores(device) // (size * num_frames) ** 2)
         for first in range(0, len(groups), at_once):
-            stack = groups[first : first + at_once]
-            allowed = torch.stack([negatives.admitted(rows, num_frames) for rows in stack])
-            yield torch.tensor(stack, device=device), allowed.to(device)
+            yield groups[first : first + at_once]
 
 
 def _score_block(

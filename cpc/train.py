@@ -223,6 +223,24 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
     return run
 
 
+def complete(config: Config, run: str | Path) -> Path:
+    """Bring a run to its end, from wherever it stands: not begun, interrupted, or finished already.
+
+    Raises:
+        ConfigError: if the folder holds a run with other settings.
+        ValueError: as `train`.
+    """
+    last_path = Path(run) / "last.pt"
+    if not last_path.exists():
+        return train(config, run)
+    saved, payload = checkpoint.read(last_path)
+    if saved != config:
+        raise ConfigError(f"{run}: holds a run with other settings; pass another --out, or the same settings")
+    if payload["update"] < config.train.num_updates:
+        train(config, run, resume=True)
+    return Path(run)
+
+
 def resolve_device(name: str) -> torch.device:
     """The device that a name means here; "auto" takes the first there is of cuda, mps, cpu.
 

@@ -18,10 +18,9 @@ from cpc import alignment, features, manifest
 from cpc import config as configuration
 from cpc.baselines import SpectralExtractor
 from cpc.checkpoint import read
-from cpc.config import ConfigError
 from cpc.files import replacing, write_bytes
 from cpc.probes import linear
-from cpc.train import train
+from cpc.train import complete
 
 # Name: preset, changed fields, updates, updates between probes.
 SETTINGS = {
@@ -68,11 +67,7 @@ def main() -> None:
             ),
         )  # fmt: skip
         run = options.out / "".join(c if c.isalnum() else "-" for c in name)
-        there = read(run / "last.pt") if (run / "last.pt").exists() else None
-        if there and there[0] != config:
-            raise ConfigError(f"{run}: holds a run with other settings; remove it, or pass another --out")
-        if not there or there[1]["update"] < num_updates:
-            train(config, run, resume=there is not None)
+        complete(config, run)
         table[name] = []
         for kept in sorted((run / "kept").glob("*.pt")):
             payload = read(kept)[1]

@@ -23,13 +23,13 @@ from pathlib import Path
 
 from synthesise import synthesise
 
-from cpc import alignment, checkpoint, features, manifest, report
+from cpc import alignment, features, manifest, report
 from cpc import config as configuration
 from cpc.baselines import SpectralExtractor
-from cpc.config import Config, ConfigError
+from cpc.config import Config
 from cpc.files import write_bytes
 from cpc.probes import linear
-from cpc.train import train
+from cpc.train import complete
 
 PROBE = {"max_frames": 100_000, "Cs": (0.01, 0.1, 1.0)}
 
@@ -72,14 +72,7 @@ def run(options: argparse.Namespace) -> None:
 
     with seconds.stage("train"):
         config = configured(corpus / "manifest.csv", options)
-        if not (out / "last.pt").exists():
-            train(config, out)
-        else:
-            saved, payload = checkpoint.read(out / "last.pt")
-            if saved != config:
-                raise ConfigError(f"{out}: holds a run with other settings; pass another --out, or the same settings")
-            if payload["update"] < config.train.num_updates:
-                train(config, out, resume=True)
+        complete(config, out)
         report.learning_curves(out, out / "learning_curves.png")
         report.accuracy_by_k(out, out / "accuracy_by_k.png", which="best")
 

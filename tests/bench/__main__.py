@@ -57,6 +57,13 @@ def print_table(seconds, base, rows=None):
         print(f"{name:52s} {1e3 * value:9.1f} ms  {seconds[base] / value:6.2f} x{more}", flush=True)
 
 
+def alone(options, table, variant, *flags):
+    """What one variant of a table prints in a process of its own."""
+    command = [sys.executable, "-m", "tests.bench", table, "--variant", variant, "--channels", str(options.channels)]
+    command += ["--windows", str(options.windows), "--threads", str(options.threads), *flags]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 # --- the whole training step
 
 
@@ -128,15 +135,13 @@ def step(options):
         print(json.dumps([peak, median_seconds({"": run}, options.rounds)[""]]))
         return
 
-    def alone(name, *flags):
-        command = [sys.executable, "-m", "tests.bench", "step", "--variant", name, "--channels", str(options.channels)]
-        command += ["--windows", str(options.windows), "--threads", str(options.threads), "--rounds", "3", *flags]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    def of(name, *flags):
+        return json.loads(alone(options, "step", name, "--rounds", "3", *flags).splitlines()[-1])
 
     names = [name for name in STEPS if options.compile or "compiled" not in name]
-    memory = {name: (f"{alone(name)[0]:7.0f} MB more",) for name in names}
+    memory = {name: (f"{of(name)[0]:7.0f} MB more",) for name in names}
     default = {
-        f"{name}, default malloc": alone(name, "--default-malloc")[1]
+        f"{name}, default malloc": of(name, "--default-malloc")[1]
         for name in ("plain, float32", "ours, float32", "ours, bf16")
     }
     keep_freed_buffers()
@@ -263,17 +268,7 @@ def feature_rate(options):
             features.extract(extractor, short, Path(folder) / layer, resample=True, progress=False)
             taken = time.perf_counter() - began
             print(f"{layer}: {len(short)} files, {seconds:.0f} s in {taken:.1f} s: {seconds / taken:.0f} x real time")
-    command = [
-        sys.executable,
-        "-m",
-        "tests.bench",
-        "features",
-        "--variant",
-        "long",
-        "--channels",
-        str(options.channels),
-    ]
-    subprocess.run([*command, "--threads", str(options.threads)], check=True)
+    print(alone(options, "features", "long"), end="")
 
 
 def long_file(options):
