@@ -14,11 +14,13 @@ side by side, padded behind. State starts anew with every file.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -35,10 +37,13 @@ from cpc.model import CPC
 Layer = Literal["z", "c"]
 Dtype = Literal["float32", "float16"]
 Frames = NDArray[Any]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _BLOCK_SECONDS = 20
-# Short files, of one block each, that go side by side: together no more than three long ones' blocks.
-_FILES_AT_ONCE, _SECONDS_AT_ONCE = 16, 60
+# Short files, of one block each, that go side by side: many through g_ar, whose steps wait for each other; of them,
+# through g_enc, no more than three long ones' blocks at a time.
+_FILES_AT_ONCE, _SECONDS_AT_ONCE, _ENCODER_SECONDS = 64, 600, 60
 
 
 class FeaturesError(ValueError):
@@ -116,8 +121,9 @@ class CPCExtractor:
         x = torch.zeros(len(waveforms), max(map(len, waveforms)))  # (B, S)
         for row, waveform in zip(x, waveforms, strict=True):
             row[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform))
+        at_once = max(1, _ENCODER_SECONDS * self.sample_rate // x.shape[1])
         with torch.inference_mode(), self._autocast():
-            z = self.model.g_enc(x.to(self.device))  # (B, T, D_z)
+            z = torch.cat([self.model.g_enc(rows.to(self.device)) for rows in torch.split(x, at_once)])  # (B, T, D_z)
             frames = (z if self.layer == "z" else self.model.g_ar(z)).float().cpu().numpy()  # (B, T, D)
         return [row[: self.num_frames(len(w))] for row, w in zip(frames, waveforms, strict=True)]
 
@@ -183,24 +189,38 @@ def extract(
         for n, r in zip(table["num_samples"], table["sample_rate"], strict=True)
     ]
     files = [
-        _File(manifest.audio_path(i), out / "frames" / f"{utterance}.npy", extractor.num_frames(length))
+        _File(manifest.audio_path(i), out / "frames" / f"{utterance}.npy", length, extractor.num_frames(length))
         for i, (utterance, length) in enumerate(zip(table["utterance"].astype(str), lengths, strict=True))
     ]
     too_short = [file.target.stem for file in files if file.num_frames == 0]
     # Like lengths pad each other least; the longest first, so that buffers fit all that follow.
     order = [int(i) for i in np.argsort(lengths, kind="stable")[::-1] if files[i].num_frames]
-    with tqdm(total=len(order), unit="file", desc=f"features {out.name}", disable=not progress) as bar:
-        while order:
-            longest = lengths[order[0]]
-            fitting = min(_FILES_AT_ONCE, _SECONDS_AT_ONCE * rate // longest) if longest <= _BLOCK_SECONDS * rate else 0
-            together, order = [files[i] for i in order[: max(1, fitting)]], order[max(1, fitting) :]
-            # The same files share a batch when an interrupted command goes on: its frames are the same to the bit.
-            if not all(file.target.exists() for file in together):
-                if fitting:
-                    _write_together(extractor, together, resample=resample, dtype=dtype)
-                else:
-                    _write_streaming(extractor, together[0], resample=resample, dtype=dtype)
-            bar.update(len(together))
+    groups: list[list[_File]] = []  # of files that go side by side; a long one is alone
+    while order:
+        longest = lengths[order[0]]
+        fitting = min(_FILES_AT_ONCE, _SECONDS_AT_ONCE * rate // longest) if longest <= _BLOCK_SECONDS * rate else 1
+        groups.append([files[i] for i in order[:fitting]])
+        order = order[fitting:]
+    # The same files share a batch when an interrupted command goes on: its frames are the same to the bit.
+    waiting = [group for group in groups if not all(_is_written(file, extractor.dim, dtype) for file in group)]
+
+    def read(group: list[_File]) -> list[NDArray[np.float32]] | None:
+        """The files' waveforms; None for a file that is too long to be read at once."""
+        is_long = len(group) == 1 and group[0].num_samples > _BLOCK_SECONDS * rate
+        return None if is_long else [_read(extractor, file, resample=resample) for file in group]
+
+    num_files, num_waiting = sum(map(len, groups)), sum(map(len, waiting))
+    with tqdm(
+        total=num_files, initial=num_files - num_waiting, unit="file", desc=f"features {out.name}", disable=not progress
+    ) as bar:
+        for group, waveforms in zip(waiting, _one_ahead(read, waiting), strict=True):
+            if waveforms is None:
+                _write_streaming(extractor, group[0], resample=resample, dtype=dtype)
+            else:
+                for file, frames in zip(group, extractor.frames_of(waveforms), strict=True):
+                    if not _is_written(file, extractor.dim, dtype):
+                        _write(file, [frames], extractor.dim, dtype)
+            bar.update(len(group))
     if too_short:
         tqdm.write(f"{out}: {len(too_short)} utterances are too short for one frame and left out: {_some(too_short)}")
     write_bytes(
@@ -239,7 +259,8 @@ def _claim(out: Path, meta: dict[str, Any], manifest: Manifest) -> None:
 class _File:
     source: Path
     target: Path
-    num_frames: int  # as the manifest promises
+    num_samples: int  # at the extractor's rate, as the manifest promises
+    num_frames: int
 
 
 def _write_streaming(extractor: Extractor, file: _File, *, resample: bool, dtype: Dtype) -> None:
@@ -252,32 +273,56 @@ def _write_streaming(extractor: Extractor, file: _File, *, resample: bool, dtype
     _write(file, extractor.frames(audio.normalise(block, mean, std) for block in blocks), extractor.dim, dtype)
 
 
-def _write_together(extractor: Extractor, files: Sequence[_File], *, resample: bool, dtype: Dtype) -> None:
-    """Extract some short files side by side, and write what is not there yet."""
-    waveforms = []
-    for file in files:
-        waveform = audio.read(file.source, sample_rate=extractor.sample_rate, resample=resample)
-        if extractor.num_frames(len(waveform)) != file.num_frames:
-            raise _changed(file, extractor.num_frames(len(waveform)))
-        if extractor.normalise:
-            waveform = audio.normalise(waveform, *audio.statistics_of([waveform], file.source))
-        waveforms.append(waveform)
-    for file, frames in zip(files, extractor.frames_of(waveforms), strict=True):
-        if not file.target.exists():
-            _write(file, [frames], extractor.dim, dtype)
+def _read(extractor: Extractor, file: _File, *, resample: bool) -> NDArray[np.float32]:
+    """The waveform of a short file, normalised as the extractor wants it."""
+    waveform = audio.read(file.source, sample_rate=extractor.sample_rate, resample=resample)
+    if extractor.num_frames(len(waveform)) != file.num_frames:
+        raise _changed(file, extractor.num_frames(len(waveform)))
+    if extractor.normalise:
+        waveform = audio.normalise(waveform, *audio.statistics_of([waveform], file.source))
+    return waveform
+
+
+def _one_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """What `read` returns for each item; the next is read in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(1) as reader:
+        futures: list[Future[Result]] = []
+        for item in items:
+            futures.append(reader.submit(read, item))
+            if len(futures) > 1:
+                yield futures.pop(0).result()
+        for future in futures:
+            yield future.result()
 
 
 def _write(file: _File, pieces: Iterable[NDArray[np.float32]], dim: int, dtype: Dtype) -> None:
-    """Write the frames of a file, piece by piece, into an .npy that appears only when it is whole."""
+    """Write the frames of a file, piece by piece, into an .npy that appears only when it is whole.
+
+    It is not forced to the disk: that would take longer than the network. `_is_written` sees what a crash cut short.
+    """
     written = 0
-    with replacing(file.target) as temporary, temporary.open("wb") as f:
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (file.num_frames, dim)}
-        np.lib.format.write_array_header_1_0(f, header)
+    with replacing(file.target, sync=False) as temporary, temporary.open("wb") as f:
+        f.write(_header(file, dim, dtype))
         for frames in pieces:
             f.write(np.ascontiguousarray(frames, dtype=dtype).tobytes())
             written += len(frames)
         if written != file.num_frames:
             raise _changed(file, written)
+
+
+def _header(file: _File, dim: int, dtype: Dtype) -> bytes:
+    """The start of an .npy that holds the file's frames."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (file.num_frames, dim)}
+    )
+    return buffer.getvalue()
+
+
+def _is_written(file: _File, dim: int, dtype: Dtype) -> bool:
+    """Whether the frames are there, of the length that they must have."""
+    size = len(_header(file, dim, dtype)) + file.num_frames * dim * np.dtype(dtype).itemsize
+    return file.target.exists() and file.target.stat().st_size == size
 
 
 def _changed(file: _File, num_frames: int) -> FeaturesError:

@@ -141,7 +141,7 @@ def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, tabl
 @pytest.mark.parametrize("name", ["ablate_steps", "ablate_negatives", "grid"])
 def test_the_recipes_tables_are_valid(name):
     table = ablate.read(RECIPE / f"{name}.toml", manifest_csv="manifest.csv")
-    assert len(table.rows) == {"ablate_steps": 5, "ablate_negatives": 5, "grid": 24}[name]
+    assert len(table.rows) == {"ablate_steps": 6, "ablate_negatives": 5, "grid": 24}[name]
     assert all(row.config.data.manifest == "manifest.csv" for row in table.rows)
 
 

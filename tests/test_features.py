@@ -40,6 +40,7 @@ def test_features_on_disk_equal_the_model_on_the_whole_file(
     manifest = manifests.read(corpus)
     monkeypatch.setattr(audio, "_PIECE_SAMPLES", 1000)
     monkeypatch.setattr(features, "_BLOCK_SECONDS", block_seconds)
+    monkeypatch.setattr(features, "_ENCODER_SECONDS", 5)  # of the files side by side, two at a time through g_enc
     opened = features.load(features.extract(CPCExtractor(network, layer), manifest, tmp_path / "f", progress=False))
     for i, utterance in enumerate(manifest.table["utterance"]):
         with torch.no_grad():
@@ -90,6 +91,16 @@ def test_interrupted_extraction_goes_on_and_keeps_what_is_there(run, corpus, tmp
     features.extract(features.of_run(run, "c"), manifest, out)
     assert kept.stat().st_mtime_ns == stamp
     assert lost.read_bytes() == content
+
+
+def test_a_frames_file_cut_short_by_a_crash_is_made_again(run, corpus, tmp_path):
+    extractor, manifest = features.of_run(run, "c"), manifests.read(corpus)
+    folder = features.extract(extractor, manifest, tmp_path / "f", progress=False)
+    path = next(iter(sorted((folder / "frames").iterdir())))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    features.extract(extractor, manifest, tmp_path / "f", progress=False)
+    assert path.read_bytes() == whole
 
 
 def test_a_folder_of_other_features_is_not_mixed_up(run, corpus, tmp_path):
