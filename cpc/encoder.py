@@ -88,6 +88,11 @@ class Geometry:
             frames = max(0, (left + frames + right - 2 * stride) // stride + 1)
         return frames
 
+    def num_samples_seen(self, num_samples: int) -> int:
+        """Samples up to the end of the last frame's receptive field, without padding behind."""
+        end_of_first = self.receptive_field_samples - self.left_padding_samples
+        return end_of_first + (self.num_frames(num_samples) - 1) * self.hop_samples
+
     def num_complete_frames(self, num_samples: int) -> int:
         """Leading frames that see no sample at or after `num_samples`: what is valid of a window padded behind."""
         end_of_first = self.receptive_field_samples - self.left_padding_samples
@@ -194,6 +199,9 @@ class Encoder(nn.Module):
                 f"{waveform.shape[1]} samples are too short for one frame of g_enc: it sees "
                 f"{self.geometry.receptive_field_samples}"
             )
+        if not any(right for _, right in self.geometry.paddings):
+            # Samples that no frame sees would leave every layer a ragged end, to be copied around by the next one.
+            waveform = waveform[:, : self.geometry.num_samples_seen(waveform.shape[1])]
         z, _ = self.stream(waveform, None, last=True)
         return z
 

@@ -81,11 +81,14 @@ def our_step(channels, windows, precision, *, compiled=False, kind="lstm", negat
     encode = torch.compile(network.g_enc, dynamic=False) if compiled else network.g_enc
     chosen = Negatives.of(scheme, [0] * windows, list(range(windows)), [FRAMES] * windows, num_negatives=negatives)
 
-    def step():
+    def loss():
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             z = encode(x)
             predictions = network.predict(network.g_ar(z))
-        infonce(z, predictions, chosen).losses.mean().backward()
+        return infonce(z, predictions, chosen).losses.mean()
+
+    def step():
+        loss().backward()
         optimiser.step()
         network.zero_grad(set_to_none=True)
 
