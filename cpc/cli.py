@@ -298,15 +298,19 @@ def main() -> None:
     """Run a command; bad input is one line on stderr and exit status 2."""
     arguments = sys.argv[1:]
     try:
+        commands: dict[str, Callable[..., None]] = {
+            "manifest": manifest,
+            "train": _train_command(_named_configuration(arguments)),
+            "features": features,
+            "probe": probe,
+            "ablate": ablate,
+            "report": report,
+        }
+        if not arguments or arguments[0].startswith("-"):  # the list of commands: a sentence each
+            for command in commands.values():
+                command.__doc__ = (command.__doc__ or "").partition("\n\n")[0]
         tyro.extras.subcommand_cli_from_dict(
-            {
-                "manifest": manifest,
-                "train": _train_command(_named_configuration(arguments)),
-                "features": features,
-                "probe": probe,
-                "ablate": ablate,
-                "report": report,
-            },
+            commands,
             prog="cpc",
             description="Contrastive predictive coding on audio, a command for each stage.",
             args=arguments,
