@@ -109,6 +109,26 @@ class CriterionConfig:
 
 
 @dataclass(frozen=True)
+class LossConfig:
+    """What is minimised: CPC, or an objective that it is compared with."""
+
+    name: Literal["cpc", "supervised", "nt_xent", "clip", "moco", "sup_con"] = "cpc"
+    """cpc: predict the next latents, as [criterion] says. supervised: name each frame's class by a linear layer on c.
+    nt_xent (SimCLR), clip (symmetric InfoNCE), moco (a queue of keys): tell two windows of an utterance from others, by
+    c averaged over each. sup_con: pull windows of one class together, or frames of one phone."""
+    target: str = "speaker"
+    """Of supervised and sup_con: phone, or a column of the manifest."""
+    labels: str = ""
+    """Phone labels for the target phone: a line an utterance, an integer each 10 ms."""
+    temperature: float = 0.1
+    """Cosines are divided by it (SimCLR: 0.1; MoCo and CLIP: 0.07)."""
+    queue_length: int = 1024
+    """Of moco: keys of earlier batches that are negatives (MoCo: 65536, of a million images)."""
+    momentum: float = 0.99
+    """Of moco: how slowly the network that makes the keys follows (MoCo: 0.999, over many more updates)."""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """The optimiser and its learning rate."""
 
@@ -169,6 +189,7 @@ class Config:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     autoregressor: AutoregressorConfig = field(default_factory=AutoregressorConfig)
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -263,6 +284,8 @@ def check(config: Config, *, where: str = "configuration") -> None:
         "autoregressor.layers": config.autoregressor.layers,
         "criterion.num_steps": config.criterion.num_steps,
         "criterion.tau": 1 if config.criterion.tau == "sqrt_dim" else config.criterion.tau,
+        "loss.temperature": config.loss.temperature,
+        "loss.queue_length": config.loss.queue_length,
         "optim.lr": config.optim.lr,
         "train.num_updates": config.train.num_updates,
         "train.log_every": config.train.log_every,
@@ -286,5 +309,14 @@ def check(config: Config, *, where: str = "configuration") -> None:
     for key, value in not_negative.items():
         if not value >= 0:
             raise ConfigError(f"{where}: {key}: got {value}, expected 0 or more")
-    if not 0 <= config.optim.momentum < 1:
-        raise ConfigError(f"{where}: optim.momentum: got {config.optim.momentum}, expected 0 or more, below 1")
+    for key, value in {"optim.momentum": config.optim.momentum, "loss.momentum": config.loss.momentum}.items():
+        if not 0 <= value < 1:
+            raise ConfigError(f"{where}: {key}: got {value}, expected 0 or more, below 1")
+    in_group = config.batches.windows_per_group if config.batches.kind == "by_utterance" else 1
+    if config.loss.name in ("nt_xent", "clip", "moco") and (
+        in_group < 2 or (config.loss.name != "nt_xent" and in_group != 2)
+    ):
+        raise ConfigError(
+            f"{where}: loss.name: {config.loss.name} compares windows of one utterance; set batches.kind = "
+            '"by_utterance" and batches.windows_per_group = 2'
+        )

@@ -1,15 +1,15 @@
-"""What a run reports of itself: running means of InfoNCE's results, and lines of metrics.jsonl."""
+"""What a run reports of itself: running means of an objective's results, and lines of metrics.jsonl."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cpc.files import write_bytes
-from cpc.infonce import InfoNCE
 
 
 class MetricsError(ValueError):
@@ -20,31 +20,31 @@ class Mean:
     """Mean of several batches' results, kept on their device so that no update waits for it."""
 
     def __init__(self) -> None:
-        self._sum: torch.Tensor | None = None  # (4, K)
+        self._sums: dict[str, torch.Tensor] = {}  # (), or (K,) under names in _k
         self._count = 0
 
-    def add(self, result: InfoNCE) -> None:
+    def add(self, result: Mapping[str, torch.Tensor]) -> None:
         """Count one batch."""
-        stacked = torch.stack([t.detach() for t in result])
-        self._sum = stacked if self._sum is None else self._sum + stacked
+        for name, value in result.items():
+            self._sums[name] = self._sums[name] + value.detach() if self._count else value.detach()
         self._count += 1
 
     def take(self) -> dict[str, Any]:
-        """The means so far, as fields of a line of metrics.jsonl; starts anew."""
-        assert self._sum is not None
-        losses, accuracies, win_rates, log_n = (self._sum / self._count).cpu().double()
-        self._sum, self._count = None, 0
-        return {
-            "loss": losses.mean().item(),
-            "accuracy": accuracies.mean().item(),
-            "win_rate": win_rates.mean().item(),
-            "log_n": log_n.mean().item(),
-            "loss_k": losses.tolist(),
-            "accuracy_k": accuracies.tolist(),
-            "win_rate_k": win_rates.tolist(),
-            "bound_k": (log_n - losses).tolist(),
-            "log_n_k": log_n.tolist(),
+        """The means so far, as fields of a line of metrics.jsonl; starts anew.
+
+        What is there by step, as accuracy_k, also appears as its mean, accuracy; log N − loss as the bound.
+        """
+        assert self._count
+        means = {name: (total / self._count).cpu().double() for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        by_step = {name: value for name, value in means.items() if name.endswith("_k")}
+        line: dict[str, Any] = {
+            name.removesuffix("_k"): value.mean().item() for name, value in {**means, **by_step}.items()
         }
+        line |= {name: value.tolist() for name, value in by_step.items()}
+        if by_step:
+            line["bound_k"] = (by_step["log_n_k"] - by_step["loss_k"]).tolist()
+        return line
 
 
 def append(path: Path, line: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ def stacked_maps(model: nn.Module) -> dict[nn.Parameter, int]:
             maps[module.weight] = module.num_steps
         elif isinstance(module, BlockConv) and module.in_channels > 1:
             maps[module.weight] = 1
-    return maps
+    return {p: n for p, n in maps.items() if p.requires_grad}
 
 
 class Muon(torch.optim.Optimizer):

@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cpc import checkpoint, manifest, metrics, model, optim
+from cpc import checkpoint, manifest, metrics, model, objectives, optim
 from cpc import config as configuration
 from cpc.batches import BatchSampler, epoch_batches, num_left_out
 from cpc.config import Config, ConfigError
 from cpc.encoder import Geometry
-from cpc.infonce import InfoNCE, infonce
 from cpc.memory import keep_freed_buffers
-from cpc.negatives import Negatives, bound_kind
+from cpc.negatives import bound_kind
+from cpc.objectives import Result, Views
 from cpc.profile import NUM_UPDATES, Profile
 from cpc.windows import Batch, Windows, collate
 
@@ -58,8 +58,10 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
         keep_freed_buffers()
     torch.manual_seed(config.seed)
     network = model.build(config).to(device)
+    objective = objectives.build(config, network, train_windows, dev_windows).to(device)
+    trained = nn.ModuleList([network, objective])
     optimisers = optim.build(
-        network, config.optim.name, lr=config.optim.lr, betas=config.optim.betas, eps=config.optim.eps,
+        trained, config.optim.name, lr=config.optim.lr, betas=config.optim.betas, eps=config.optim.eps,
         weight_decay=config.optim.weight_decay, momentum=config.optim.momentum,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
     )  # fmt: skip
@@ -72,6 +74,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
                 f"{last_path}: of an earlier version, cannot be continued; start a new run"
             )
         checkpoint.restore(network, payload, last_path)
+        objective.load_state_dict(payload.get("objective", {}))
         for optimiser, state in zip(optimisers, payload["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         first, best_loss, seconds_before = payload["update"], payload["best_loss"], payload["seconds"]
@@ -111,47 +114,42 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
     stages = Profile(run / "trace.json" if profile else None, device)
     encode = torch.compile(network.g_enc, dynamic=False) if compiles else network.g_enc
 
-    def score(batch: Batch, seed: int) -> InfoNCE:
-        """InfoNCE of one batch."""
+    def score(batch: Batch, windows: Windows, seed: int) -> Result:
+        """The objective of one batch."""
         waveforms = batch.waveforms.to(device, non_blocking=True)  # (B, S)
         stages.mark("data")
+        num_frames = [
+            geometry.num_frames(n) if n == config.data.window_samples else geometry.num_complete_frames(n)
+            for n in batch.num_samples
+        ]
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             z: Tensor = encode(waveforms)  # (B, T, D_z)
             stages.mark("encoder")
             c = network.g_ar(z)  # (B, T, D_c)
             stages.mark("autoregressor")
-            predictions = network.predict(c)  # (K, B, T, D_z)
-            stages.mark("predictor")
-        for entered, stage in ((predictions, "criterion"), (c, "predictor"), (z, "autoregressor")):
-            stages.mark_gradient(entered, stage)
-        num_frames = [
-            z.shape[1] if n == config.data.window_samples else geometry.num_complete_frames(n)
-            for n in batch.num_samples
-        ]
-        negatives = Negatives.of(
-            config.criterion.scheme, batch.speaker, batch.utterance, num_frames,
-            num_negatives=config.criterion.num_negatives, seed=seed,
-        )  # fmt: skip
-        result = infonce(z, predictions, negatives)
+            result: Result = objective(network, Views(waveforms, z, c, num_frames, batch, windows, seed), stages)
+        stages.mark_gradient(z, "autoregressor")
         stages.mark("criterion")
         return result
 
     def validate() -> metrics.Mean:
         """Mean over the same dev windows and negatives every time."""
         mean = metrics.Mean()
-        network.eval()
+        trained.eval()
         stages.pause()
         with torch.no_grad():
             for i, indices in enumerate(dev_batches):
-                mean.add(score(collate([dev_windows[0, int(index)] for index in indices]), seed=i))
-        network.train()
+                mean.add(score(collate([dev_windows[0, int(index)] for index in indices]), dev_windows, seed=i))
+        trained.train()
         stages.go_on()
         return mean
 
-    bound = bound_kind(config.criterion.scheme, config.batches.kind)
+    bound = {}
+    if config.loss.name == "cpc":
+        bound = {"bound_kind": bound_kind(config.criterion.scheme, config.batches.kind)}
     audio_seconds = config.batches.num_windows * config.data.window_samples / config.audio.sample_rate  # an update
     started, running, logged, logged_at = time.monotonic(), metrics.Mean(), first, time.monotonic()
-    network.train()
+    trained.train()
     bar = tqdm(total=config.train.num_updates, initial=first, unit="update", desc="train", dynamic_ncols=True)
     with bar, _finish_update_on_signal() as stop:
         for update, batch in enumerate(loader, start=first + 1):  # update: how many will be done
@@ -163,12 +161,12 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
                 group["lr"] = lr
             if summary := stages.next_update():
                 bar.write(summary, file=sys.stderr)
-            result = score(batch, seed=(config.seed << 32) + update)
-            network.zero_grad(set_to_none=True)
-            result.losses.mean().backward()  # type: ignore[no-untyped-call]
+            result = score(batch, train_windows, seed=(config.seed << 32) + update)
+            trained.zero_grad(set_to_none=True)
+            result["loss"].backward()  # type: ignore[no-untyped-call]
             stages.mark("encoder", "backward")
             if config.optim.clip_norm:
-                torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip_norm)
+                torch.nn.utils.clip_grad_norm_(trained.parameters(), config.optim.clip_norm)
             for optimiser in optimisers:
                 optimiser.step()
             stages.mark("optimiser")
@@ -181,7 +179,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
                 line = {
                     "kind": "train", "update": update, "seconds": seconds_before + now - started, "lr": lr,
                     "audio_seconds_per_second": (update - logged) * audio_seconds / (now - logged_at),
-                    "bound_kind": bound, **running.take(),
+                    **bound, **running.take(),
                 }  # fmt: skip
                 if not line["loss"] < float("inf"):
                     raise TrainingError(
@@ -198,7 +196,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
             if update % config.train.validate_every == 0 or is_last:
                 line = {
                     "kind": "dev", "update": update, "seconds": seconds_before + time.monotonic() - started,
-                    "bound_kind": bound, **validate().take(),
+                    **bound, **validate().take(),
                 }  # fmt: skip
                 metrics.append(metrics_path, line)
                 bar.write(
@@ -207,14 +205,18 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
                 )  # fmt: skip
                 if line["loss"] < best_loss:
                     best_loss = line["loss"]
-                    checkpoint.save(run / "best.pt", config, network, update=update, best_loss=best_loss)
+                    checkpoint.save(
+                        run / "best.pt", config, network, objective=objective.state_dict(), update=update,
+                        best_loss=best_loss,
+                    )  # fmt: skip
                 logged_at = time.monotonic()  # the pass over dev is no training time
             if config.train.keep_every and update % config.train.keep_every == 0:
                 seconds = seconds_before + time.monotonic() - started
                 checkpoint.save(run / "kept" / f"{update:07d}.pt", config, network, update=update, seconds=seconds)
             if update % config.train.checkpoint_every == 0 or is_last or stop:
                 checkpoint.save(
-                    last_path, config, network, optimisers=[optimiser.state_dict() for optimiser in optimisers],
+                    last_path, config, network, objective=objective.state_dict(),
+                    optimisers=[optimiser.state_dict() for optimiser in optimisers],
                     update=update, best_loss=best_loss, seconds=seconds_before + time.monotonic() - started,
                 )  # fmt: skip
             stages.mark("other")

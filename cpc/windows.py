@@ -31,12 +31,14 @@ class Window(NamedTuple):
         num_samples: samples that come from the file.
         speaker: integer identity of the speaker.
         utterance: integer identity of the utterance: its row in the manifest.
+        start: the utterance's sample, at the windows' rate, that comes first.
     """
 
     waveform: Tensor
     num_samples: int
     speaker: int
     utterance: int
+    start: int
 
 
 class Batch(NamedTuple):
@@ -46,12 +48,13 @@ class Batch(NamedTuple):
     num_samples: list[int]
     speaker: list[int]
     utterance: list[int]
+    start: list[int]
 
 
 def collate(windows: list[Window]) -> Batch:
     """Stack windows into a batch."""
-    waveforms, num_samples, speaker, utterance = zip(*windows, strict=True)
-    return Batch(torch.stack(waveforms), list(num_samples), list(speaker), list(utterance))
+    waveforms, *fields = zip(*windows, strict=True)
+    return Batch(torch.stack(waveforms), *map(list, fields))
 
 
 class Windows(Dataset[Window]):
@@ -151,7 +154,7 @@ class Windows(Dataset[Window]):
         row, start, stop = self.span(epoch, index)
         waveform = np.zeros(self.window_samples, np.float32)
         waveform[: stop - start] = self._read(row, start, stop)
-        return Window(torch.from_numpy(waveform), stop - start, int(self.speaker[index]), row)
+        return Window(torch.from_numpy(waveform), stop - start, int(self.speaker[index]), row, start)
 
     def _read(self, row: int, start: int, stop: int) -> audio.Waveform:
         """Samples [start, stop) of an utterance, normalised; from memory where they are there."""

@@ -1,0 +1,261 @@
+"""Objectives beside CPC: what they compute, which frames take part, exact resumption, errors in one line."""
+
+import math
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cpc import alignment, checkpoint, features, metrics, model, objectives
+from cpc import manifest as manifests
+from cpc.config import BatchConfig, ConfigError, LossConfig, check
+from cpc.encoder import Geometry
+from cpc.objectives import Views
+from cpc.profile import Profile
+from cpc.train import train
+from cpc.windows import Windows, collate
+from tests.conftest import make_corpus, tiny_config
+
+PAIRS = BatchConfig(kind="by_utterance", num_windows=4, windows_per_group=2)
+STAGES = Profile(None, torch.device("cpu"))
+NAMES = ["supervised", "nt_xent", "clip", "moco", "sup_con"]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A corpus whose utterances have a label every 10 ms: 10 · (its number of 0.1 s), but for one that has none."""
+    root = tmp_path_factory.mktemp("labelled")
+    manifest = manifests.read(make_corpus(root))
+    lines = []
+    train = manifest.select("train").table["utterance"]
+    for name, n in zip(manifest.table["utterance"], manifest.table["num_samples"], strict=True):
+        if name != train.iloc[1]:
+            lines.append(" ".join([name, *(str(i // 10) for i in range(alignment.num_labels(n)))]))
+    (root / "labels.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def config_of(name, labelled, **changes):
+    target = "phone" if name in ("supervised", "sup_con") else "speaker"
+    loss = LossConfig(name=name, target=target, labels=str(labelled / "labels.txt"), queue_length=10)
+    return tiny_config(labelled / "manifest.csv", **{"loss": loss, "batches": PAIRS, **changes})
+
+
+def views_of(labelled, loss, *, window_samples=4000, short="skip", rows=6):
+    """An objective, and a batch of the train split with random c."""
+    torch.manual_seed(0)
+    config = tiny_config(labelled / "manifest.csv", loss=loss)
+    manifest = manifests.read(labelled / "manifest.csv")
+    train_windows, dev_windows = (
+        Windows(manifest.select(s), window_samples=window_samples, short=short) for s in ("train", "dev")
+    )
+    network = model.build(config)
+    objective = objectives.build(config, network, train_windows, dev_windows)
+    batch = collate([train_windows[0, i] for i in range(rows)])
+    geometry = Geometry.of(config.encoder.strides, config.encoder.padding)
+    num_frames = [geometry.num_complete_frames(n) for n in batch.num_samples]
+    z, c = network.represent(batch.waveforms)
+    views = Views(batch.waveforms, z, torch.randn_like(c).requires_grad_(), num_frames, batch, train_windows, 0)
+    return network, objective, views
+
+
+def loop_classes(labelled, views, classes):
+    """Class of each frame, by looking up each frame's own time in the label file."""
+    labels = alignment.read_labels(labelled / "labels.txt")
+    geometry = Geometry.of((5, 4, 2, 2, 2), "none")
+    names = views.windows.manifest.table["utterance"].tolist()
+    expected = np.full(views.c.shape[:2], -1)
+    for b, row in enumerate(views.batch.utterance):
+        for i in range(views.num_frames[b]):
+            time = (views.batch.start[b] + geometry.centre(i)) / 16000
+            label = math.floor((time - 0.0125) / 0.010 + 0.5)
+            if names[row] in labels and 0 <= label < len(labels[names[row]]):
+                expected[b, i] = classes.index(str(labels[names[row]][label]))
+    return expected
+
+
+@pytest.mark.parametrize(("window_samples", "short"), [(4000, "skip"), (24000, "pad")])
+def test_supervised_loss_is_the_mean_over_labelled_whole_frames(labelled, window_samples, short):
+    loss = LossConfig(name="supervised", target="phone", labels=str(labelled / "labels.txt"))
+    _, objective, views = views_of(labelled, loss, window_samples=window_samples, short=short)
+    expected = loop_classes(labelled, views, objective.targets.classes)
+    assert (expected == -1).any()
+    terms, hits = [], []
+    for b, i in zip(*np.nonzero(expected != -1), strict=True):
+        logits = objective.classifier(views.c[b, i]).double()
+        terms.append(-(logits - logits.logsumexp(0))[expected[b, i]].item())
+        hits.append(int(logits.argmax()) == expected[b, i])
+    result = objective(None, views, STAGES)
+    assert result["loss"].item() == pytest.approx(np.mean(terms), abs=1e-5)
+    assert result["accuracy"].item() == pytest.approx(np.mean(hits), abs=1e-6)
+    assert result["log_n"].item() == pytest.approx(math.log(len(objective.targets.classes)))
+    result["loss"].backward()
+    assert (views.c.grad.abs().sum(2).numpy() > 0).tolist() == (expected != -1).tolist()
+
+
+def test_speaker_targets_hold_for_every_whole_frame(labelled):
+    _, objective, views = views_of(labelled, LossConfig(name="supervised", target="speaker"), window_samples=24000,
+                                   short="pad")  # fmt: skip
+    classes = objective.targets.of_frames(views.windows, views.batch, views.num_frames, views.c.shape[1])
+    speakers = views.windows.manifest.table["speaker"].astype(str).tolist()
+    for b, row in enumerate(views.batch.utterance):
+        valid = views.num_frames[b]
+        assert set(classes[b, :valid].tolist()) == {objective.targets.classes.index(speakers[row])}
+        assert set(classes[b, valid:].tolist()) <= {-1}
+
+
+def test_pooled_c_is_the_mean_over_whole_frames(labelled):
+    _, _, views = views_of(labelled, LossConfig(), window_samples=24000, short="pad")
+    assert min(views.num_frames) < views.c.shape[1]
+    for b, n in enumerate(views.num_frames):
+        torch.testing.assert_close(views.pooled()[b], views.c[b, :n].mean(0))
+
+
+def cosines(x, y):
+    x, y = x.detach().double().numpy(), y.detach().double().numpy()
+    return (x @ y.T) / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(y, axis=1)
+
+
+def test_clip_picks_the_other_window_of_the_utterance_both_ways(labelled):
+    _, objective, views = views_of(labelled, LossConfig(name="clip", temperature=0.5))
+    utterances = list(dict.fromkeys(views.batch.utterance))
+    rows = [[r for r, u in enumerate(views.batch.utterance) if u == utterance][:2] for utterance in utterances]
+    first, second = zip(*rows, strict=True)
+    s = cosines(views.pooled()[list(first)], views.pooled()[list(second)]) / 0.5
+    n = len(first)
+    both = [
+        [-math.log(math.exp(m[i, i]) / sum(math.exp(m[i, j]) for j in range(n))) for i in range(n)] for m in (s, s.T)
+    ]
+    result = objective(None, views, STAGES)
+    assert result["loss"].item() == pytest.approx(np.mean(both), abs=1e-5)
+    assert result["log_n"].item() == pytest.approx(math.log(n))
+
+
+def test_sup_con_on_phones_compares_the_labelled_frames(labelled):
+    loss = LossConfig(name="sup_con", target="phone", labels=str(labelled / "labels.txt"), temperature=0.5)
+    _, objective, views = views_of(labelled, loss)
+    expected = loop_classes(labelled, views, objective.targets.classes)
+    x, y = views.c[torch.from_numpy(expected != -1)], expected[expected != -1]
+    assert len(y) < 1024  # else frames are drawn
+    s = cosines(x, x) / 0.5
+    terms = []
+    for i in range(len(y)):
+        others = [j for j in range(len(y)) if j != i]
+        total = sum(math.exp(s[i, j]) for j in others)
+        positives = [j for j in others if y[j] == y[i]]
+        if positives:
+            terms.append(np.mean([-math.log(math.exp(s[i, j]) / total) for j in positives]))
+    assert objective(None, views, STAGES)["loss"].item() == pytest.approx(np.mean(terms), abs=1e-4)
+
+
+def test_moco_has_the_keys_of_the_slow_copy_against_the_queue(labelled):
+    network, objective, views = views_of(labelled, LossConfig(name="moco", temperature=0.5, momentum=0.75))
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.1)
+    before = {name: value.clone() for name, value in objective.keys.state_dict().items()}
+    held = torch.randn(5, 8)
+    objective.queue.enqueue(held)
+    result = objective(network, views, STAGES)
+    for name, value in objective.keys.state_dict().items():
+        ours = dict(network.state_dict())[name]
+        torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * ours)
+    keys = views.pooled(objective.keys["g_ar"](objective.keys["g_enc"](views.waveforms)))
+    first, second = objectives._pairs(views.batch.utterance)
+    terms = []
+    for a, b in ((first, second), (second, first)):
+        positive, negative = cosines(views.pooled()[a], keys[b]) / 0.5, cosines(views.pooled()[a], held) / 0.5
+        terms += [
+            -math.log(math.exp(positive[i, i]) / (math.exp(positive[i, i]) + np.exp(negative[i]).sum()))
+            for i in range(len(a))
+        ]
+    assert result["loss"].item() == pytest.approx(np.mean(terms), abs=1e-5)
+    assert len(objective.queue) == 5 + len(views.waveforms)
+    objective.eval()(network, views, STAGES)
+    assert len(objective.queue) == 5 + len(views.waveforms)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_trains_and_its_run_is_probed_like_any_other(name, labelled, tmp_path):
+    run = train(config_of(name, labelled), tmp_path / "run")
+    lines = metrics.read(run / "metrics.jsonl")
+    assert {"loss", "accuracy", "log_n"} <= lines[-1].keys()
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    torch.manual_seed(0)
+    untrained = model.build(config_of(name, labelled)).state_dict()
+    trained = checkpoint.load(run, "last").state_dict()
+    assert any(not torch.equal(trained[key], untrained[key]) for key in untrained if key.startswith("g_enc"))
+    torch.testing.assert_close(trained["W.weight"], untrained["W.weight"], rtol=0, atol=0)
+    manifest = manifests.read(labelled / "manifest.csv")
+    opened = features.load(features.extract(features.of_run(run, "c"), manifest, tmp_path / "c", progress=False))
+    assert opened.dim == 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_run_is_bitwise_that_of_an_uninterrupted_one(name, labelled, tmp_path):
+    """The classifier, the queue and the slow copy go on from where they were, as the network does."""
+    config = config_of(name, labelled)
+    whole = train(config, tmp_path / "whole")
+    original = metrics.append
+
+    def stop_at_four(path, line):
+        original(path, line)
+        if line["update"] == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "append", stop_at_four)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "halved")
+    resumed = train(config, tmp_path / "halved", resume=True)
+    a, b = (checkpoint.read(run / "last.pt")[1] for run in (whole, resumed))
+    for part in ("model", "objective"):
+        assert a[part].keys() == b[part].keys()
+        for key in a[part]:
+            assert torch.equal(a[part][key], b[part][key]), key
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (LossConfig(name="supervised", target="phone"), r"loss.labels: got none, a phone target needs one"),
+        (LossConfig(name="supervised", target="colour"), r"loss.target: got 'colour', allowed: phone, or a column"),
+        (LossConfig(name="sup_con", target="utterance"), r"values of utterance in dev \(e.g. .*\) are not in train"),
+        (LossConfig(name="supervised", target="sample_rate"), r"sample_rate has one class only in train"),
+    ],
+)
+def test_targets_that_cannot_work_are_one_line_before_anything_is_written(labelled, tmp_path, loss, says):
+    with pytest.raises(ConfigError, match=says):
+        train(tiny_config(labelled / "manifest.csv", loss=loss), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "clip", "moco"])
+def test_windows_of_one_utterance_are_asked_for(labelled, name):
+    config = tiny_config(labelled / "manifest.csv", loss=LossConfig(name=name))
+    with pytest.raises(ConfigError, match=r'set batches.kind = "by_utterance" and batches.windows_per_group = 2'):
+        check(config)
+    check(replace(config, batches=PAIRS))
+    with pytest.raises(ConfigError, match=r"loss.temperature: got 0"):
+        check(replace(config, batches=PAIRS, loss=LossConfig(name=name, temperature=0)))
+
+
+def test_a_phone_that_train_lacks_takes_no_part(labelled):
+    loss = LossConfig(name="supervised", target="phone", labels=str(labelled / "labels.txt"))
+    _, objective, views = views_of(labelled, loss)
+    before = objective.targets.of_frames(views.windows, views.batch, views.num_frames, views.c.shape[1])
+    gone = objective.targets._index.pop(objective.targets.classes[2])
+    after = objective.targets.of_frames(views.windows, views.batch, views.num_frames, views.c.shape[1])
+    assert (after[before == gone] == -1).all()
+    assert torch.equal(after[before != gone], before[before != gone])
+
+
+def test_a_batch_of_unlabelled_windows_has_loss_0_and_goes_on(labelled):
+    loss = LossConfig(name="supervised", target="phone", labels=str(labelled / "labels.txt"))
+    _, objective, views = views_of(labelled, loss)
+    objective.targets.labels = {}
+    result = objective(None, views, STAGES)
+    assert result["loss"].item() == 0
