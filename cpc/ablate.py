@@ -5,7 +5,7 @@ A table is TOML:
     title = "Steps predicted"                  # optional
     base = "small"                             # a preset, or a TOML file beside this one
     seeds = [0, 1]
-    set = { "train.num_updates" = 1000 }       # for every row
+    set = { "train.num_updates" = 1000 }       # for every row; fields as in `cpc train --help`, or NAMES below
 
     [[row]]
     name = "2 steps"
@@ -30,7 +30,6 @@ import os
 import re
 import shutil
 import statistics
-import tomllib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +42,14 @@ from cpc.files import replacing, write_bytes
 from cpc.probes import linear
 
 Evaluate = linear.Evaluate
+
+NAMES = {  # that people know, for the fields of the configuration
+    "batch_size": "batches.num_windows",
+    "learning_rate": "optim.lr",
+    "embedding_dim": "autoregressor.hidden",  # of c, which is probed
+    "num_negatives": "criterion.num_negatives",
+    "temperature": "loss.temperature",
+}
 
 
 @dataclass(frozen=True)
@@ -80,56 +87,41 @@ class Table:
     seeds: list[int]
 
 
-def read(path: str | Path, *, manifest_csv: str = "") -> Table:
+def read(path: str | Path, *, manifest_csv: str = "", labels: str = "") -> Table:
     """Read and check a table, before anything is run.
 
     Args:
         path: TOML file.
         manifest_csv: the utterances, instead of those that the base names.
+        labels: phone labels for rows that train on phones and name none.
 
     Raises:
         ConfigError: missing file, not TOML, an unknown key, a value that cannot work, two rows of one name.
     """
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such table of ablations") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
-    given = _checked(values, str(path))
+    values = configuration.read_toml(path, missing="no such table of ablations")
+    for number, row in enumerate(values["row"] if isinstance(values.get("row"), list) else [], start=1):
+        if isinstance(row, dict):
+            configuration.refuse_unknown(row, _RowFile, f"{path}: row {row.get('name', number)}")
+    given = configuration.checked(_TableFile, values, where=str(path))
     rows = [_RowFile(name=name, set=changes) for name, changes in _combinations(given.grid)] or given.row
     if bool(given.grid) == bool(given.row):
         raise ConfigError(f"{path}: expected [[row]] tables, or one [grid], and not both")
     base = configuration.read(path.parent / given.base if given.base.endswith(".toml") else given.base)
     if manifest_csv:
         base = override(base, {"data.manifest": manifest_csv}, where="--manifest")
-    read_rows = [
-        Row(row.name, override(base, {**given.set, **row.set}, where=f"{path}: row {row.name}"), row.paper)
-        for row in rows
-    ]
+    read_rows = []
+    for row in rows:
+        config = override(base, {**given.set, **row.set}, where=f"{path}: row {row.name}")
+        if config.loss.name != "cpc" and config.loss.target == "phone" and not config.loss.labels:
+            config = override(config, {"loss.labels": labels}, where="--labels")
+        read_rows.append(Row(row.name, config, row.paper))
     folders = [_slug(row.name) for row in read_rows]
     if len(set(folders)) < len(folders) or not all(folders):
         raise ConfigError(f"{path}: rows need names of their own: {', '.join(row.name for row in read_rows)}")
     if not given.seeds or min(given.seeds) < 0:
         raise ConfigError(f"{path}: seeds: got {given.seeds}, expected a list of whole numbers from 0")
     return Table(given.title or path.stem, read_rows, given.seeds)
-
-
-def _checked(values: dict[str, Any], where: str) -> _TableFile:
-    """The file's content, of the right types."""
-    from pydantic import TypeAdapter, ValidationError
-
-    _refuse_unknown(values, _TableFile, where)
-    for number, row in enumerate(values["row"] if isinstance(values.get("row"), list) else [], start=1):
-        if isinstance(row, dict):
-            _refuse_unknown(row, _RowFile, f"{where}: row {row.get('name', number)}")
-    try:
-        return TypeAdapter(_TableFile).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part + 1 if isinstance(part, int) else part) for part in first["loc"])
-        raise ConfigError(f"{where}: {key}: got {first['input']!r}: {first['msg'].lower()}") from None
 
 
 def _combinations(grid: dict[str, list[Any]]) -> list[tuple[str, dict[str, Any]]]:
@@ -141,14 +133,14 @@ def _combinations(grid: dict[str, list[Any]]) -> list[tuple[str, dict[str, Any]]
 
 
 def override(base: Config, changes: dict[str, Any], *, where: str) -> Config:
-    """A configuration with some fields changed, by dotted names: {"optim.lr": 1e-3}.
+    """A configuration with some fields changed, by dotted names or one of NAMES: {"optim.lr": 1e-3}.
 
     Raises:
         ConfigError: an unknown name or a value that cannot work.
     """
     values = configuration.to_dict(base)
     for key, value in changes.items():
-        *sections, field = key.split(".")
+        *sections, field = NAMES.get(key, key).split(".")
         inner = values
         for section in sections:
             inner = inner.setdefault(section, {})
@@ -280,13 +272,6 @@ def _limit_threads(threads: int) -> None:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
-
-
-def _refuse_unknown(values: dict[str, Any], kind: type, where: str) -> None:
-    allowed = [f.name for f in dataclasses.fields(kind)]
-    for key in values:
-        if key not in allowed:
-            raise ConfigError(f"{where}: unknown key {key}; allowed: {', '.join(allowed)}")
 
 
 def _mean_sd(values: list[float]) -> str:

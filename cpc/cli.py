@@ -267,7 +267,7 @@ def ablate(
     """
     from cpc import ablate as ablation
 
-    rows = ablation.read(table, manifest_csv=str(manifest or ""))
+    rows = ablation.read(table, manifest_csv=str(manifest or ""), labels=str(labels))
     written = ablation.run(rows, out, labels=labels, evaluate=evaluate, max_frames=max_frames, jobs=jobs)
     print(written.read_text())
     print(f"wrote {written}")

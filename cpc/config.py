@@ -11,9 +11,11 @@ import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from cpc.files import write_bytes
+
+T = TypeVar("T")
 
 Scheme = Literal["mixed_speaker", "same_speaker", "mixed_speaker_excl", "same_speaker_excl", "current_sequence"]
 
@@ -207,30 +209,47 @@ def read(path: str | Path) -> Config:
     presets = sorted(p.stem for p in PRESETS.glob("*.toml"))
     if str(path) in presets:
         path = PRESETS / f"{path}.toml"
+    missing = f"no such configuration; give a TOML file or a preset: {', '.join(presets)}"
+    return from_dict(read_toml(path, missing=missing), where=str(path))
+
+
+def read_toml(path: Path, *, missing: str) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ConfigError: the file is not there, which is said in the words of `missing`; or it is not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such configuration; give a TOML file or a preset: {', '.join(presets)}"
-        ) from None
+        raise ConfigError(f"{path}: {missing}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
-    return from_dict(values, where=str(path))
 
 
 def from_dict(values: dict[str, Any], *, where: str) -> Config:
     """Build a checked Config from nested dictionaries; `where` names their source in errors."""
-    from pydantic import TypeAdapter, ValidationError
-
-    _refuse_unknown(values, Config, where, "")
-    try:
-        config = TypeAdapter(Config).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "float", "tuple")))
-        raise ConfigError(f"{where}: {key}: got {first['input']!r}: {first['msg'].lower()}") from None
+    config = checked(Config, values, where=where)
     check(config, where=where)
     return config
+
+
+def checked(kind: type[T], values: dict[str, Any], *, where: str) -> T:
+    """Plain values as the dataclass that describes them.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type; items of lists are counted from 1.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    refuse_unknown(values, kind, where)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        parts = [str(part + 1 if isinstance(part, int) else part) for part in first["loc"]]
+        key = ".".join(part for part in parts if not part.startswith(("literal[", "float", "tuple")))
+        raise ConfigError(f"{where}: {key}: got {first['input']!r}: {first['msg'].lower()}") from None
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -254,8 +273,13 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _refuse_unknown(values: dict[str, Any], cls: Any, where: str, prefix: str) -> None:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+def refuse_unknown(values: dict[str, Any], kind: Any, where: str, prefix: str = "") -> None:
+    """Refuse keys that are no field of a dataclass, in its sections as well.
+
+    Raises:
+        ConfigError: naming the key and those that are allowed.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}
     for key, value in values.items():
         if key not in fields:
             inside = f" in [{prefix[:-1]}]" if prefix else ""
@@ -264,7 +288,7 @@ def _refuse_unknown(values: dict[str, Any], cls: Any, where: str, prefix: str) -
         if dataclasses.is_dataclass(section):
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}: {key}: got {value!r}, expected a table [{key}]")
-            _refuse_unknown(value, section, where, f"{prefix}{key}.")
+            refuse_unknown(value, section, where, f"{prefix}{key}.")
 
 
 def check(config: Config, *, where: str = "configuration") -> None:

@@ -27,6 +27,7 @@ ROWS = {  # of the table, in its order
     "mfcc": "MFCC",
     "cpc_z": "CPC z",
     "cpc_c": "CPC c",
+    "supervised": "supervised",
 }
 COLUMNS = {
     "phone, frame": ("phone", "accuracy"),
@@ -87,7 +88,7 @@ def learning_curves(run: str | Path, out_png: str | Path) -> None:
         for color, part in ((BLUE, train), (ORANGE, dev)):
             updates, log_n = [line["update"] for line in part], [line["log_n"] for line in part]
             loss.plot(updates, log_n, color=color, linestyle="--", linewidth=1, label="its log N (chance)")
-    loss.set_ylabel("InfoNCE loss (nats)")
+    loss.set_ylabel("loss (nats)")
     loss.set_ylim(bottom=0)
     loss.legend(loc="best", frameon=False)
 
@@ -132,6 +133,10 @@ def accuracy_by_k(
     if not dev:
         raise ReportError(f"{run}: no dev measurement yet; accuracy by step is drawn from one")
     line = dev[-1] if which == "last" else min(dev, key=lambda entry: float(entry["loss"]))
+    if "accuracy_k" not in line:
+        raise ReportError(
+            f"{run}: trained with another loss than CPC's, it predicts no steps; accuracy by step is CPC's"
+        )
     steps = range(1, len(line["accuracy_k"]) + 1)
     log_n = float(line["log_n"])
 

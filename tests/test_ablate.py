@@ -145,6 +145,20 @@ def test_the_recipes_tables_are_valid(name):
     assert all(row.config.data.manifest == "manifest.csv" for row in table.rows)
 
 
+def test_names_that_people_know_stand_for_fields(tmp_path):
+    grid = "batch_size = [6]\nlearning_rate = [0.5]\nembedding_dim = [20]\nnum_negatives = [7]\ntemperature = [0.3]"
+    table = ablate.read(write(tmp_path, f"[grid]\n{grid}"))
+    config = table.rows[0].config
+    assert (config.batches.num_windows, config.optim.lr, config.autoregressor.hidden) == (6, 0.5, 20)
+    assert (config.criterion.num_negatives, config.loss.temperature) == (7, 0.3)
+
+
+def test_rows_that_train_on_phones_get_the_labels(tmp_path):
+    table = ablate.read(RECIPE.parent / "objectives" / "table.toml", manifest_csv="m.csv", labels="l.txt")
+    assert {row.name for row in table.rows if row.config.loss.labels} == {"SupCon, phones", "supervised, phones"}
+    assert {row.config.loss.labels for row in table.rows} == {"", "l.txt"}
+
+
 def test_a_missing_table_is_told(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing.toml: no such table"):
         ablate.read(tmp_path / "nothing.toml")
