@@ -405,11 +405,15 @@ class Features:
         return len(self.frames(utterance))
 
 
-def load(folder: str | Path) -> Features:
+def load(folder: str | Path, manifest: Manifest | None = None) -> Features:
     """Open a features folder.
 
+    Args:
+        folder: where `extract` wrote.
+        manifest: some or all of its utterances, with other splits; by default the manifest that it was made from.
+
     Raises:
-        FeaturesError: missing, not a features folder, or unfinished.
+        FeaturesError: missing, not a features folder, unfinished, or without an utterance of `manifest`.
     """
     folder = Path(folder)
     path = folder / "features.json"
@@ -421,7 +425,16 @@ def load(folder: str | Path) -> Features:
         raise FeaturesError(f"{path}: not JSON: {error}") from None
     if not meta.get("complete"):
         raise FeaturesError(f"{folder}: not finished; run the same `cpc features` command again, it goes on from there")
-    return Features(folder, manifests.read(folder / "manifest.csv"), meta)
+    own = manifests.read(folder / "manifest.csv")
+    if manifest is None:
+        return Features(folder, own, meta)
+    unknown = sorted(set(manifest.table["utterance"].astype(str)) - set(own.table["utterance"]))
+    if unknown:
+        raise FeaturesError(
+            f"{folder}: holds no frames of {len(unknown)} utterances of the manifest given: {_some(unknown)}; extract "
+            "them with that manifest"
+        )
+    return Features(folder, manifest, meta)
 
 
 def of_run(

@@ -10,6 +10,7 @@ import os
 import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -372,6 +373,67 @@ def split(
     chosen = key.map(dict(zip(units["unit"], names, strict=True)))
     result = Manifest(manifest.root, table.assign(split=chosen.astype(str)))
     refuse_leaks(result, by=by)
+    return result
+
+
+def read_list(path: str | Path) -> list[str]:
+    """Read utterance ids, one a line; blank lines and a sound file's suffix do not count.
+
+    Raises:
+        ManifestError: no such file, no id in it, or an id twice.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ManifestError(f"{path}: not a readable list of utterances ({reason}); one id a line") from None
+    names = [line.strip() for line in lines if line.strip()]
+    names = [name.removesuffix(Path(name).suffix) if Path(name).suffix in audio.EXTENSIONS else name for name in names]
+    if not names:
+        raise ManifestError(f"{path}: empty; expected utterance ids, one a line")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ManifestError(f"{path}: utterance {name!r} stands in it {count} times; expected each once")
+    return names
+
+
+def split_as_listed(
+    manifest: Manifest, train: Sequence[str], test: Sequence[str], *, dev_fraction: float = 0.1, seed: int = 0
+) -> Manifest:
+    """Add a column `split` from lists of utterances; dev is taken out of train, as `split` by utterance would.
+
+    Args:
+        manifest: an earlier `split` column is replaced.
+        train: utterance ids; this share of them becomes dev.
+        test: utterance ids.
+        dev_fraction: above 0, below 1.
+        seed: of what becomes dev.
+
+    Returns:
+        The listed utterances alone, in the manifest's order.
+
+    Raises:
+        ManifestError: an utterance that the manifest lacks, or that is in both lists; one recording in two splits.
+    """
+    known, both = set(manifest.table["utterance"]), sorted(set(train) & set(test))
+    if both:
+        raise ManifestError(f"utterance {both[0]!r} is in the list of train and in that of test ({len(both)} such)")
+    for name, listed in (("train", train), ("test", test)):
+        unknown = [utterance for utterance in listed if utterance not in known]
+        if unknown:
+            raise ManifestError(
+                f"the list of {name} names {unknown[0]!r}, which the manifest lacks ({len(unknown)} of {len(listed)} "
+                f"such; the manifest has e.g. {manifest.table['utterance'].iloc[0]!r}); is it a list of another corpus?"
+            )
+    rows = manifest.table[manifest.table["utterance"].isin(train)]
+    carved = split(
+        Manifest(manifest.root, rows), by="utterance", fractions=(1 - dev_fraction, dev_fraction, 0), seed=seed
+    )
+    names = {**dict(zip(rows["utterance"], carved.table["split"], strict=True)), **dict.fromkeys(test, "test")}
+    listed_rows = manifest.table[manifest.table["utterance"].isin(names)].reset_index(drop=True)
+    result = Manifest(manifest.root, listed_rows.assign(split=listed_rows["utterance"].map(names)))
+    refuse_leaks(result, by="utterance")
     return result
 
 

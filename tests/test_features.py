@@ -191,3 +191,16 @@ def test_bf16_features_are_close_and_not_mixed_with_float32(run, corpus, tmp_pat
         assert np.abs(exact.frames(utterance) - close.frames(utterance)).max() < 0.05
     with pytest.raises(FeaturesError, match="holds other features: identity"):
         features.extract(features.of_run(run, "c", precision="bf16"), manifest, tmp_path / "f")
+
+
+def test_one_folder_opens_under_another_split_but_not_with_utterances_it_lacks(run, tmp_path, corpus):
+    manifest = manifests.read(corpus)
+    folder = features.extract(features.of_run(run, "z"), manifest, tmp_path / "f", progress=False)
+    by_speaker = manifests.split(manifest, by="speaker", fractions=(0.4, 0.3, 0.3), seed=1)
+    opened = features.load(folder, by_speaker)
+    assert opened.manifest.table["split"].tolist() == by_speaker.table["split"].tolist()
+    name = manifest.table["utterance"].iloc[0]
+    np.testing.assert_array_equal(opened.frames(name), features.load(folder).frames(name))
+    other = by_speaker.table.assign(utterance=["another", *by_speaker.table["utterance"][1:]])
+    with pytest.raises(FeaturesError, match="holds no frames of 1 utterances of the manifest given: another"):
+        features.load(folder, manifests.Manifest(by_speaker.root, other))

@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "config": {"files"},
     "model": {"config", "encoder", "autoregressor", "predictor"},
     "profile": set(),
+    "stages": {"files"},
+    "estimate": {"config", "features", "manifest", "metrics", "train"},
     "optim": {"encoder", "predictor"},
     "metrics": {"files"},
     "checkpoint": {"config", "files", "model"},

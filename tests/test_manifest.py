@@ -14,6 +14,7 @@ import soundfile
 
 from cpc import manifest
 from cpc.manifest import Manifest, ManifestError
+from tests.conftest import make_corpus
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -360,3 +361,36 @@ def test_what_two_splits_share_is_refused(
     with pytest.raises(ManifestError, match=f"a.wav .train. and .* .test. share one {what}"):
         manifest.refuse_leaks(Manifest(tmp_path, rows), by=by)
     manifest.refuse_leaks(Manifest(tmp_path, rows.assign(split="train")), by=by)
+
+
+def test_lists_say_train_and_test_and_dev_comes_out_of_train_the_same_every_time(tmp_path):
+    table = manifest.read(make_corpus(tmp_path, speakers=3, utterances=7))
+    names = table.table["utterance"].tolist()
+    test, train, neither = names[::3], [n for i, n in enumerate(names) if i % 3 and n != names[1]], names[1]
+    (tmp_path / "train.txt").write_text("\n".join(reversed(train)) + "\n\n")
+    (tmp_path / "test.txt").write_text("".join(f"{name}.flac\n" for name in test))
+    lists = [manifest.read_list(tmp_path / name) for name in ("train.txt", "test.txt")]
+    result = manifest.split_as_listed(table, *lists, dev_fraction=0.2)
+    of = dict(zip(result.table["utterance"], result.table["split"], strict=True))
+    assert {name for name, split in of.items() if split == "test"} == set(test)
+    assert {name for name, split in of.items() if split != "test"} == set(train)
+    assert sum(split == "dev" for split in of.values()) == round(0.2 * len(train))
+    assert neither not in of
+    again = manifest.split_as_listed(table, sorted(train), test, dev_fraction=0.2)
+    assert again.table.equals(result.table)
+
+
+def test_lists_that_do_not_fit_are_refused(tmp_path):
+    table = manifest.read(make_corpus(tmp_path, speakers=2, utterances=3))
+    names = table.table["utterance"].tolist()
+    with pytest.raises(ManifestError, match=r"list of test names 'x-1', which the manifest lacks \(1 of 2 such"):
+        manifest.split_as_listed(table, names[:4], [names[4], "x-1"])
+    with pytest.raises(ManifestError, match=r"is in the list of train and in that of test \(1 such"):
+        manifest.split_as_listed(table, names[:4], names[3:])
+    path = tmp_path / "list.txt"
+    for text, message in (("a\nb\na\n", "'a' stands in it 2 times"), ("\n", "empty")):
+        path.write_text(text)
+        with pytest.raises(ManifestError, match=message):
+            manifest.read_list(path)
+    with pytest.raises(ManifestError, match=r"none\.txt: not a readable list"):
+        manifest.read_list(tmp_path / "none.txt")

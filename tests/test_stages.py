@@ -1,0 +1,201 @@
+"""Stages are done once, skipped while nothing they read has changed, and redone when it has; what is dear is kept."""
+
+import json
+import os
+
+import pytest
+
+from cpc.stages import Stage, StageError, Stages, digest, plan
+
+
+class Chain:
+    """a (setting) → b reads a → c reads b (kept) → d reads c; each writes its name and its input."""
+
+    def __init__(self, folder):
+        self.out, self.made, self.setting, self.rounding = folder / "out", [], 1, 1
+
+    def stages(self):
+        def make(name, source):
+            def run():
+                self.made.append(name)
+                text = str(self.setting // self.rounding) if source is None else (self.out / source).read_text()
+                (self.out / name).parent.mkdir(exist_ok=True)
+                (self.out / name).write_text(text)
+
+            return run
+
+        links = [("a", None), ("b", "a"), ("c", "b"), ("d", "c")]
+        return Stages(
+            self.out,
+            [
+                Stage(
+                    name,
+                    make(name, source),
+                    inputs={source: self.out / source} if source else {},
+                    outputs=[self.out / name],
+                    settings={"x": {"setting": self.setting}} if source is None else {},
+                    keep=name == "c",
+                )
+                for name, source in links
+            ],
+        )
+
+    def run(self, *args, **kwargs):
+        self.made = []
+        self.stages().run(*args, **kwargs)
+        return "".join(self.made)
+
+
+@pytest.fixture
+def chain(tmp_path):
+    return Chain(tmp_path)
+
+
+def test_a_second_run_does_nothing(chain):
+    assert chain.run() == "abcd"
+    assert chain.run() == ""
+    assert {s.state for s in chain.stages().standings().values()} == {"done"}
+
+
+def test_a_changed_setting_redoes_the_stage_and_those_after_it_and_says_why(chain, capsys):
+    chain.run()
+    chain.setting = 2
+    assert chain.run(redo=["c"]) == "abcd"
+    assert "== a: x.setting was 1, is 2" in capsys.readouterr().err
+    assert (chain.out / "d").read_text() == "2"
+    assert (chain.out / "superseded" / "c-1" / "c").read_text() == "1"
+
+
+def test_a_stage_that_comes_out_as_before_leaves_those_after_it_alone(chain):
+    chain.setting, chain.rounding = 4, 4
+    chain.run()
+    chain.setting = 5
+    assert chain.run() == "a"
+
+
+def test_a_kept_stage_is_refused_with_the_way_out_and_nothing_is_lost(chain):
+    chain.run()
+    (chain.out / "b").write_text("edited")
+    with pytest.raises(StageError, match=r"stage c would have to be redone.*b changed.*--redo c") as error:
+        chain.run()
+    assert "\n" not in str(error.value)
+    assert (chain.out / "c").read_text() == "1"
+
+
+def test_a_kept_stage_whose_setting_changed_is_refused_before_any_other_stage_is_redone(tmp_path):
+    made = []
+
+    def stages(setting):
+        out = tmp_path / "out"
+
+        def make(name):
+            made.append(name)
+            out.mkdir(exist_ok=True)
+            (out / name).write_text("")
+
+        return Stages(
+            out,
+            [
+                Stage(n, lambda n=n: make(n), outputs=[out / n], settings={"s": setting}, keep=n == "dear")
+                for n in ("cheap", "dear")
+            ],
+        )
+
+    stages(1).run()
+    with pytest.raises(StageError, match=r"stage dear.*s was 1, is 2"):
+        stages(2).run()
+    assert made == ["cheap", "dear"]
+
+
+def test_an_interrupted_stage_goes_on_and_its_seconds_add_up(tmp_path):
+    out, calls = tmp_path / "out", []
+
+    def make():
+        calls.append(1)
+        out.joinpath("half").write_text("")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        out.joinpath("whole").write_text("")
+
+    stages = Stages(out, [Stage("s", make, outputs=[out / "whole"], settings={"a": 1})])
+    with pytest.raises(KeyboardInterrupt):
+        stages.run()
+    assert stages.standings()["s"].state == "begun"
+    record = json.loads((out / "stages" / "s.json").read_text())
+    (out / "stages" / "s.json").write_text(json.dumps({**record, "seconds": 100.0}))
+    stages.run()
+    assert stages.seconds["s"] >= 100
+    assert (out / "half").exists()
+
+
+def test_an_interrupted_stage_whose_setting_changed_begins_anew(tmp_path):
+    out = tmp_path / "out"
+
+    def stages(setting, fails):
+        def make():
+            (out / "folder").mkdir(exist_ok=True)
+            (out / "folder" / str(setting)).write_text("")
+            if fails:
+                raise ValueError("stop")
+
+        return Stages(out, [Stage("s", make, outputs=[out / "folder"], settings={"a": setting})])
+
+    with pytest.raises(ValueError, match="stop"):
+        stages(1, True).run()
+    stages(2, False).run()
+    assert [p.name for p in (out / "folder").iterdir()] == ["2"]
+
+
+def test_one_stage_alone_says_what_is_missing_before_it(chain):
+    with pytest.raises(StageError, match=r"stage c: .*b is missing; stage b makes it: run --stage b first"):
+        chain.run("c")
+    assert not chain.out.exists()
+    chain.run("a")
+    chain.run("b")
+    assert chain.run("c") == "c"
+    chain.setting = 2
+    with pytest.raises(StageError, match=r"stage d reads.*unless b comes out otherwise.*--stage a first"):
+        chain.run("d")
+    with pytest.raises(StageError, match="no such stage; there are a, b, c, d"):
+        chain.run("e")
+
+
+def test_an_output_that_is_gone_is_made_again(chain):
+    chain.run()
+    (chain.out / "d").unlink()
+    assert chain.run() == "d"
+
+
+def test_outputs_that_no_record_explains_are_refused_not_removed(chain):
+    chain.out.mkdir()
+    (chain.out / "b").write_text("precious")
+    with pytest.raises(StageError, match="b is there already, and no record says"):
+        chain.run()
+    assert (chain.out / "b").read_text() == "precious"
+
+
+def test_the_plan_writes_nothing_and_shows_states_and_costs(chain):
+    text = plan(chain.stages(), {"a": (1.5, 2.0), "b": (0.25, 0.0)})
+    assert not chain.out.exists()
+    assert "| a      | to do" in text
+    assert text.splitlines()[-1].split("|")[3:5] == ["  1.75 ", " 2.0 "]
+    chain.run()
+    chain.setting = 2
+    lines = plan(chain.stages(), {}).splitlines()
+    assert "inputs changed: x.setting was 1, is 2" in lines[2]
+    assert "done: unless a comes out otherwise" in lines[3]
+    assert "done: unless b comes out otherwise" in lines[4]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_a_folder_counts_by_names_sizes_and_times(tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "x").write_text("1")
+    first = digest(folder)
+    assert digest(folder) == first
+    os.utime(folder / "sub" / "x", ns=(1, 1))
+    changed = digest(folder)
+    assert changed != first
+    (folder / "y").write_text("")
+    assert digest(folder) not in {first, changed}
