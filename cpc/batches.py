@@ -153,19 +153,24 @@ def _pack(groups: list[NDArray[np.int64]], key: NDArray[np.int64], per_batch: in
 
 
 class BatchSampler:
-    """The batches of updates first … last − 1, as lists of (epoch, index): pure in (seed, update).
+    """The batches of updates first … last − 1, as lists of (epoch, index): pure in (seed, update, rank).
+
+    An update takes a batch for each rank, so no two ranks see the same windows in an epoch.
 
     Args:
         windows: what is dealt.
         first: first update.
         last: one past the last update.
+        rank: of this process; the others pass over its batches.
+        num_ranks: processes that share the batches.
         **composition: as for `epoch_batches`.
     """
 
     def __init__(
         self, windows: Windows, first: int, last: int, *, kind: Composition, num_windows: int, windows_per_group: int,
-        seed: int,
+        seed: int, rank: int = 0, num_ranks: int = 1,
     ) -> None:  # fmt: skip
+        self.rank, self.num_ranks = rank, num_ranks
         self.windows, self.first, self.last = windows, first, last
         self.kind, self.num_windows, self.windows_per_group = kind, num_windows, windows_per_group
         self.seed = seed
@@ -176,14 +181,15 @@ class BatchSampler:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Deal epoch after epoch, passing over the batches before `first`."""
-        update, epoch = 0, 0
-        while update < self.last:
+        number, epoch = 0, 0  # of the batch, over all ranks
+        while number < self.last * self.num_ranks:
             batches = epoch_batches(
                 self.windows, epoch, kind=self.kind, num_windows=self.num_windows,
                 windows_per_group=self.windows_per_group, seed=self.seed,
             )  # fmt: skip
             for batch in batches:
-                if self.first <= update < self.last:
+                update, rank = divmod(number, self.num_ranks)
+                if self.first <= update < self.last and rank == self.rank:
                     yield [(epoch, int(index)) for index in batch]
-                update += 1
+                number += 1
             epoch += 1

@@ -321,7 +321,10 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("CPC_DEBUG"):
             raise
-        print(f"cpc: error: {_one_line(error)}", file=sys.stderr)
+        # Of several processes (torchrun) all refuse bad input alike, and the first says it; what went wrong later in
+        # one of them, only that one can say.
+        if os.environ.get("RANK", "0") == "0" or hasattr(error, "rank"):
+            print(f"cpc: error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
 
 

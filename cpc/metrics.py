@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,16 @@ class Mean:
             self._sums[name] = self._sums[name] + value.detach() if self._count else value.detach()
         self._count += 1
 
-    def take(self) -> dict[str, Any]:
+    def take(self, average: Callable[[Iterable[torch.Tensor]], None] = lambda means: None) -> dict[str, Any]:
         """The means so far, as fields of a line of metrics.jsonl; starts anew.
 
-        What is there by step, as accuracy_k, also appears as its mean, accuracy; log N − loss as the bound.
+        `average` replaces the means by those over all processes, in place. What is there by step, as accuracy_k, also
+        appears as its mean, accuracy; log N − loss as the bound.
         """
         assert self._count
-        means = {name: (total / self._count).cpu().double() for name, total in self._sums.items()}
+        on_device = {name: total / self._count for name, total in self._sums.items()}
+        average(on_device.values())
+        means = {name: value.cpu().double() for name, value in on_device.items()}
         self._sums, self._count = {}, 0
         by_step = {name: value for name, value in means.items() if name.endswith("_k")}
         line: dict[str, Any] = {

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from cpc.alignment import UNLABELLED
 from cpc.config import Config
+from cpc.distributed import num_processes
 from cpc.infonce import infonce
 from cpc.losses import info_nce, nt_xent, sup_con
 from cpc.model import CPC
@@ -182,7 +183,8 @@ class MoCo(nn.Module):
         self.temperature, self.momentum = temperature, momentum
         self.keys = nn.ModuleDict({"g_enc": copy.deepcopy(network.g_enc), "g_ar": copy.deepcopy(network.g_ar)})
         self.keys.requires_grad_(False)
-        self.queue = MomentumQueue(queue_length, network.g_ar.hidden_dim)
+        # All ranks fill one queue: then what is saved of rank 0 is that of every rank.
+        self.queue = MomentumQueue(queue_length, network.g_ar.hidden_dim, gather=num_processes() > 1)
 
     def forward(self, network: CPC, views: Views, stages: Profile) -> Result:
         """The loss of a batch; in training the slow copy moves, and its keys enter the queue."""

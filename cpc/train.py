@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cpc import checkpoint, manifest, metrics, model, objectives, optim
+from cpc import checkpoint, distributed, manifest, metrics, model, objectives, optim
 from cpc import config as configuration
 from cpc.batches import BatchSampler, epoch_batches, num_left_out
 from cpc.config import Config, ConfigError
@@ -48,18 +49,26 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
     Raises:
         ValueError: one line: what cannot work and the way out.
     """
-    run = Path(run)
-    device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
+    device = distributed.own_device(resolve_device(config.device))
     geometry = Geometry.of(config.encoder.strides, config.encoder.padding)
-    train_windows, dev_windows = _windows(config, geometry)
+    windows = _windows(config, geometry)
+    with distributed.joined(device) as ranks:
+        return _train(config, Path(run), *windows, geometry, device, ranks, resume=resume, profile=profile)
 
+
+def _train(
+    config: Config, run: Path, train_windows: Windows, dev_windows: Windows, geometry: Geometry,
+    device: torch.device, ranks: distributed.Ranks, *, resume: bool, profile: bool,
+) -> Path:  # fmt: skip
+    """`train`, as one of the processes that take part."""
+    precision = resolve_precision(config.precision, device)
     if device.type == "cpu":
         keep_freed_buffers()
     torch.manual_seed(config.seed)
     network = model.build(config).to(device)
     objective = objectives.build(config, network, train_windows, dev_windows).to(device)
     trained = nn.ModuleList([network, objective])
+    ranks.share(trained)
     optimisers = optim.build(
         trained, config.optim.name, lr=config.optim.lr, betas=config.optim.betas, eps=config.optim.eps,
         weight_decay=config.optim.weight_decay, momentum=config.optim.momentum,
@@ -78,7 +87,8 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
         for optimiser, state in zip(optimisers, payload["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         first, best_loss, seconds_before = payload["update"], payload["best_loss"], payload["seconds"]
-        metrics.keep_until(metrics_path, first)
+        if ranks.is_first:
+            metrics.keep_until(metrics_path, first)
     elif last_path.exists():
         raise TrainingError(
             f"{run}: holds a run already; continue it with `cpc train --resume {run}`, or pass another --out"
@@ -87,6 +97,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
     sampler = BatchSampler(
         train_windows, first, config.train.num_updates, kind=config.batches.kind,
         num_windows=config.batches.num_windows, windows_per_group=config.batches.windows_per_group, seed=config.seed,
+        rank=ranks.rank, num_ranks=ranks.size,
     )  # fmt: skip
     loader = DataLoader(
         train_windows, batch_sampler=sampler, collate_fn=collate, num_workers=config.data.workers,
@@ -101,17 +112,18 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
             f"profile: {config.train.num_updates - first} updates to go, it needs {NUM_UPDATES}; profile a longer run"
         )
     next(iter(sampler), None)  # a composition that cannot be filled is refused before anything is written
-    run.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        for leftover in (metrics_path, run / "best.pt"):  # of a run that was stopped before its first checkpoint
-            leftover.unlink(missing_ok=True)
-    configuration.write(config, run / "config.toml")
-    _announce(config, train_windows, dev_windows, len(dev_batches), device, precision, network)
+    if ranks.is_first:
+        run.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            for leftover in (metrics_path, run / "best.pt"):  # of a run that was stopped before its first checkpoint
+                leftover.unlink(missing_ok=True)
+        configuration.write(config, run / "config.toml")
+        _announce(config, train_windows, dev_windows, len(dev_batches), device, precision, network, ranks.size)
 
     compiles = config.compile == "on" or (
         config.compile == "auto" and device.type == "cuda" and config.train.num_updates - first >= 2000
     )
-    stages = Profile(run / "trace.json" if profile else None, device)
+    stages = Profile(run / "trace.json" if profile and ranks.is_first else None, device)
     encode = torch.compile(network.g_enc, dynamic=False) if compiles else network.g_enc
 
     def score(batch: Batch, windows: Windows, seed: int) -> Result:
@@ -144,13 +156,22 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
         stages.go_on()
         return mean
 
+    def save(path: Path, **rest: Any) -> None:
+        """Write a checkpoint, if this is the process that does."""
+        if ranks.is_first:
+            checkpoint.save(path, config, network, **rest)
+
     bound = {}
     if config.loss.name == "cpc":
         bound = {"bound_kind": bound_kind(config.criterion.scheme, config.batches.kind)}
-    audio_seconds = config.batches.num_windows * config.data.window_samples / config.audio.sample_rate  # an update
+    num_windows = config.batches.num_windows * ranks.size
+    audio_seconds = num_windows * config.data.window_samples / config.audio.sample_rate  # an update
     started, running, logged, logged_at = time.monotonic(), metrics.Mean(), first, time.monotonic()
     trained.train()
-    bar = tqdm(total=config.train.num_updates, initial=first, unit="update", desc="train", dynamic_ncols=True)
+    bar = tqdm(
+        total=config.train.num_updates, initial=first, unit="update", desc="train", dynamic_ncols=True,
+        disable=not ranks.is_first,
+    )  # fmt: skip
     with bar, _finish_update_on_signal() as stop:
         for update, batch in enumerate(loader, start=first + 1):  # update: how many will be done
             lr = optim.learning_rate(
@@ -161,10 +182,11 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
                 group["lr"] = lr
             if summary := stages.next_update():
                 bar.write(summary, file=sys.stderr)
-            result = score(batch, train_windows, seed=(config.seed << 32) + update)
+            result = score(batch, train_windows, seed=(config.seed << 32) + update * ranks.size + ranks.rank)
             trained.zero_grad(set_to_none=True)
             result["loss"].backward()  # type: ignore[no-untyped-call]
             stages.mark("encoder", "backward")
+            ranks.average_gradients(trained)
             if config.optim.clip_norm:
                 torch.nn.utils.clip_grad_norm_(trained.parameters(), config.optim.clip_norm)
             for optimiser in optimisers:
@@ -174,20 +196,24 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
             bar.update()
 
             is_last = update == config.train.num_updates
-            if update % config.train.log_every == 0 or is_last or stop:
+            is_due = update % config.train.log_every == 0 or is_last
+            # All ranks stop after the same update: several agree on it when they log, one alone stops at once.
+            stopping = (is_due or ranks.size == 1) and ranks.any(bool(stop), device)
+            if is_due or stopping:
                 now = time.monotonic()
                 line = {
                     "kind": "train", "update": update, "seconds": seconds_before + now - started, "lr": lr,
                     "audio_seconds_per_second": (update - logged) * audio_seconds / (now - logged_at),
-                    **bound, **running.take(),
+                    **bound, **running.take(ranks.average),
                 }  # fmt: skip
                 if not line["loss"] < float("inf"):
                     raise TrainingError(
                         f"{run}: loss is {line['loss']} at update {update}; lower --optim.lr or set "
                         "--optim.clip-norm; last.pt is from before"
                     )
-                metrics.append(metrics_path, line)
-                _warn_if_stuck(config, update, line, bar)
+                if ranks.is_first:
+                    metrics.append(metrics_path, line)
+                    _warn_if_stuck(config, update, line, bar)
                 logged, logged_at = update, now
                 bar.set_postfix_str(
                     f"loss {line['loss']:.3f} of {line['log_n']:.2f}, accuracy {line['accuracy']:.3f}, "
@@ -198,29 +224,27 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
                     "kind": "dev", "update": update, "seconds": seconds_before + time.monotonic() - started,
                     **bound, **validate().take(),
                 }  # fmt: skip
-                metrics.append(metrics_path, line)
-                bar.write(
-                    f"update {update}: dev loss {line['loss']:.3f} of log N = {line['log_n']:.3f}, "
-                    f"accuracy {line['accuracy']:.3f}", file=sys.stderr,
-                )  # fmt: skip
+                if ranks.is_first:
+                    metrics.append(metrics_path, line)
+                    bar.write(
+                        f"update {update}: dev loss {line['loss']:.3f} of log N = {line['log_n']:.3f}, "
+                        f"accuracy {line['accuracy']:.3f}", file=sys.stderr,
+                    )  # fmt: skip
                 if line["loss"] < best_loss:
                     best_loss = line["loss"]
-                    checkpoint.save(
-                        run / "best.pt", config, network, objective=objective.state_dict(), update=update,
-                        best_loss=best_loss,
-                    )  # fmt: skip
+                    save(run / "best.pt", objective=objective.state_dict(), update=update, best_loss=best_loss)
                 logged_at = time.monotonic()  # the pass over dev is no training time
             if config.train.keep_every and update % config.train.keep_every == 0:
                 seconds = seconds_before + time.monotonic() - started
-                checkpoint.save(run / "kept" / f"{update:07d}.pt", config, network, update=update, seconds=seconds)
-            if update % config.train.checkpoint_every == 0 or is_last or stop:
-                checkpoint.save(
-                    last_path, config, network, objective=objective.state_dict(),
+                save(run / "kept" / f"{update:07d}.pt", update=update, seconds=seconds)
+            if update % config.train.checkpoint_every == 0 or is_last or stopping:
+                save(
+                    last_path, objective=objective.state_dict(),
                     optimisers=[optimiser.state_dict() for optimiser in optimisers],
                     update=update, best_loss=best_loss, seconds=seconds_before + time.monotonic() - started,
                 )  # fmt: skip
             stages.mark("other")
-            if stop and not is_last:
+            if stopping and not is_last:
                 raise KeyboardInterrupt(f"stopped after update {update}; continue with `cpc train --resume {run}`")
     return run
 
@@ -303,7 +327,7 @@ def _windows(config: Config, geometry: Geometry) -> tuple[Windows, Windows]:
 
 def _announce(
     config: Config, train: Windows, dev: Windows, num_dev_batches: int,
-    device: torch.device, precision: str, network: model.CPC,
+    device: torch.device, precision: str, network: model.CPC, num_ranks: int,
 ) -> None:  # fmt: skip
     """Say what is about to run, and what was left out."""
     num_parameters = sum(p.numel() for p in network.parameters())
@@ -312,6 +336,11 @@ def _announce(
         f"{num_dev_batches} batches used; {num_parameters:,} parameters on {device} in {precision}",
         file=sys.stderr,
     )
+    if num_ranks > 1:
+        print(
+            f"train: {num_ranks} processes × {config.batches.num_windows} windows an update; negatives come from a "
+            "process's own", file=sys.stderr,
+        )  # fmt: skip
     for name, windows in (("train", train), ("dev", dev)):
         if windows.num_skipped:
             print(
@@ -369,3 +398,10 @@ def _finish_update_on_signal() -> Iterator[_Flag]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+if __name__ == "__main__":  # `torchrun … -m cpc.train` is `cpc train` in several processes
+    from cpc.cli import main
+
+    sys.argv.insert(1, "train")
+    main()

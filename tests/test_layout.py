@@ -34,12 +34,14 @@ MAY_IMPORT = {
     "metrics": {"files"},
     "checkpoint": {"config", "files", "model"},
     "targets": {"alignment", "config", "windows"},
+    "distributed": {"config"},
     "objectives": {
-        "alignment", "config", "infonce", "losses", "model", "momentum", "negatives", "profile", "targets", "windows",
+        "alignment", "config", "distributed", "infonce", "losses", "model", "momentum", "negatives", "profile",
+        "targets", "windows",
     },
     "train": {
-        "batches", "checkpoint", "config", "encoder", "manifest", "memory", "metrics", "model", "negatives",
-        "objectives", "optim", "profile", "windows",
+        "batches", "checkpoint", "cli", "config", "distributed", "encoder", "manifest", "memory", "metrics", "model",
+        "negatives", "objectives", "optim", "profile", "windows",  # cli: `python -m cpc.train` is `cpc train`
     },
     "features": {"audio", "checkpoint", "files", "manifest", "memory", "model"},
     "baselines": {"features"},

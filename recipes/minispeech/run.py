@@ -1,6 +1,6 @@
 """minispeech, the whole way: synthesise speech, train CPC, extract features, probe phones and speakers.
 
-    python recipes/minispeech/run.py [--out runs/minispeech] [--minutes 60] [--updates N] [--seed 0]
+    python recipes/minispeech/run.py [--out runs/minispeech] [--minutes 60] [--updates N] [--seed 0] [--topline]
 
 Each stage keeps what it finished: the same command goes on after an interruption, and a change of its settings is
 refused rather than mixed in. In --out:
@@ -8,6 +8,7 @@ refused rather than mixed in. In --out:
     corpus/              sound, labels and manifest.csv          learning_curves.png, accuracy_by_k.png
     best.pt, last.pt     the trained model (cpc.load(out))       probes/*.json
     features/            frames of MFCC, untrained, z and c      results.json, and the table it prints
+    topline/             with --topline: the same network trained with labels, for phones and for speakers
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--speakers", type=int, help="how many of the corpus's speakers; all by default")
     parser.add_argument("--updates", type=int, help="training updates; by default those of the preset")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus, the split, the training and the probes")
+    parser.add_argument("--topline", action="store_true", help="also train the same network with labels")
     parser.add_argument("--evaluate", choices=["test", "dev"], default="test", help="dev while settings are chosen")
     options = parser.parse_args()
     try:
@@ -87,6 +89,17 @@ def run(options: argparse.Namespace) -> None:
             name: features.extract(extractor, utterances, out / "features" / name)
             for name, extractor in extractors.items()
         }
+        probed = [(name, task, folder) for name, folder in folders.items() for task in ("phone", "speaker")]
+
+    if options.topline:
+        with seconds.stage("topline"):
+            for task in ("phone", "speaker"):
+                loss = dataclasses.replace(
+                    config.loss, name="supervised", target=task, labels=str(corpus / "phone_labels.txt")
+                )
+                topline = complete(dataclasses.replace(config, loss=loss), out / "topline" / task)
+                folder = features.extract(features.of_run(topline, "c"), utterances, topline / "features")
+                probed.append(("supervised", task, folder))
 
     with seconds.stage("probes"):
         labels = alignment.read_labels(corpus / "phone_labels.txt")
@@ -95,20 +108,19 @@ def run(options: argparse.Namespace) -> None:
             "phone": {"majority": {}},
             "speaker": {"majority": {}},
         }
-        for name, folder in folders.items():
-            for task in ("phone", "speaker"):
-                path = out / "probes" / f"{task}-{name}-{options.evaluate}.json"
-                if not path.exists():
-                    opened = features.load(folder)
-                    probing = {**PROBE, "seed": options.seed, "evaluate": options.evaluate, "progress": print}
-                    if task == "phone":
-                        result = linear.phone(opened, labels, phone_names=names, **probing)
-                    else:
-                        result = linear.speaker(opened, **probing)
-                    linear.save(result, path)
-                result = json.loads(path.read_text())
-                results[task]["majority"] = result["majority"]
-                results[task][name] = {key: result[key] for key in REPORTED if key in result}
+        for name, task, folder in probed:
+            path = out / "probes" / f"{task}-{name}-{options.evaluate}.json"
+            if not path.exists():
+                opened = features.load(folder)
+                probing = {**PROBE, "seed": options.seed, "evaluate": options.evaluate, "progress": print}
+                if task == "phone":
+                    result = linear.phone(opened, labels, phone_names=names, **probing)
+                else:
+                    result = linear.speaker(opened, **probing)
+                linear.save(result, path)
+            result = json.loads(path.read_text())
+            results[task]["majority"] = result["majority"]
+            results[task][name] = {key: result[key] for key in REPORTED if key in result}
 
     table = {**results, "evaluate": options.evaluate, "seconds": seconds.of_stage}
     write_bytes(out / "results.json", (json.dumps(table, indent=2) + "\n").encode())

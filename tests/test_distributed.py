@@ -1,0 +1,206 @@
+"""Two processes (gloo, CPU) train as one would on both batches: same gradients, same weights, files written once."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from cpc import checkpoint, distributed, metrics, model
+from cpc import config as configuration
+from cpc.batches import BatchSampler
+from cpc.config import BatchConfig, CriterionConfig, DataConfig, OptimConfig, TrainConfig
+from cpc.infonce import infonce
+from cpc.negatives import Negatives
+from cpc.train import train
+from cpc.windows import Windows
+from tests.conftest import tiny_config
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def in_two_processes(function, *args):
+    """function(rank, *args) in two processes that know of each other as torchrun's do."""
+    multiprocessing.spawn(_as_rank, (function, free_port(), args), nprocs=2)
+
+
+def _as_rank(rank, function, port, args):
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    function(rank, *args)
+
+
+def run_config(manifest, num_windows=2, **train_changes):
+    """One window an utterance and negatives of one's own sequence: the batch's composition changes nothing."""
+    return tiny_config(
+        manifest, data=DataConfig(manifest=str(manifest), window_samples=16000),
+        batches=BatchConfig(num_windows=num_windows),
+        criterion=CriterionConfig(num_steps=3, scheme="current_sequence"),
+        optim=OptimConfig(lr=1e-2, eps=1e-3, clip_norm=0.5),  # a smooth step, so that rounding stays small
+        precision="float32",
+        train=replace(TrainConfig(2, log_every=1, validate_every=2, validate_batches=1, checkpoint_every=1),
+                      **train_changes),
+    )  # fmt: skip
+
+
+def loss_of(network, x, rows, groups):
+    """Mean InfoNCE of some windows of a batch, with negatives from their own group."""
+    z, c = network.represent(x[rows])
+    negatives = Negatives(groups, list(range(len(rows))), False, [z.shape[1]] * len(rows), 0, 0)
+    return infonce(z, network.predict(c), negatives).losses.mean()
+
+
+def _gradients(rank, manifest, folder):
+    with distributed.joined(torch.device("cpu")) as ranks:
+        assert (ranks.rank, ranks.size) == (rank, 2)
+        torch.manual_seed(rank)
+        network = model.build(tiny_config(manifest))
+        ranks.share(network)
+        x = torch.randn(4, 4000, generator=torch.Generator().manual_seed(0))
+        loss_of(network, x, [2 * rank, 2 * rank + 1], [[0, 1]]).backward()
+        ranks.average_gradients(network)
+    torch.save([network.state_dict(), [p.grad for p in network.parameters()]], folder / f"{rank}.pt")
+
+
+def test_the_averaged_gradient_is_that_of_one_process_on_both_batches(corpus, tmp_path):
+    """Each process has its two windows' negatives; one process has both pairs, with the same negatives."""
+    in_two_processes(_gradients, corpus, tmp_path)
+    (weights, first), (weights_1, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(weights[name], weights_1[name]) for name in weights)
+    network = model.build(tiny_config(corpus))
+    network.load_state_dict(weights)
+    x = torch.randn(4, 4000, generator=torch.Generator().manual_seed(0))
+    loss_of(network, x, [0, 1, 2, 3], [[0, 1], [2, 3]]).backward()
+    for p, a, b in zip(network.parameters(), first, second, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, p.grad, atol=1e-6, rtol=0)
+
+
+def _train_and_write(rank, config, folder):
+    """Both processes write, each into a folder of its own, what only the first does otherwise."""
+    distributed.Ranks.is_first = True
+    train(config, folder / str(rank))
+
+
+def test_two_processes_end_with_the_same_weights_as_one_with_both_batches(corpus, tmp_path):
+    config = run_config(corpus)
+    in_two_processes(_train_and_write, config, tmp_path)
+    alone = train(replace(config, batches=BatchConfig(num_windows=4)), tmp_path / "alone")
+    first, second, expected = (checkpoint.read(tmp_path / name / "last.pt")[1]["model"] for name in ("0", "1", "alone"))
+    for name in expected:
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], expected[name], atol=1e-5, rtol=1e-4)
+    ours, theirs = (metrics.read(run / "metrics.jsonl")[0] for run in (tmp_path / "0", alone))
+    assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+
+
+def _train_until(rank, config, run, stop_at):
+    """Rank 1 alone gets a signal while it logs update `stop_at`."""
+    if stop_at:
+        original = distributed.Ranks.any
+
+        def signalled(self, flag, device):
+            signalled.count += 1
+            return original(self, flag or (rank == 1 and signalled.count == stop_at), device)
+
+        signalled.count = 0
+        distributed.Ranks.any = signalled
+        with pytest.raises(KeyboardInterrupt):
+            train(config, run)
+    else:
+        train(config, run, resume=(run / "last.pt").exists())
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_both_after_the_same_update_and_the_run_goes_on_exactly(corpus, tmp_path):
+    config = run_config(corpus, num_updates=4)
+    in_two_processes(_train_until, config, tmp_path / "whole", 0)
+    in_two_processes(_train_until, config, tmp_path / "halved", 2)
+    assert checkpoint.read(tmp_path / "halved" / "last.pt")[1]["update"] == 2
+    in_two_processes(_train_until, config, tmp_path / "halved", 0)
+    a, b = (checkpoint.read(tmp_path / name / "last.pt")[1]["model"] for name in ("whole", "halved"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    lines = [(line["kind"], line["update"]) for line in metrics.read(tmp_path / "halved" / "metrics.jsonl")]
+    assert sorted(lines) == sorted({*lines})
+    assert lines.count(("train", 4)) == 1
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_ranks_share_the_batches_out(corpus, num_ranks):
+    """Update u of rank r is batch u · R + r of what one process would see; a later start changes nothing."""
+    from cpc import manifest as manifests
+
+    windows = Windows(manifests.read(corpus).select("train"), window_samples=4000)
+    how = {"kind": "mixed", "num_windows": 3, "windows_per_group": 1, "seed": 5}
+    one = list(BatchSampler(windows, 0, 7 * num_ranks, **how))
+    for rank in range(num_ranks):
+        own = list(BatchSampler(windows, 0, 7, **how, rank=rank, num_ranks=num_ranks))
+        assert own == one[rank::num_ranks]
+        assert list(BatchSampler(windows, 4, 7, **how, rank=rank, num_ranks=num_ranks)) == own[4:]
+
+
+def torchrun(*args, cwd):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "cpc.train",
+    ]
+    return subprocess.run(
+        [*command, *map(str, args)], capture_output=True, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_run_and_bad_input_is_one_line(corpus, tmp_path):
+    path = tmp_path / "config.toml"
+    configuration.write(run_config(corpus), path)
+    done = torchrun(path, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes × 2 windows an update" in done.stderr
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.toml", "metrics.jsonl", "last.pt", "best.pt"}
+    refused = torchrun(path, "--out", tmp_path / "other", "--data.manifest", "nothing.csv", cwd=tmp_path)
+    assert refused.returncode != 0
+    assert refused.stderr.count("cpc: error:") == 1
+    assert "nothing.csv" in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_more_processes_than_gpus_is_one_line(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(configuration.ConfigError, match=r"process 1 has no GPU of its own, there are 1; pass --nproc"):
+        distributed.own_device(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda", 1)
+    assert distributed.own_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_signals_reach_a_single_process_as_before(corpus, tmp_path, monkeypatch):
+    """Alone, it stops after the very update, not at the next line of the log."""
+    original = metrics.append
+
+    def interrupt(path, line):
+        original(path, line)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(metrics, "append", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="stopped after update 3"):
+        train(run_config(corpus, num_updates=9, log_every=2), tmp_path / "run")
