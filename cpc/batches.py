@@ -32,6 +32,7 @@ def epoch_batches(
     windows_per_group: int = 1,
     seed: int = 0,
     shrink: bool = False,
+    several_utterances: bool = False,
 ) -> list[NDArray[np.int64]]:
     """Deal the windows of an epoch into batches of equal size; the rest waits for another epoch's shuffle.
 
@@ -45,6 +46,8 @@ def epoch_batches(
         windows_per_group: windows of one speaker or utterance in a batch.
         seed: of the shuffle.
         shrink: make batches smaller where the windows do not fill one (for small dev sets).
+        several_utterances: with "by_speaker", also pass over speakers of one utterance: without it, a group of theirs
+            comes from that utterance alone, and under same_speaker_excl it would have no negative.
 
     Returns:
         Batches, each (B,) indices of windows.
@@ -75,40 +78,56 @@ def epoch_batches(
     if shrink:
         sizes = np.bincount(key)
         windows_per_group = min(windows_per_group, int(sizes.max()))
-        groups_per_batch = min(groups_per_batch, int((sizes >= windows_per_group).sum()))
-    groups = _groups(key, windows.utterance, windows_per_group, rng)
+    groups = _groups(key, windows.utterance, windows_per_group, rng, several_utterances=several_utterances)
     num_keys = len({int(key[group[0]]) for group in groups})
+    if shrink and num_keys:
+        groups_per_batch = min(groups_per_batch, num_keys)
     if num_keys < groups_per_batch:
+        of_several = " of several utterances" if several_utterances else ""
         raise BatchError(
-            f"batches {kind}: {num_keys} {noun}s have {windows_per_group} windows or more, a batch of {num_windows} "
-            f"needs {groups_per_batch}; pass a smaller --batches.num-windows or another --batches.windows-per-group"
+            f"batches {kind}: {num_keys} {noun}s have {windows_per_group} windows or more{of_several}, a batch of "
+            f"{num_windows} needs {groups_per_batch}; pass a smaller --batches.num-windows or another "
+            "--batches.windows-per-group"
         )
     return list(_pack(groups, key, groups_per_batch))
 
 
-def num_left_out(windows: Windows, kind: Composition, windows_per_group: int) -> int:
+def num_left_out(
+    windows: Windows, kind: Composition, windows_per_group: int, *, several_utterances: bool = False
+) -> int:
     """Windows that no epoch can draw: those of speakers or utterances with fewer than a group's worth."""
     if kind == "mixed":
         return 0
-    sizes = np.bincount(windows.speaker if kind == "by_speaker" else windows.utterance)
-    return int(sizes[sizes < windows_per_group].sum())
+    key = windows.speaker if kind == "by_speaker" else windows.utterance
+    sizes, too_few = np.bincount(key), np.bincount(key) < windows_per_group
+    if several_utterances:
+        pairs = np.unique(np.stack([key, windows.utterance]), axis=1)
+        too_few |= np.bincount(pairs[0], minlength=len(sizes)) < 2
+    return int(sizes[too_few].sum())
 
 
 def _groups(
-    key: NDArray[np.int64], utterance: NDArray[np.int64], size: int, rng: np.random.Generator
+    key: NDArray[np.int64],
+    utterance: NDArray[np.int64],
+    size: int,
+    rng: np.random.Generator,
+    *,
+    several_utterances: bool,
 ) -> list[NDArray[np.int64]]:
     """Cut each key's windows into groups, spread evenly over the epoch."""
     order = rng.permutation(len(key))
     order = order[np.argsort(key[order], kind="stable")]
     groups, positions = [], []
     for members in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):
-        own = _alternate(members, utterance, size)
+        own = _alternate(members, utterance, size, several_utterances=several_utterances)
         groups += own
         positions += list((np.arange(len(own)) + rng.random()) / max(1, len(own)))
     return [groups[i] for i in np.argsort(positions, kind="stable")]
 
 
-def _alternate(members: NDArray[np.int64], utterance: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+def _alternate(
+    members: NDArray[np.int64], utterance: NDArray[np.int64], size: int, *, several_utterances: bool
+) -> list[NDArray[np.int64]]:
     """Groups of `size` windows from as many utterances as there are, the fullest utterances first.
 
     What an utterance has left when all others are used up would make groups of it alone, in which
@@ -117,7 +136,7 @@ def _alternate(members: NDArray[np.int64], utterance: NDArray[np.int64], size: i
     piles: dict[int, list[int]] = {}
     for window in members:
         piles.setdefault(int(utterance[window]), []).append(int(window))
-    is_only = len(piles) == 1
+    is_only = len(piles) == 1 and not several_utterances
     left = [(-len(pile), i, pile) for i, pile in enumerate(piles.values())]
     heapq.heapify(left)
     groups = []
@@ -130,7 +149,7 @@ def _alternate(members: NDArray[np.int64], utterance: NDArray[np.int64], size: i
                 if pile:
                     heapq.heappush(left, (-len(pile), i, pile))
         group = np.array(taken)
-        if is_only or size == 1 or len(set(utterance[group])) > 1:
+        if is_only or (size == 1 and not several_utterances) or len(set(utterance[group])) > 1:
             groups.append(group)
     return groups
 
@@ -168,12 +187,12 @@ class BatchSampler:
 
     def __init__(
         self, windows: Windows, first: int, last: int, *, kind: Composition, num_windows: int, windows_per_group: int,
-        seed: int, rank: int = 0, num_ranks: int = 1,
+        seed: int, several_utterances: bool = False, rank: int = 0, num_ranks: int = 1,
     ) -> None:  # fmt: skip
         self.rank, self.num_ranks = rank, num_ranks
         self.windows, self.first, self.last = windows, first, last
         self.kind, self.num_windows, self.windows_per_group = kind, num_windows, windows_per_group
-        self.seed = seed
+        self.seed, self.several_utterances = seed, several_utterances
 
     def __len__(self) -> int:
         """Batches to come."""
@@ -185,7 +204,7 @@ class BatchSampler:
         while number < self.last * self.num_ranks:
             batches = epoch_batches(
                 self.windows, epoch, kind=self.kind, num_windows=self.num_windows,
-                windows_per_group=self.windows_per_group, seed=self.seed,
+                windows_per_group=self.windows_per_group, seed=self.seed, several_utterances=self.several_utterances,
             )  # fmt: skip
             for batch in batches:
                 update, rank = divmod(number, self.num_ranks)

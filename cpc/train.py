@@ -94,19 +94,20 @@ def _train(
             f"{run}: holds a run already; continue it with `cpc train --resume {run}`, or pass another --out"
         )
 
+    composition: dict[str, Any] = {
+        "kind": config.batches.kind, "num_windows": config.batches.num_windows,
+        "windows_per_group": config.batches.windows_per_group, "seed": config.seed,
+        "several_utterances": _needs_several_utterances(config),
+    }  # fmt: skip
     sampler = BatchSampler(
-        train_windows, first, config.train.num_updates, kind=config.batches.kind,
-        num_windows=config.batches.num_windows, windows_per_group=config.batches.windows_per_group, seed=config.seed,
+        train_windows, first, config.train.num_updates, **composition,
         rank=ranks.rank, num_ranks=ranks.size,
     )  # fmt: skip
     loader = DataLoader(
         train_windows, batch_sampler=sampler, collate_fn=collate, num_workers=config.data.workers,
         pin_memory=device.type == "cuda",
     )  # fmt: skip
-    dev_batches = epoch_batches(
-        dev_windows, 0, kind=config.batches.kind, num_windows=config.batches.num_windows,
-        windows_per_group=config.batches.windows_per_group, seed=config.seed, shrink=True,
-    )[: config.train.validate_batches]  # fmt: skip
+    dev_batches = epoch_batches(dev_windows, 0, **composition, shrink=True)[: config.train.validate_batches]
     if profile and config.train.num_updates - first < NUM_UPDATES:
         raise ConfigError(
             f"profile: {config.train.num_updates - first} updates to go, it needs {NUM_UPDATES}; profile a longer run"
@@ -347,12 +348,24 @@ def _announce(
                 f"{name}: {windows.num_skipped} utterances are too short and left out (data.short = "
                 f'"{config.data.short}")', file=sys.stderr,
             )  # fmt: skip
-    left_out = num_left_out(train, config.batches.kind, config.batches.windows_per_group)
-    if left_out:
-        print(
-            f"train: {left_out} windows are never drawn: their speaker or utterance has fewer than "
-            f"batches.windows_per_group = {config.batches.windows_per_group}", file=sys.stderr,
-        )  # fmt: skip
+    several = _needs_several_utterances(config)
+    for name, windows in (("train", train), ("dev", dev)):
+        left_out = num_left_out(
+            windows, config.batches.kind, config.batches.windows_per_group, several_utterances=several
+        )
+        if left_out:
+            print(
+                f"{name}: {left_out} windows are never drawn: their speaker or utterance has fewer than "
+                f"batches.windows_per_group = {config.batches.windows_per_group}"
+                + (", or their speaker one utterance only" if several else ""), file=sys.stderr,
+            )  # fmt: skip
+
+
+def _needs_several_utterances(config: Config) -> bool:
+    """Whether each group of windows must come from several utterances, so that every anchor has a negative."""
+    return config.loss.name == "cpc" and config.criterion.scheme == "same_speaker_excl" and (
+        config.batches.kind == "by_speaker"
+    )  # fmt: skip
 
 
 def _warn_if_stuck(config: Config, update: int, line: dict[str, object], bar: tqdm) -> None:

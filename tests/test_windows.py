@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -121,6 +122,24 @@ def test_by_speaker_takes_different_utterances(corpus):
         for group in batch.reshape(2, 3)
     ]
     assert sum(len(set(windows.utterance[g])) > 1 for g in groups) == len(groups)
+
+
+def test_speakers_of_one_utterance_are_passed_over_where_every_group_needs_several(corpus):
+    """In the dev split each speaker but the last has one utterance; then same_speaker_excl would have no negative."""
+    table = manifests.read(corpus).table
+    one_each = table.groupby("speaker").head(1)
+    rest = table[table["speaker"] == table["speaker"].iloc[-1]]
+    mixed = manifests.Manifest(manifests.read(corpus).root, pd.concat([one_each.iloc[:-1], rest], ignore_index=True))
+    windows = Windows(mixed, window_samples=4000)
+    how = {"kind": "by_speaker", "num_windows": 4, "windows_per_group": 2, "shrink": True}
+    loose, strict = (epoch_batches(windows, 0, **how, several_utterances=several) for several in (False, True))
+    assert {int(s) for batch in loose for s in windows.speaker[batch]} == {0, 1, 2}
+    assert strict
+    for batch in strict:
+        for group in batch.reshape(-1, 2):
+            assert len(set(windows.utterance[group])) == 2
+    assert {int(s) for batch in strict for s in windows.speaker[batch]} == {2}
+    assert num_left_out(windows, "by_speaker", 2, several_utterances=True) == int((windows.speaker < 2).sum())
 
 
 def test_batches_are_pure_and_epochs_differ(corpus):
