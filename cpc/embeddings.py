@@ -44,7 +44,7 @@ def check_scoring(temperature: float | Tensor, similarity: str, chunk_size: int 
     """Refuse a temperature, a similarity or a size of blocks that there is not."""
     if isinstance(temperature, Tensor) and temperature.numel() != 1:
         raise EmbeddingError(f"temperature: got shape {tuple(temperature.shape)}, expected one number, ()")
-    value = float(temperature)
+    value = temperature.detach().item() if isinstance(temperature, Tensor) else float(temperature)
     if not 0 < value < math.inf:
         raise EmbeddingError(f"temperature: got {value}, expected above 0 and finite")
     check_option("similarity", similarity, Similarity)

@@ -52,3 +52,51 @@ def infonce(z, predictions, scheme, speaker, utterance, num_frames):
         win_rates.append(wins / count)
         log_ns.append(log_n / count)
     return torch.stack(losses), torch.tensor(accuracies), torch.tensor(win_rates), torch.tensor(log_ns)
+
+
+# --- losses of embeddings: value and gradient with respect to the scores s[i][j], already over the temperature
+
+
+def info_nce(scores, positive):
+    """Mean over rows of −log softmax at positive[i]; the gradient is p − 1 there and p elsewhere."""
+    n, total, gradient = len(scores), 0.0, [[0.0] * len(row) for row in scores]
+    for i, row in enumerate(scores):
+        weights = [math.exp(s - max(row)) for s in row]
+        for j, w in enumerate(weights):
+            p = w / sum(weights)
+            gradient[i][j] = (p - (j == positive[i])) / n
+            if j == positive[i]:
+                total -= math.log(p) / n
+    return total, gradient
+
+
+def nt_xent(scores, labels):
+    """Mean over ordered pairs (i, p) of one label of −log e^s_ip / (e^s_ip + Σ_{n of other labels} e^s_in)."""
+    n = len(labels)
+    pairs = [(i, p) for i in range(n) for p in range(n) if i != p and labels[i] == labels[p]]
+    total, gradient = 0.0, [[0.0] * n for _ in range(n)]
+    for i, p in pairs:
+        candidates = [p] + [j for j in range(n) if labels[j] != labels[i]]
+        if len(candidates) == 1:
+            continue
+        value, (slopes,) = info_nce([[scores[i][j] for j in candidates]], [0])
+        total += value / len(pairs)
+        for j, slope in zip(candidates, slopes, strict=True):
+            gradient[i][j] += slope / len(pairs)
+    return total, gradient
+
+
+def sup_con(scores, labels):
+    """Mean over anchors with a positive of the mean over its positives of −log e^s_ip / Σ_{j ≠ i} e^s_ij."""
+    n = len(labels)
+    positives = {i: [p for p in range(n) if p != i and labels[p] == labels[i]] for i in range(n)}
+    anchors = [i for i in range(n) if positives[i]] if len(set(labels)) > 1 else []
+    total, gradient = 0.0, [[0.0] * n for _ in range(n)]
+    for i in anchors:
+        others = [j for j in range(n) if j != i]
+        for p in positives[i]:
+            value, (slopes,) = info_nce([[scores[i][j] for j in others]], [others.index(p)])
+            total += value / len(anchors) / len(positives[i])
+            for j, slope in zip(others, slopes, strict=True):
+                gradient[i][j] += slope / len(anchors) / len(positives[i])
+    return total, gradient

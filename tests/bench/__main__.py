@@ -1,4 +1,4 @@
-"""python -m tests.bench step | encoder | criterion | data | features | probes [options]
+"""python -m tests.bench step | encoder | criterion | losses | data | features | probes [options]
 
 Variants take turns in one process and the median counts, so that a noisy machine hits all alike: trust the ratios.
 Memory is the growth of the resident peak in a process of its own.
@@ -28,6 +28,7 @@ from cpc import manifest as manifests
 from cpc.batches import BatchSampler
 from cpc.features import CPCExtractor
 from cpc.infonce import infonce
+from cpc.losses import info_nce, nt_xent, sup_con
 from cpc.memory import keep_freed_buffers
 from cpc.negatives import Negatives
 from cpc.probes import linear
@@ -217,6 +218,35 @@ def criterion(options):
     print_table(median_seconds(variants, options.rounds), base)
 
 
+def embedding_losses(options):
+    """Losses of embeddings, forward + backward: all scores at once against blocks; seconds and the peak of memory."""
+    if options.variant:
+        name, n, chunk_size = options.variant.split(",")
+        chunk_size = int(chunk_size) or None
+        x = torch.randn(int(n), options.channels, requires_grad=True)
+        y = torch.randn(int(n), options.channels, requires_grad=True)
+        labels = torch.arange(int(n)) // 4
+        run = {
+            "info_nce": lambda: info_nce(x, y, chunk_size=chunk_size),
+            "symmetric": lambda: info_nce(x, y, symmetric=True, chunk_size=chunk_size),
+            "nt_xent": lambda: nt_xent(x, labels, chunk_size=chunk_size),
+            "sup_con": lambda: sup_con(x, labels, chunk_size=chunk_size),
+        }[name]
+        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        run().backward()
+        taken = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps([taken, peak / 1024, (peak - before) / 1024]))
+        return
+    largest = options.embeddings
+    for name in ("info_nce", "symmetric", "nt_xent", "sup_con"):
+        for n, chunk_size in ((largest // 4, 0), (largest // 4, 256), (largest, 256)):
+            taken, peak, more = json.loads(alone(options, "losses", f"{name},{n},{chunk_size}").splitlines()[-1])
+            kind = f"{chunk_size} rows at a time" if chunk_size else "all scores at once"
+            print(f"{name:10s} {n:6d} x {options.channels}, {kind:20s} {taken:7.2f} s, "
+                  f"peak {peak:6.0f} MB, {more:6.0f} MB more than before", flush=True)  # fmt: skip
+
+
 # --- data, features, probes: on a real corpus
 
 
@@ -339,7 +369,8 @@ def probes(options):
 
 
 TABLES = {
-    "step": step, "encoder": encoder, "criterion": criterion, "data": data, "features": feature_rate, "probes": probes,
+    "step": step, "encoder": encoder, "criterion": criterion, "losses": embedding_losses, "data": data,
+    "features": feature_rate, "probes": probes,
 }  # fmt: skip
 
 
@@ -350,6 +381,7 @@ def main():
     parser.add_argument("--windows", type=int, default=8, help="in a batch")
     parser.add_argument("--rounds", type=int, default=7, help="medians are over this many")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--embeddings", type=int, default=32_768, help="N of the largest batch of losses")
     parser.add_argument("--compile", action="store_true", help="also torch.compile (a minute more)")
     parser.add_argument("--manifest", default="runs/minispeech/corpus/manifest.csv", help="of data and features")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the large manifest of data")
