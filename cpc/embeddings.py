@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 Similarity = Literal["cosine", "dot"]
 
@@ -64,14 +63,53 @@ def check_shape(name: str, x: Tensor, expected: tuple[int, ...], why: str) -> No
         raise EmbeddingError(f"{name}: got shape {tuple(x.shape)}, expected {expected}, {why}")
 
 
-def by_blocks(losses_of: Callable[..., Tensor], per_row: tuple[Tensor, ...], chunk_size: int | None) -> Tensor:
-    """(N,) losses, `chunk_size` rows at a time, of which only the rows are kept for the backward pass."""
+def by_blocks(
+    losses_of: Callable[..., Tensor], per_row: tuple[Tensor, ...], shared: tuple[Tensor, ...], chunk_size: int | None
+) -> Tensor:
+    """(N,) losses of N rows, `chunk_size` at a time; each block's scores are formed anew in the backward pass.
+
+    Args:
+        losses_of: (A,) losses of A rows: from the rows of each of `per_row`, then all of `shared`.
+        per_row: (N, …) each.
+        shared: what every row is scored against.
+        chunk_size: None: all at once, by plain autograd.
+    """
     if chunk_size is None:
-        return losses_of(*per_row)
-    blocks = zip(*(torch.split(x, chunk_size) for x in per_row), strict=True)
-    return torch.cat(
-        [checkpoint(losses_of, *block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
-    )  # fmt: skip
+        return losses_of(*per_row, *shared)
+    losses: Tensor = _Blocks.apply(losses_of, chunk_size, len(per_row), *per_row, *shared)
+    return losses
+
+
+class _Blocks(torch.autograd.Function):
+    """`torch.utils.checkpoint` on each block would do, but what it leaves behind splits the heap between the blocks."""
+
+    @staticmethod
+    def forward(ctx: Any, losses_of: Callable[..., Tensor], chunk_size: int, num_per_row: int, *args: Tensor) -> Tensor:
+        ctx.losses_of, ctx.num_per_row = losses_of, num_per_row
+        ctx.blocks = [slice(first, first + chunk_size) for first in range(0, len(args[0]), chunk_size)]
+        ctx.save_for_backward(*args)
+        losses = args[0].new_empty(len(args[0]))
+        for block in ctx.blocks:
+            losses[block] = losses_of(*(x[block] if i < num_per_row else x for i, x in enumerate(args)))
+        return losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_losses: Tensor) -> tuple[Tensor | None, ...]:
+        args, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        gradients = [torch.zeros_like(x) if need else None for x, need in zip(args, needed, strict=True)]
+        for block in ctx.blocks:
+            parts = [slice(None) if i >= ctx.num_per_row else block for i in range(len(args))]
+            inputs = [
+                x[part].detach().requires_grad_(need) for x, part, need in zip(args, parts, needed, strict=True)
+            ]  # fmt: skip
+            with torch.enable_grad(), torch.autocast(d_losses.device.type, enabled=False):
+                losses = ctx.losses_of(*inputs)
+            found = iter(torch.autograd.grad(losses, [x for x in inputs if x.requires_grad], d_losses[block]))
+            for gradient, part in zip(gradients, parts, strict=True):
+                if gradient is not None:
+                    gradient[part] += next(found)
+        return None, None, None, *gradients
 
 
 def world_size(gather: bool = True) -> int:

@@ -280,23 +280,25 @@ def _in_batch(query: Tensor, positive: Tensor, chunk_size: int | None, gather: b
     """(N,) losses of queries, over the temperature already, whose negatives are the other positives."""
     keys, first = gathered(positive) if gather else (positive, 0)
 
-    def losses_of(rows: Tensor, place: Tensor) -> Tensor:
+    def losses_of(rows: Tensor, place: Tensor, keys: Tensor) -> Tensor:
         return F.cross_entropy(rows @ keys.T, place, reduction="none")
 
     place = torch.arange(first, first + len(query), device=query.device)
-    return by_blocks(losses_of, (query, place), chunk_size)
+    return by_blocks(losses_of, (query, place), (keys,), chunk_size)
 
 
 def _given(query: Tensor, positive: Tensor, negatives: Tensor, chunk_size: int | None) -> Tensor:
     """(N,) losses of queries, over the temperature already, with negatives (M, D) or (N, M, D)."""
     paired = negatives.ndim == 3
 
-    def losses_of(rows: Tensor, theirs: Tensor, *own: Tensor) -> Tensor:
-        scores = torch.einsum("nd,nmd->nm", rows, own[0]) if paired else rows @ negatives.T
-        excess = scores.logsumexp(1) - (rows * theirs).sum(1)
+    def losses_of(rows: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
+        scores = torch.einsum("nd,nmd->nm", rows, negatives) if paired else rows @ negatives.T
+        excess = scores.logsumexp(1) - (rows * positive).sum(1)
         return F.softplus(excess, threshold=_SOFTPLUS_IS_LINEAR)
 
-    return by_blocks(losses_of, (query, positive, negatives) if paired else (query, positive), chunk_size)
+    if paired:
+        return by_blocks(losses_of, (query, positive, negatives), (), chunk_size)
+    return by_blocks(losses_of, (query, positive), (negatives,), chunk_size)
 
 
 def _labelled(
@@ -323,13 +325,13 @@ def _labelled(
         key_place = torch.arange(len(keys), device=keys.device)
         place = key_place[first : first + len(embeddings)]
 
-        def block(rows: Tensor, own: Tensor, place: Tensor) -> Tensor:
+        def block(rows: Tensor, own: Tensor, place: Tensor, keys: Tensor) -> Tensor:
             return losses_of(rows @ keys.T, place[:, None] == key_place, own[:, None] == key_labels)
 
         _, counts = torch.unique(key_labels, return_counts=True)
         if len(counts) == 1:
             return keys[place, :0].sum(1), counts  # zeros through which every rank can go back
-        return by_blocks(block, (embeddings / temperature, labels, place), chunk_size), counts
+        return by_blocks(block, (embeddings / temperature, labels, place), (keys,), chunk_size), counts
 
 
 def _reduce(losses: Tensor, reduction: Reduction, num_terms: int, gather: bool) -> Tensor:
