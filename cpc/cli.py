@@ -1,6 +1,7 @@
 """The `cpc` command: one thin command a stage.
 
 cpc manifest DIR -o manifest.csv --split utterance     which files there are, and their train/dev/test splits
+cpc align --manifest manifest.csv --transcripts DIR …   phone labels, from the words
 cpc train small --data.manifest manifest.csv --out RUN train on them
 cpc features RUN --out FEATURES --layer c              frames of every utterance
 cpc probe phone FEATURES --labels phone_labels.txt     what a linear classifier reads from them
@@ -66,6 +67,59 @@ def manifest(
         print(f"split by {split}: " + ", ".join(f"{name} {counts.get(name, 0)}" for name in manifests.SPLITS))
     manifests.write(table, target)
     print(f"wrote {target}")
+
+
+def align(
+    *,
+    manifest: Path,
+    out: Path,
+    transcripts: Path | None = None,
+    intervals: Path | None = None,
+    tier: str = "phones",
+    phones: Path | None = None,
+    dictionary: Path | None = None,
+    resample: bool = False,
+    textgrids: bool = False,
+    jobs: int = os.cpu_count() or 1,
+) -> None:
+    """Make phone labels: from the words, by forced alignment; or from another aligner's TextGrids or CTM.
+
+    English, ARPAbet's 39 phones and silence, about 28 × real time a core. An utterance with a word that the dictionary
+    lacks is left out and listed in left_out.csv; --dictionary adds words. What was interrupted goes on.
+
+        cpc align --manifest manifest.csv --transcripts LibriSpeech/train-clean-100 --out labels
+        cpc align --manifest manifest.csv --transcripts words.txt --out labels --textgrids
+        cpc align --manifest manifest.csv --intervals mfa_output --out labels      (a folder of TextGrids)
+        cpc align --manifest manifest.csv --intervals phones.ctm --out labels
+
+    Args:
+        manifest: Utterances (CSV).
+        out: Folder to write: phone_labels.txt and phones.txt, for `cpc probe phone`; left_out.csv; intervals.ctm.
+        transcripts: `utterance-id words …` a line; or a folder of such *.trans.txt, or of UTTERANCE.txt.
+        intervals: A CTM file or a folder of TextGrids to import, instead of aligning.
+        tier: Of the TextGrids.
+        phones: Ids for the imported phones, `id name` a line; by default silence is 0, then the others by name.
+        dictionary: Words that the dictionary lacks, `word P H O N E S` a line.
+        resample: Bring files of another rate to 16 kHz.
+        textgrids: Also write OUT/textgrids/UTTERANCE.TextGrid, to look at in Praat.
+        jobs: Processes.
+    """
+    from cpc import aligner
+    from cpc import intervals as phone_intervals
+    from cpc import manifest as manifests
+
+    table = manifests.read(manifest)
+    if (transcripts is None) == (intervals is None):
+        raise ConfigError("align: pass --transcripts, the words, or --intervals, what another aligner found")
+    if intervals is not None:
+        without = phone_intervals.import_labels(table, intervals, out, tier=tier, phones=phones)
+        print(f"imported: {len(table) - len(without)} utterances; without intervals: {len(without)} {without[:3]}")
+    elif transcripts is not None:
+        words = aligner.read_transcripts(transcripts)
+        print(aligner.align(table, words, out, jobs=jobs, dictionary=dictionary, resample=resample))
+        if textgrids:
+            aligner.write_textgrids(table, out)
+    print(f"wrote {out}/phone_labels.txt")
 
 
 def _train_command(default: Config) -> Callable[..., None]:
@@ -300,6 +354,7 @@ def main() -> None:
     try:
         commands: dict[str, Callable[..., None]] = {
             "manifest": manifest,
+            "align": align,
             "train": _train_command(_named_configuration(arguments)),
             "features": features,
             "probe": probe,

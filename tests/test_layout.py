@@ -13,6 +13,8 @@ MAY_IMPORT = {
     "audio": set(),
     "manifest": {"audio", "files"},
     "alignment": {"manifest"},
+    "intervals": {"alignment", "files", "manifest"},
+    "aligner": {"alignment", "audio", "files", "intervals", "manifest"},
     "cache": {"audio", "files", "manifest"},
     "windows": {"audio", "cache", "manifest"},
     "batches": {"manifest", "windows"},
@@ -50,7 +52,8 @@ MAY_IMPORT = {
     "ablate": {"alignment", "checkpoint", "config", "features", "files", "manifest", "probes", "train"},
     "report": {"files", "metrics"},
     "cli": {
-        "ablate", "alignment", "baselines", "checkpoint", "config", "features", "manifest", "probes", "report", "train",
+        "ablate", "aligner", "alignment", "baselines", "checkpoint", "config", "features", "intervals", "manifest",
+        "probes", "report", "train",
     },
     "__init__": {"checkpoint", "model"},
 }  # fmt: skip
