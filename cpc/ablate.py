@@ -40,8 +40,7 @@ from cpc import config as configuration
 from cpc.config import Config, ConfigError
 from cpc.files import replacing, write_bytes
 from cpc.probes import linear
-
-Evaluate = linear.Evaluate
+from cpc.probes.frames import Evaluate
 
 NAMES = {  # that people know, for the fields of the configuration
     "batch_size": "batches.num_windows",

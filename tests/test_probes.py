@@ -13,8 +13,10 @@ from sklearn.exceptions import ConvergenceWarning
 from cpc import features
 from cpc.alignment import LabelsError, num_labels
 from cpc.features import Features, FeaturesError
+from cpc.probes import frames as probe_frames
 from cpc.probes import linear
-from cpc.probes.linear import ProbeError, phone, speaker
+from cpc.probes.frames import ProbeError
+from cpc.probes.linear import phone, speaker
 
 HOP, FIRST_CENTRE, DIM, NUM_PHONES = 160, 232, 6, 4
 FAST: dict[str, Any] = {"Cs": (0.01, 1.0), "max_iter": 500}
@@ -142,10 +144,10 @@ def test_every_train_frame_is_equally_likely_to_be_drawn_and_none_twice(tmp_path
     def targets(utterance: str) -> np.ndarray:
         return np.where(np.arange(len(corpus.frames[utterance])) % 2, 7, -1)
 
-    census = linear._census(opened, "train", sorted(corpus.of("train")), targets)
+    census = probe_frames.census_of(opened, "train", sorted(corpus.of("train")), targets)
     hits = np.zeros(count)
     for seed in range(40):
-        x, y = linear._draw(opened, census, targets, 300, (seed, 0))
+        x, y = probe_frames.draw(opened, census, targets, 300, (seed, 0))
         assert len(set(x[:, 0])) == len(x) == 300
         assert set(y) == {7}
         hits[x[:, 0].astype(int)] += 1
@@ -153,7 +155,7 @@ def test_every_train_frame_is_equally_likely_to_be_drawn_and_none_twice(tmp_path
     assert hits[local % 2 == 0].sum() == 0
     halves = np.array_split(hits[local % 2 == 1], 2)
     assert halves[0].mean() == pytest.approx(halves[1].mean(), rel=0.1)
-    everything, _ = linear._draw(opened, census, targets, 10**6, (0, 0))
+    everything, _ = probe_frames.draw(opened, census, targets, 10**6, (0, 0))
     assert everything[:, 0].astype(int).tolist() == np.flatnonzero(local % 2 == 1).tolist()
 
 

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cpc.alignment import UNLABELLED, labelled_utterances, labels_at
 from cpc.files import write_bytes
+from cpc.probes.frames import Evaluate, ProbeError, Targets, census_of, draw, read, splits_of
 
 if TYPE_CHECKING:
     from cpc.features import Features
@@ -44,13 +45,7 @@ NUM_RESAMPLES = 1000  # of the bootstrap
 INTERVAL = (2.5, 97.5)  # percentiles
 SCALER_ROWS = 8192  # rows that the scaler takes to float64 at a time
 
-Evaluate = Literal["test", "dev"]
 Progress = Callable[[str], None]
-Targets = Callable[[str], NDArray[np.int64]]  # utterance -> (T,) class of each frame, or UNLABELLED
-
-
-class ProbeError(ValueError):
-    """Features, splits or labels on which a probe cannot be trained or scored."""
 
 
 def phone(
@@ -91,7 +86,7 @@ def phone(
         ProbeError: no train, dev or test; a split without labels; features that are not finite.
         LabelsError: labels that do not fit the manifest.
     """
-    splits = _splits(features, evaluate)
+    splits = splits_of(features, evaluate)
     labelled = set(labelled_utterances(features.manifest, labels))
     wanted = {split: [u for u in utterances if u in labelled] for split, utterances in splits.items()}
     missing = sorted({u for utterances in splits.values() for u in utterances} - labelled)
@@ -132,7 +127,7 @@ def speaker(
     Raises:
         ProbeError: as `phone`; and a speaker who is in dev or test but not in train.
     """
-    splits = _splits(features, evaluate)
+    splits = splits_of(features, evaluate)
     table = features.manifest.table
     of = dict(zip(table["utterance"].astype(str), table["speaker"].astype(str), strict=True))
     speakers = sorted({of[u] for u in splits["train"]})
@@ -210,16 +205,6 @@ class _Probe:
 
 
 @dataclass(frozen=True)
-class _Census:
-    """How many frames of a split can be used; from labels and file headers, before any feature is read."""
-
-    utterances: list[str]
-    num_labelled: NDArray[np.int64]  # (U,)
-    num_unlabelled: int
-    classes: set[int]
-
-
-@dataclass(frozen=True)
 class _Fit:
     model: LogisticRegression
     C: float
@@ -250,9 +235,9 @@ def _run(
     tell = progress or (lambda line: None)
     evaluate = fitting.evaluate
 
-    censuses = {split: _census(features, split, utterances, targets) for split, utterances in splits.items()}
-    x, y = _draw(features, censuses["train"], targets, fitting.max_frames, (fitting.seed, 0))
-    x_dev, y_dev = _draw(features, censuses["dev"], targets, fitting.max_frames // DEV_SHARE, (fitting.seed, 1))
+    censuses = {split: census_of(features, split, utterances, targets) for split, utterances in splits.items()}
+    x, y = draw(features, censuses["train"], targets, fitting.max_frames, (fitting.seed, 0))
+    x_dev, y_dev = draw(features, censuses["dev"], targets, fitting.max_frames // DEV_SHARE, (fitting.seed, 1))
     if len(np.unique(y)) < 2:
         raise ProbeError(f"{features.folder}: one {task} only among {len(y)} train frames; nothing to tell apart")
     tell(f"{task} probe: drew {len(y)} train and {len(y_dev)} dev frames, {len(np.unique(y))} classes")
@@ -320,74 +305,6 @@ def _run(
     return _Probe(result, scores.confusion)
 
 
-def _splits(features: "Features", evaluate: Evaluate) -> dict[str, list[str]]:
-    """Train, dev and the evaluated split's utterances, sorted: the manifest's order must not matter."""
-    table = features.manifest.table
-    found = sorted(set(table["split"].dropna().astype(str)) - {""}) if "split" in table.columns else []
-    result = {}
-    for split in dict.fromkeys(("train", "dev", evaluate)):
-        if split not in found:
-            raise ProbeError(
-                f"{features.folder}: no {split} utterances in the manifest "
-                f"(splits: {', '.join(found) or 'none'}); make them with `cpc manifest --split` "
-                "and extract the features again"
-            )
-        result[split] = sorted(table.loc[table["split"].astype(str) == split, "utterance"].astype(str))
-    return result
-
-
-def _census(features: "Features", split: str, utterances: list[str], targets: Targets) -> _Census:
-    num_labelled = np.zeros(len(utterances), dtype=np.int64)
-    num_unlabelled = 0
-    classes: set[int] = set()
-    for i, utterance in enumerate(utterances):
-        y = targets(utterance)
-        known = y[y != UNLABELLED]
-        num_labelled[i] = len(known)
-        num_unlabelled += len(y) - len(known)
-        classes.update(np.unique(known).tolist())
-    if not num_labelled.sum():
-        raise ProbeError(f"{features.folder}: no labelled frame in {split}")
-    return _Census(utterances, num_labelled, num_unlabelled, classes)
-
-
-def _draw(
-    features: "Features", census: _Census, targets: Targets, max_frames: int, seed: tuple[int, ...]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """At most max_frames labelled frames, uniform without replacement: x (n, D), y (n,), in utterance order.
-
-    What is drawn depends on the seed, the sorted utterances and how many labelled frames each has; no more.
-    """
-    total = int(census.num_labelled.sum())
-    if total > max_frames:
-        drawn = np.random.default_rng(seed).choice(total, size=max_frames, replace=False, shuffle=False)
-        drawn.sort()
-    else:
-        drawn = np.arange(total)
-    x = np.empty((len(drawn), features.dim), dtype=np.float32)
-    y = np.empty(len(drawn), dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(census.num_labelled)])
-    bounds = np.searchsorted(drawn, starts)
-    for i, utterance in enumerate(census.utterances):
-        begin, end = bounds[i], bounds[i + 1]
-        if begin == end:
-            continue
-        labels = targets(utterance)
-        frames = np.flatnonzero(labels != UNLABELLED)[drawn[begin:end] - starts[i]]
-        x[begin:end] = _read(features, utterance, frames)
-        y[begin:end] = labels[frames]
-    return x, y
-
-
-def _read(features: "Features", utterance: str, frames: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Some frames of an utterance, (len(frames), D)."""
-    x = np.asarray(features.frames(utterance)[frames], dtype=np.float32)
-    if not np.isfinite(x).all():
-        bad = int(frames[~np.isfinite(x).all(axis=1)][0])
-        raise ProbeError(f"{features.folder}: {utterance}, frame {bad}: NaN or infinite; expected finite features")
-    return x
-
-
 def _fit_all(
     x: NDArray[np.float32],
     y: NDArray[np.int64],
@@ -431,7 +348,7 @@ def _score(
         frames = np.flatnonzero(labels != UNLABELLED)
         if not len(frames):
             continue
-        x = scaler.transform(_read(features, utterance, frames))
+        x = scaler.transform(read(features, utterance, frames))
         true = np.searchsorted(classes, labels[frames])
         predicted = np.searchsorted(classes, model.predict(x))
         confusion += np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
