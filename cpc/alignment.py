@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from cpc.manifest import Manifest
@@ -96,6 +97,30 @@ def read_phones(path: str | Path) -> dict[int, str]:
     if not names:
         raise LabelsError(f"{path}: empty; expected one line a phone: id name")
     return names
+
+
+def read_phone_classes(path: str | Path) -> dict[str, dict[str, str]]:
+    """Reads what phones have in common: a CSV with a column `phone` and others, as manner and place.
+
+    Returns:
+        By name of the phone, the other columns.
+
+    Raises:
+        LabelsError: no such file, or not such a table.
+    """
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise LabelsError(f"{path}: no such table of phone classes") from None
+    except (OSError, ValueError) as error:
+        raise LabelsError(f"{path}: cannot be read as a table of phone classes: {error}") from None
+    if "phone" not in table.columns or len(table.columns) < 2 or table["phone"].duplicated().any():
+        raise LabelsError(
+            f"{path}: columns {', '.join(table.columns)}, expected `phone`, each once, and others such as manner, place"
+        )
+    columns = [column for column in table.columns if column != "phone"]
+    return {str(row["phone"]): {column: str(row[column]) for column in columns} for _, row in table.iterrows()}
 
 
 def num_labels(num_samples: int, sample_rate: int = LABEL_SAMPLE_RATE) -> int:

@@ -248,17 +248,24 @@ def probe(
     phones: Path | None = None,
     out: Path | None = None,
     evaluate: Literal["test", "dev"] = "test",
+    classifier: Literal["linear", "mlp"] = "linear",
+    hidden: int = 256,
     max_frames: int = 100_000,
     Cs: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0),
+    shuffle_labels: bool = False,
+    classes: Path | None = None,
+    predictions: Path | None = None,
     seed: int = 0,
 ) -> None:
-    """Ask a linear classifier what features hold: which phone, which speaker.
+    """Ask a classifier what features hold: which phone, which speaker.
 
     Logistic regression on standardised frames of the train split; its regularisation is chosen on dev, its accuracy
-    measured on test, each frame at its own time.
+    measured on test, each frame at its own time. Or a network with one hidden layer.
 
         cpc probe phone features/c --labels phone_labels.txt --phones phones.txt --out phone.json
         cpc probe speaker features/c --out speaker.json
+        cpc probe phone features/c --labels phone_labels.txt --classifier mlp
+        cpc probe phone features/c --labels phone_labels.txt --max-frames 0      (all frames, in bounded memory)
 
     Args:
         task: phone: accuracy by frame; speaker: by frame, and by the mean over an utterance.
@@ -267,8 +274,13 @@ def probe(
         phones: Names of the phones: `id name` a line.
         out: Where to write the result (JSON).
         evaluate: The split that accuracy is measured on; dev while you still choose.
-        max_frames: Train frames drawn, which bounds memory and time.
+        classifier: linear; or mlp, one hidden layer, whose epoch is chosen on dev.
+        hidden: Units of the hidden layer.
+        max_frames: Train frames drawn, which bounds memory and time; 0 streams all of them from disk.
         Cs: Inverse strengths of the regularisation to choose from.
+        shuffle_labels: A control: train frames get each other's labels.
+        classes: What phones have in common (CSV: phone, manner, place, …; data/phone_classes.csv), to score by.
+        predictions: For phone: file to write with the phone predicted at every evaluated frame.
         seed: Of the draw.
     """
     from cpc import alignment
@@ -277,14 +289,20 @@ def probe(
 
     opened = extraction.load(features)
     options: dict[str, Any] = {
-        "max_frames": max_frames, "Cs": Cs, "seed": seed, "evaluate": evaluate,
-        "progress": partial(print, file=sys.stderr),
+        "max_frames": max_frames, "Cs": Cs, "seed": seed, "evaluate": evaluate, "classifier": classifier,
+        "hidden": hidden, "shuffle_labels": shuffle_labels, "progress": partial(print, file=sys.stderr),
     }  # fmt: skip
     if task == "phone":
         if labels is None:
             raise ConfigError("probe phone: pass --labels, the file of phone labels")
         names = alignment.read_phones(phones) if phones else None
-        result = linear.phone(opened, alignment.read_labels(labels), phone_names=names, **options)
+        phone_classes = alignment.read_phone_classes(classes) if classes else None
+        if classes and not names:
+            raise ConfigError("probe phone: --classes goes by the phones' names; pass --phones as well")
+        result = linear.phone(
+            opened, alignment.read_labels(labels), phone_names=names, phone_classes=phone_classes,
+            predictions=predictions, **options,
+        )  # fmt: skip
     else:
         result = linear.speaker(opened, **options)
     print(linear.summary(result))

@@ -13,8 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from cpc import features
 from cpc.alignment import LabelsError, num_labels
 from cpc.features import Features, FeaturesError
+from cpc.probes import classifiers, linear
 from cpc.probes import frames as probe_frames
-from cpc.probes import linear
 from cpc.probes.frames import ProbeError
 from cpc.probes.linear import phone, speaker
 
@@ -230,14 +230,14 @@ def test_too_few_iterations_are_reported_in_the_result_and_not_as_a_warning(tmp_
 
 @pytest.mark.filterwarnings("always")
 def test_other_warnings_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = linear.LogisticRegression.fit
+    fit = classifiers.LogisticRegression.fit
 
     def noisy(self: Any, x: Any, y: Any) -> Any:
-        linear.warnings.warn("something else", UserWarning, stacklevel=1)
-        linear.warnings.warn("slow", ConvergenceWarning, stacklevel=1)
+        classifiers.warnings.warn("something else", UserWarning, stacklevel=1)
+        classifiers.warnings.warn("slow", ConvergenceWarning, stacklevel=1)
         return fit(self, x, y)
 
-    monkeypatch.setattr(linear.LogisticRegression, "fit", noisy)
+    monkeypatch.setattr(classifiers.LogisticRegression, "fit", noisy)
     corpus = Corpus(signal=1)
     opened = corpus.write(tmp_path / "f")
     with pytest.warns(UserWarning, match="something else") as caught:
@@ -330,7 +330,8 @@ def test_labels_that_do_not_fit_are_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), [({"max_frames": 0}, "max_frames"), ({"Cs": ()}, "Cs"), ({"Cs": (0.0,)}, "Cs")]
+    ("options", "expected"),
+    [({"max_frames": 2}, "max_frames"), ({"hidden": 0}, "hidden"), ({"Cs": ()}, "Cs"), ({"Cs": (0.0,)}, "Cs")],
 )
 def test_options_that_make_no_sense_are_errors(tmp_path: Path, options: dict[str, Any], expected: str) -> None:
     corpus = Corpus(signal=1, num_each=4)
@@ -358,3 +359,157 @@ def test_the_bootstrap_interval_is_that_of_a_known_spread() -> None:
     correct, total = np.tile([0, 10], 200), np.full(400, 10)
     low, high = linear._bootstrap(correct, total, seed=0)
     assert (low, high) == (pytest.approx(0.451, abs=0.01), pytest.approx(0.549, abs=0.01))
+
+
+def test_the_bootstrap_by_cluster_resamples_clusters_whole() -> None:
+    """10 speakers of 40 utterances, half of them all right: the interval is that of 10 draws, not of 400."""
+    correct, total = np.repeat([0, 10], 200), np.full(400, 10)
+    speakers = [f"s{i // 40}" for i in range(400)]
+    low, high = linear._bootstrap(correct, total, 0, speakers)
+    rng, means = np.random.default_rng(1), []
+    for _ in range(4000):
+        picked = rng.integers(10, size=10)
+        means.append(np.mean([1.0 if s >= 5 else 0.0 for s in picked]))
+    assert (low, high) == (pytest.approx(np.percentile(means, 2.5)), pytest.approx(np.percentile(means, 97.5)))
+    assert high - low > 0.5
+
+
+def test_the_interval_goes_by_speaker_where_train_has_none_of_them(tmp_path: Path) -> None:
+    corpus = Corpus(signal=1, num_speakers=6)
+    result = phone(corpus.write(tmp_path / "shared"), corpus.labels, **FAST)
+    assert (result["interval_clusters"], result["num_interval_clusters"]) == ("utterance", len(corpus.of("test")))
+    of = {"speaker0": "dev", "speaker1": "test", "speaker2": "test"}
+    corpus.table["split"] = [of.get(s, "train") for s in corpus.table["speaker"]]
+    result = phone(corpus.write(tmp_path / "apart"), corpus.labels, **FAST)
+    assert (result["interval_clusters"], result["num_interval_clusters"]) == ("speaker", 2)
+    assert "resamples 2 speakers, none of them in train" in linear.summary(result)
+
+
+def test_streaming_all_frames_agrees_with_the_full_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accuracies within 0.3 points for each C, and no more than a block and an utterance in memory at once."""
+    corpus = Corpus(signal=0.3, num_speakers=4, num_each=24)
+    opened = corpus.write(tmp_path / "f")
+    options: dict[str, Any] = {"Cs": (0.003, 1.0), "evaluate": "dev"}
+    full = phone(opened, corpus.labels, max_frames=10**6, max_iter=1000, tol=1e-6, **options)
+    sizes: list[int] = []
+    blocks = probe_frames.blocks
+
+    def watched(*args: Any) -> Any:
+        for x, y in blocks(*args):
+            sizes.append(len(y))
+            yield x, y
+
+    monkeypatch.setattr(linear, "blocks", watched)
+    monkeypatch.setattr(linear, "BLOCK_FRAMES", 1000)
+    streamed = phone(opened, corpus.labels, max_frames=0, **options)
+    assert streamed["num_train_frames"] == full["num_train_frames"] == full["num_available_train_frames"]
+    longest = max(map(len, corpus.frames.values()))
+    assert 1000 <= max(sizes) < 1000 + longest
+    for C in ("0.003", "1"):
+        assert streamed["dev_accuracy"][C] == pytest.approx(full["dev_accuracy"][C], abs=0.003)
+    assert streamed["accuracy"] == pytest.approx(full["accuracy"], abs=0.003)
+    assert without_time(phone(opened, corpus.labels, max_frames=0, **options)) == without_time(streamed)
+
+
+def test_blocks_hold_every_labelled_frame_once_in_an_order_of_their_own(tmp_path: Path) -> None:
+    corpus = Corpus(signal=1, num_each=8)
+    for number, name in enumerate(corpus.frames):
+        corpus.frames[name][:, 0] = 1000 * number + np.arange(len(corpus.frames[name]))
+    opened = corpus.write(tmp_path / "f")
+    train = sorted(corpus.of("train"))
+
+    def targets(utterance: str) -> np.ndarray:
+        return np.where(np.arange(len(corpus.frames[utterance])) % 3 == 0, 1, -1)
+
+    census = probe_frames.census_of(opened, "train", train, targets)
+    expected = sorted(x for u in train for x in corpus.frames[u][::3, 0].tolist())
+    orders = []
+    for seed in ((0, 1), (0, 2)):
+        seen = np.concatenate([x[:, 0] for x, _ in probe_frames.blocks(opened, census, targets, 50, seed)])
+        assert sorted(seen.tolist()) == expected
+        orders.append(seen.tolist())
+    assert orders[0] != orders[1]
+
+
+def test_one_hidden_layer_finds_what_no_line_can(tmp_path: Path) -> None:
+    """Phones by the sign of a product of two dimensions."""
+    corpus = Corpus(signal=0, num_each=48)
+    rng = np.random.default_rng(0)
+    for name, frames in corpus.frames.items():
+        frames[:] = rng.normal(size=frames.shape)
+        labels = corpus.labels[name][: len(frames)]
+        frames[:, 0] = np.abs(frames[:, 0]) * np.where(labels % 2, np.sign(frames[:, 1]), -np.sign(frames[:, 1]))
+        corpus.labels[name] = corpus.labels[name] % 2
+    opened = corpus.write(tmp_path / "f")
+    linear_, mlp = (phone(opened, corpus.labels, classifier=c, hidden=16, **FAST) for c in ("linear", "mlp"))
+    assert linear_["accuracy"] < 0.6
+    assert mlp["accuracy"] > 0.8
+    assert (mlp["classifier"], mlp["hidden"], mlp["C"]) == ("mlp", 16, None)
+    assert "16 hidden units, epoch" in linear.summary(mlp)
+    assert without_time(phone(opened, corpus.labels, classifier="mlp", hidden=16, **FAST)) == without_time(mlp)
+    with pytest.raises(ProbeError, match="only the linear classifier takes"):
+        phone(opened, corpus.labels, classifier="mlp", max_frames=0)
+
+
+@pytest.mark.parametrize("max_frames", [10**6, 0])
+def test_shuffled_labels_teach_nothing_of_the_phones(tmp_path: Path, max_frames: int) -> None:
+    corpus = Corpus(signal=1, num_each=24)
+    opened = corpus.write(tmp_path / "f")
+    real, control = (
+        phone(opened, corpus.labels, shuffle_labels=shuffled, max_frames=max_frames, **FAST)
+        for shuffled in (False, True)
+    )
+    assert real["accuracy"] > 0.75
+    assert control["accuracy"] < 0.45  # of four phones
+    assert (real["control"], control["control"]) == (None, "shuffled labels")
+    assert "control: shuffled labels" in linear.summary(control)
+
+
+def test_every_frame_of_the_evaluated_utterances_gets_a_prediction(tmp_path: Path) -> None:
+    """Also where there is no label; in the form of a label file, one a frame of the features."""
+    from cpc.alignment import read_labels
+
+    corpus = Corpus(signal=6)
+    opened = corpus.write(tmp_path / "f")
+    result = phone(opened, corpus.labels, predictions=tmp_path / "predictions.txt", **FAST)
+    predicted = read_labels(tmp_path / "predictions.txt")
+    assert sorted(predicted) == sorted(corpus.of("test"))
+    right = total = 0
+    for u, of in predicted.items():
+        assert len(of) == len(corpus.frames[u])
+        right += int((of == corpus.labels[u][: len(of)]).sum())
+        total += len(of)
+    assert right / total == pytest.approx(result["accuracy"])
+
+
+def test_classes_of_phones_are_scored_as_a_loop_over_the_confusions_says(tmp_path: Path) -> None:
+    corpus = Corpus(signal=0.4)
+    names = {0: "p", 1: "b", 2: "s", 3: "unheard"}
+    of = {"p": {"manner": "plosive"}, "b": {"manner": "plosive"}, "s": {"manner": "fricative"}}
+    result = phone(corpus.write(tmp_path / "f"), corpus.labels, phone_names=names, phone_classes=of, **FAST)
+    by_manner = result["by_manner"]
+    assert by_manner["unclassed"] == ["unheard"]
+    expected: dict[tuple[str, str], int] = {}
+    for i, row in enumerate(result["confusion"]):
+        for j, count in enumerate(row):
+            if i < 3 and j < 3:
+                key = (of[names[i]]["manner"], of[names[j]]["manner"])
+                expected[key] = expected.get(key, 0) + count
+    classes = [entry["name"] for entry in by_manner["classes"]]
+    assert classes == ["plosive", "fricative"]
+    for i, a in enumerate(classes):
+        assert by_manner["confusion"][i] == [expected[a, b] for b in classes]
+    plosive = by_manner["classes"][0]
+    confusion = np.array(result["confusion"])
+    assert plosive["count"] == confusion[:2].sum()
+    assert plosive["accuracy"] == pytest.approx(confusion[:2, :2].sum() / confusion[:2].sum())
+    assert plosive["phone_accuracy"] == pytest.approx((confusion[0, 0] + confusion[1, 1]) / confusion[:2].sum())
+
+
+def test_the_phone_classes_that_come_along_cover_the_phones_of_our_corpora() -> None:
+    from cpc.aligner import PHONES
+    from cpc.alignment import read_phone_classes
+
+    of = read_phone_classes(Path(__file__).resolve().parents[1] / "data" / "phone_classes.csv")
+    assert set(PHONES) | {"ax"} == set(of)
+    assert all({"manner", "place", "voicing"} == set(classes) for classes in of.values())

@@ -1,4 +1,4 @@
-"""How much a linear classifier reads out of frames: of their phone, of their speaker.
+"""How much a classifier reads out of frames: of their phone, of their speaker.
 
 Source: van den Oord et al. 2018 (arXiv 1807.03748), section 3.1, tables 1 and 2. The paper does not name its
 probe's optimiser; this is multinomial logistic regression (scikit-learn, L-BFGS) on standardised frames.
@@ -9,27 +9,25 @@ Conventions:
 - Labels are placed by time (`cpc.alignment`). Frames without a label are in no count but their own.
 - A class that no drawn train frame had cannot be predicted: its test frames are wrong, and reported.
 - Memory is bounded by `max_frames`: that many train frames, a quarter of it dev frames, one test utterance at
-  a time; in bytes about 4 * max_frames * (1.25 * dim + 4 * num_classes).
+  a time; in bytes about 4 * max_frames * (1.25 * dim + 4 * num_classes). With max_frames = 0 all train frames are
+  streamed from disk, BLOCK_FRAMES in memory at a time.
 """
 
-import copy
 import json
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from cpc.alignment import UNLABELLED, labelled_utterances, labels_at
 from cpc.files import write_bytes
-from cpc.probes.frames import Evaluate, ProbeError, Targets, census_of, draw, read, splits_of
+from cpc.probes.classifiers import HIDDEN, Progress, logistic, one_hidden_layer, streamed
+from cpc.probes.frames import Census, Evaluate, ProbeError, Targets, blocks, census_of, draw, read, splits_of
 
 if TYPE_CHECKING:
     from cpc.features import Features
@@ -40,12 +38,13 @@ MAX_ITER = 200
 # Against 1e-4, a tolerance of 1e-3 costs MFCC 0.4 points of phone accuracy and 256-dimensional features 0.2:
 # it would flatter the network.
 TOL = 3e-4
+BLOCK_FRAMES = 100_000  # that streaming holds at a time, and an utterance more
 DEV_SHARE = 4  # one dev frame is drawn for this many train frames
 NUM_RESAMPLES = 1000  # of the bootstrap
 INTERVAL = (2.5, 97.5)  # percentiles
 SCALER_ROWS = 8192  # rows that the scaler takes to float64 at a time
 
-Progress = Callable[[str], None]
+Classifier = Literal["linear", "mlp"]
 
 
 def phone(
@@ -58,15 +57,21 @@ def phone(
     tol: float = TOL,
     seed: int = 0,
     evaluate: Evaluate = "test",
+    classifier: Classifier = "linear",
+    hidden: int = HIDDEN,
+    shuffle_labels: bool = False,
     phone_names: Mapping[int, str] | None = None,
+    phone_classes: Mapping[str, Mapping[str, str]] | None = None,
+    predictions: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Trains and scores a linear phone classifier of frames.
+    """Trains and scores a phone classifier of frames.
 
     Args:
         features: with a manifest that has a `split` column.
         labels: by utterance, integer phones (`alignment.read_labels`).
-        max_frames: train frames drawn, uniformly and without replacement, from all labelled ones.
+        max_frames: train frames drawn, uniformly and without replacement, from all labelled ones; 0 takes all of them,
+            streamed from disk in mini-batches, however many there are.
         Cs: inverse strengths of regularisation to choose from, on dev.
         max_iter: L-BFGS iterations for each C. Each goes on from where the C before it ended, so a C that
             hardly moves the optimum takes few or none.
@@ -74,13 +79,22 @@ def phone(
         seed: of the draw.
         evaluate: "dev" leaves the test split untouched while something else is being chosen; its accuracy
             is then optimistic, because C was chosen there.
+        classifier: "linear"; or "mlp", one hidden layer (the paper's 72.5).
+        hidden: units of that layer.
+        shuffle_labels: a control: the train frames get each other's labels, so what is left is no more than how often
+            each class comes.
         phone_names: by integer phone, names for the result.
+        phone_classes: by name, e.g. {"manner": "stop", "place": "bilabial"} (`alignment.read_phone_classes`), for
+            `by_manner` and whatever else there is.
+        predictions: file to write with the phone predicted at every frame of the evaluated utterances, labelled or
+            not, in the form of a label file: `utterance-id p_0 p_1 …`.
         progress: takes a line of text after each stage.
 
     Returns:
         What `save` writes; accuracies in [0, 1]. `accuracy_interval` is 95 %, by resampling test utterances:
         it holds for this probe on further utterances, not for another draw or another training run.
-        `num_unlabelled_frames` counts the frames beyond the labels in utterances that have some.
+        `num_unlabelled_frames` counts the frames beyond the labels in utterances that have some. Where the evaluated
+        split shares no speaker with train, the interval resamples speakers.
 
     Raises:
         ProbeError: no train, dev or test; a split without labels; features that are not finite.
@@ -94,13 +108,18 @@ def phone(
     def targets(utterance: str) -> NDArray[np.int64]:
         return labels_at(labels[utterance], features.times(features.num_frames(utterance)))
 
-    fitting = _Fitting(max_frames, tuple(Cs), max_iter, tol, seed, evaluate)
-    probe = _run("phone", features, wanted, targets, phone_names or {}, fitting, progress)
-    return probe.result | {
+    fitting = _Fitting(max_frames, tuple(Cs), max_iter, tol, seed, evaluate, classifier, hidden, shuffle_labels)
+    probe = _run("phone", features, wanted, targets, phone_names or {}, fitting, progress, predictions)
+    result = probe.result | {
         "num_unlabelled_utterances": len(missing),
         "unlabelled_utterances": missing,
         "confusion": probe.confusion.tolist(),  # [true][predicted], both in the order of per_class
     }
+    if phone_classes:
+        names = [entry["name"] for entry in result["per_class"]]
+        for kind in next(iter(phone_classes.values())):
+            result[f"by_{kind}"] = _by_class(probe.confusion, names, {n: c[kind] for n, c in phone_classes.items()})
+    return result
 
 
 def speaker(
@@ -112,12 +131,15 @@ def speaker(
     tol: float = TOL,
     seed: int = 0,
     evaluate: Evaluate = "test",
+    classifier: Classifier = "linear",
+    hidden: int = HIDDEN,
+    shuffle_labels: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Trains and scores a linear speaker classifier, by frame and by utterance.
+    """Trains and scores a speaker classifier, by frame and by utterance.
 
-    An utterance goes to the speaker with the largest mean logit over its frames. The logits being linear in
-    the features, this is the speaker of the utterance's mean feature.
+    An utterance goes to the speaker of its mean feature: for the linear classifier, the one with the largest mean logit
+    over its frames.
 
     The arguments are those of `phone`; C is chosen by frame accuracy.
 
@@ -144,8 +166,8 @@ def speaker(
     def targets(utterance: str) -> NDArray[np.int64]:
         return np.full(features.num_frames(utterance), index[of[utterance]], dtype=np.int64)
 
-    fitting = _Fitting(max_frames, tuple(Cs), max_iter, tol, seed, evaluate)
-    return _run("speaker", features, splits, targets, dict(enumerate(speakers)), fitting, progress).result
+    fitting = _Fitting(max_frames, tuple(Cs), max_iter, tol, seed, evaluate, classifier, hidden, shuffle_labels)
+    return _run("speaker", features, splits, targets, dict(enumerate(speakers)), fitting, progress, None).result
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -162,8 +184,18 @@ def summary(result: Mapping[str, Any]) -> str:
     lines.append(
         f"{result['num_classes']} classes; {result['num_evaluated_frames']} {result['evaluate']} frames; "
         f"{result['num_train_frames']} of {result['num_available_train_frames']} train frames; "
-        f"C {result['C']:g}, chosen on {result['num_dev_frames']} dev frames; {result['seconds']:.0f} s"
+        f"{result['classifier']}, "
+        + (
+            f"C {result['C']:g}"
+            if result["C"]
+            else f"{result['hidden']} hidden units, epoch {result['num_iterations']}"
+        )
+        + f", chosen on {result['num_dev_frames']} dev frames; {result['seconds']:.0f} s"
     )
+    if result["control"]:
+        lines.append(f"control: {result['control']}: what is above the majority class here, labels did not teach")
+    if result["interval_clusters"] == "speaker":
+        lines.append(f"the interval resamples {result['num_interval_clusters']} speakers, none of them in train")
     if result["warning"]:
         lines.append(f"not converged within max_iter {result['max_iter']}: {result['warning']}")
     if result["num_unlabelled_utterances"] or result["num_unlabelled_frames"]:
@@ -190,10 +222,19 @@ class _Fitting:
     tol: float
     seed: int
     evaluate: Evaluate
+    classifier: Classifier
+    hidden: int
+    shuffle_labels: bool
 
     def __post_init__(self) -> None:
-        if self.max_frames < DEV_SHARE:
-            raise ProbeError(f"max_frames: got {self.max_frames}, expected at least {DEV_SHARE}")
+        if self.max_frames < DEV_SHARE and self.max_frames != 0:
+            raise ProbeError(f"max_frames: got {self.max_frames}, expected at least {DEV_SHARE}, or 0 for all")
+        if self.max_frames == 0 and self.classifier != "linear":
+            raise ProbeError("max_frames: got 0, all frames, which only the linear classifier takes; pass a number")
+        if self.classifier not in get_args(Classifier):
+            raise ProbeError(f"classifier: got {self.classifier!r}, allowed: {', '.join(get_args(Classifier))}")
+        if self.hidden < 1:
+            raise ProbeError(f"hidden: got {self.hidden}, expected 1 or more")
         if not self.Cs or min(self.Cs) <= 0:
             raise ProbeError(f"Cs: got {self.Cs}, expected one or more positive numbers")
 
@@ -202,14 +243,6 @@ class _Fitting:
 class _Probe:
     result: dict[str, Any]
     confusion: NDArray[np.int64]  # (num_classes, num_classes)
-
-
-@dataclass(frozen=True)
-class _Fit:
-    model: LogisticRegression
-    C: float
-    dev_accuracy: float
-    warning: str | None
 
 
 @dataclass(frozen=True)
@@ -229,54 +262,91 @@ def _run(
     names: Mapping[int, str],
     fitting: _Fitting,
     progress: Progress | None,
+    predictions: Path | None,
 ) -> _Probe:
-    """Draw, standardise, choose C, score: both probes from here on."""
+    """Draw, standardise, choose on dev, score: both probes from here on."""
     began = time.perf_counter()
     tell = progress or (lambda line: None)
     evaluate = fitting.evaluate
 
     censuses = {split: census_of(features, split, utterances, targets) for split, utterances in splits.items()}
-    x, y = draw(features, censuses["train"], targets, fitting.max_frames, (fitting.seed, 0))
-    x_dev, y_dev = draw(features, censuses["dev"], targets, fitting.max_frames // DEV_SHARE, (fitting.seed, 1))
-    if len(np.unique(y)) < 2:
-        raise ProbeError(f"{features.folder}: one {task} only among {len(y)} train frames; nothing to tell apart")
-    tell(f"{task} probe: drew {len(y)} train and {len(y_dev)} dev frames, {len(np.unique(y))} classes")
+    x_dev, y_dev = draw(
+        features, censuses["dev"], targets, (fitting.max_frames or MAX_FRAMES) // DEV_SHARE, (fitting.seed, 1)
+    )
+    if fitting.max_frames:
+        x, y = draw(features, censuses["train"], targets, fitting.max_frames, (fitting.seed, 0))
+        frequency = np.bincount(y)
+    else:
+        frequency = np.zeros(max(censuses["train"].classes) + 1, dtype=np.int64)
+        for utterance in censuses["train"].utterances:
+            labels = targets(utterance)
+            frequency += np.bincount(labels[labels != UNLABELLED], minlength=len(frequency))
+    num_train, num_seen = int(frequency.sum()), int((frequency > 0).sum())
+    if num_seen < 2:
+        raise ProbeError(f"{features.folder}: one {task} only among {num_train} train frames; nothing to tell apart")
+    tell(f"{task} probe: {num_train} train and {len(y_dev)} dev frames, {num_seen} classes")
 
+    shuffling = np.random.default_rng((fitting.seed, 3))
     scaler = StandardScaler(copy=False)
-    for first in range(0, len(x), SCALER_ROWS):
-        scaler.partial_fit(x[first : first + SCALER_ROWS].astype(np.float64))
-    x, x_dev = scaler.transform(x), scaler.transform(x_dev)
+    if fitting.max_frames:
+        for first in range(0, len(x), SCALER_ROWS):
+            scaler.partial_fit(x[first : first + SCALER_ROWS].astype(np.float64))
+        x, x_dev = scaler.transform(x), scaler.transform(x_dev)
+        y = shuffling.permutation(y) if fitting.shuffle_labels else y
+        if fitting.classifier == "mlp":
+            fits = [one_hidden_layer(x, y, x_dev, y_dev, fitting.hidden, fitting.seed, tell)]
+        else:
+            fits = logistic(x, y, x_dev, y_dev, fitting.Cs, fitting.max_iter, fitting.tol, tell)
+    else:
 
-    fits = _fit_all(x, y, x_dev, y_dev, fitting, tell)
+        def of_epoch(epoch: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+            for block, its in blocks(features, censuses["train"], targets, BLOCK_FRAMES, (fitting.seed, 4, epoch)):
+                yield scaler.transform(block), shuffling.permutation(its) if fitting.shuffle_labels else its
+
+        for block, _ in blocks(features, censuses["train"], targets, BLOCK_FRAMES, (fitting.seed, 4)):
+            for first in range(0, len(block), SCALER_ROWS):
+                scaler.partial_fit(block[first : first + SCALER_ROWS].astype(np.float64))
+        x_dev = scaler.transform(x_dev)
+        seen_classes = np.flatnonzero(frequency)
+        fits = streamed(of_epoch, num_train, seen_classes, x_dev, y_dev, fitting.Cs, fitting.seed, tell)
     chosen = max(fits, key=lambda fit: fit.dev_accuracy)  # the first, so the smallest C, among equals
 
-    classes = np.array(sorted(set(y.tolist()) | censuses[evaluate].classes), dtype=np.int64)
+    train_classes = np.flatnonzero(frequency)
+    classes = np.array(sorted({*train_classes.tolist()} | censuses[evaluate].classes), dtype=np.int64)
     scores = _score(features, censuses[evaluate].utterances, targets, scaler, chosen.model, classes)
+    if predictions is not None:
+        _write_predictions(features, censuses[evaluate].utterances, scaler, chosen.model, predictions)
     counts = scores.confusion.sum(axis=1)
-    majority = int(np.searchsorted(classes, np.bincount(y).argmax()))
+    majority = int(np.searchsorted(classes, frequency.argmax()))
     accuracy = float(scores.correct.sum() / scores.total.sum())
-    tell(f"{task} probe: accuracy {accuracy:.4f} on {scores.total.sum()} {evaluate} frames, C {chosen.C:g}")
+    tell(f"{task} probe: accuracy {accuracy:.4f} on {scores.total.sum()} {evaluate} frames")
 
+    clusters = _clusters(features, censuses, evaluate, targets)
     result: dict[str, Any] = {
         "task": task,
         "evaluate": evaluate,
+        "classifier": fitting.classifier,
+        "control": "shuffled labels" if fitting.shuffle_labels else None,
+        "interval_clusters": "utterance" if len(set(clusters)) == len(clusters) else "speaker",
+        "num_interval_clusters": len(set(clusters)),
         "accuracy": accuracy,
-        "accuracy_interval": _bootstrap(scores.correct, scores.total, fitting.seed),
+        "accuracy_interval": _bootstrap(scores.correct, scores.total, fitting.seed, clusters),
         "majority": {"accuracy": float(counts[majority] / counts.sum())},
     }
     if task == "speaker":
         ones = np.ones_like(scores.utterance_correct)
         result["utterance_accuracy"] = float(scores.utterance_correct.mean())
-        result["utterance_accuracy_interval"] = _bootstrap(scores.utterance_correct, ones, fitting.seed)
+        result["utterance_accuracy_interval"] = _bootstrap(scores.utterance_correct, ones, fitting.seed, clusters)
         result["majority"]["utterance_accuracy"] = float((scores.truths == majority).mean())
-    seen = np.isin(classes, y)
+    seen = np.isin(classes, train_classes)
     result |= {
         "C": chosen.C,
-        "dev_accuracy": {f"{fit.C:g}": fit.dev_accuracy for fit in fits},
+        "dev_accuracy": {f"{fit.C:g}" if fit.C else "mlp": fit.dev_accuracy for fit in fits},
+        "hidden": fitting.hidden if fitting.classifier == "mlp" else None,
         "converged": chosen.warning is None,
-        "num_iterations": int(chosen.model.n_iter_.max()),
+        "num_iterations": chosen.num_iterations,
         "warning": chosen.warning,
-        "num_train_frames": len(y),
+        "num_train_frames": num_train,
         "num_dev_frames": len(y_dev),
         "num_test_frames": int(scores.total.sum()) if evaluate == "test" else 0,
         "num_evaluated_frames": int(scores.total.sum()),
@@ -305,38 +375,12 @@ def _run(
     return _Probe(result, scores.confusion)
 
 
-def _fit_all(
-    x: NDArray[np.float32],
-    y: NDArray[np.int64],
-    x_dev: NDArray[np.float32],
-    y_dev: NDArray[np.int64],
-    fitting: _Fitting,
-    tell: Progress,
-) -> list[_Fit]:
-    """A classifier for each C, the strongest regularisation first, each starting where the last one ended."""
-    model = LogisticRegression(max_iter=fitting.max_iter, tol=fitting.tol, warm_start=True)
-    fits = []
-    for C in sorted(set(fitting.Cs)):
-        model.set_params(C=C)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            model.fit(x, y)
-        convergence = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
-        for other in (w for w in caught if w not in convergence):
-            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-        warning = str(convergence[-1].message).splitlines()[0] if convergence else None
-        dev_accuracy = float((model.predict(x_dev) == y_dev).mean())
-        fits.append(_Fit(copy.deepcopy(model), C, dev_accuracy, warning))
-        tell(f"  C {C:g}: dev accuracy {dev_accuracy:.4f} after {int(model.n_iter_.max())} iterations")
-    return fits
-
-
 def _score(
     features: "Features",
     utterances: list[str],
     targets: Targets,
     scaler: StandardScaler,
-    model: LogisticRegression,
+    model: Any,
     classes: NDArray[np.int64],
 ) -> _Scores:
     """Scores every labelled frame of a split, one utterance in memory at a time."""
@@ -359,8 +403,59 @@ def _score(
     return _Scores(correct, total, utterance_correct, truths, confusion)
 
 
-def _bootstrap(correct: NDArray[np.int64], total: NDArray[np.int64], seed: int) -> list[float]:
-    """95 % interval of an accuracy, drawing utterances with replacement: their frames are not independent."""
+def _write_predictions(
+    features: "Features", utterances: list[str], scaler: StandardScaler, model: Any, path: Path
+) -> None:
+    """Write the class predicted at every frame, an utterance a line."""
+    lines = []
+    for utterance in utterances:
+        x = scaler.transform(read(features, utterance, np.arange(features.num_frames(utterance))))
+        lines.append(" ".join([utterance, *map(str, model.predict(x).tolist())]) + "\n")
+    write_bytes(path, "".join(lines).encode())
+
+
+def _by_class(confusion: NDArray[np.int64], names: Sequence[str], of: Mapping[str, str]) -> dict[str, Any]:
+    """Phones put together by what they share: how often the phone, and how often its class, is right."""
+    classes = list(dict.fromkeys(of[name] for name in names if name in of))
+    place = np.array([classes.index(of[name]) if name in of else -1 for name in names])
+    merged = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    known = place >= 0
+    np.add.at(merged, (place[known][:, None], place[known][None]), confusion[np.ix_(known, known)])
+    entries = []
+    for i, name in enumerate(classes):
+        members = np.flatnonzero(place == i)
+        count = int(confusion[members].sum())
+        right, phone_right = int(merged[i, i]), int(confusion[members, members].sum())
+        entries.append({
+            "name": name, "count": count, "phones": [names[int(m)] for m in members],
+            "accuracy": right / count if count else None, "phone_accuracy": phone_right / count if count else None,
+        })  # fmt: skip
+    return {"classes": entries, "confusion": merged.tolist(), "unclassed": [n for n in names if n not in of]}
+
+
+def _clusters(features: "Features", censuses: Mapping[str, Census], evaluate: Evaluate, targets: Targets) -> list[str]:
+    """What is drawn together, for each scored utterance: itself; its speaker, where no speaker is in train."""
+    table = features.manifest.table
+    of = dict(zip(table["utterance"].astype(str), table["speaker"].astype(str), strict=True))
+    scored = [u for u, n in zip(censuses[evaluate].utterances, censuses[evaluate].num_labelled, strict=True) if n]
+    shared = {of[u] for u in censuses["train"].utterances} & {of[u] for u in scored}
+    return scored if shared else [of[u] for u in scored]
+
+
+def _bootstrap(
+    correct: NDArray[np.int64], total: NDArray[np.int64], seed: int, clusters: Sequence[str] | None = None
+) -> list[float]:
+    """95 % interval of an accuracy, drawing clusters of utterances with replacement: they are not independent.
+
+    Args:
+        correct: (U,) frames of each utterance.
+        total: (U,).
+        seed: of the draw.
+        clusters: (U,) to which cluster each utterance belongs; by default each is its own.
+    """
+    if clusters is not None:
+        _, index = np.unique(np.asarray(clusters), return_inverse=True)
+        correct, total = (np.bincount(index, weights=x).astype(np.int64) for x in (correct, total))
     rng = np.random.default_rng((seed, 2))
     n = len(total)
     means = np.empty(NUM_RESAMPLES)
