@@ -111,10 +111,10 @@ def read(path: str | Path, *, manifest_csv: str = "", labels: str = "") -> Table
         base = override(base, {"data.manifest": manifest_csv}, where="--manifest")
     read_rows = []
     for row in rows:
-        config = override(base, {**given.set, **row.set}, where=f"{path}: row {row.name}")
-        if config.loss.name != "cpc" and config.loss.target == "phone" and not config.loss.labels:
-            config = override(config, {"loss.labels": labels}, where="--labels")
-        read_rows.append(Row(row.name, config, row.paper))
+        changes = {**given.set, **row.set}
+        if changes.get("loss.target") == "phone" and labels:
+            changes = {"loss.labels": labels, **changes}
+        read_rows.append(Row(row.name, override(base, changes, where=f"{path}: row {row.name}"), row.paper))
     folders = [_slug(row.name) for row in read_rows]
     if len(set(folders)) < len(folders) or not all(folders):
         raise ConfigError(f"{path}: rows need names of their own: {', '.join(row.name for row in read_rows)}")

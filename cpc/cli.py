@@ -345,18 +345,43 @@ def ablate(
     print(f"wrote {written}")
 
 
-def report(run: Positional[Path], /) -> None:
-    """Draw a run: learning_curves.png and accuracy_by_k.png in its folder.
+def report(
+    run: Positional[Path],
+    /,
+    *,
+    out: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    probes: Path | None = None,
+    features: Path | None = None,
+    labels: Path | None = None,
+    phones: Path | None = None,
+    predictions: Path | None = None,
+    num_utterances: int = 5,
+) -> None:
+    """Make a page to look at: results, learning curves, confusions, maps of c, and utterances to listen to.
+
+    One file with everything inside. What is not there yet it says, with the command that makes it.
+
+        cpc report runs/first
+        cpc report runs/first -o first.html --features features/c --probes probes --labels phone_labels.txt
 
     Args:
         run: Run folder of `cpc train`, finished or not.
+        out: The page (HTML); by default report.html in the run folder.
+        probes: Folder of results of `cpc probe --out` (JSON); by default `probes` in the run folder.
+        features: Features of c; by default features/cpc_c in the run folder.
+        labels: Phone labels, for the maps and the utterances.
+        phones: Names of the phones; by default phones.txt beside the labels.
+        predictions: What `cpc probe phone --predictions` wrote; by default *.predictions.txt among the probes.
+        num_utterances: To listen to.
     """
-    from cpc import report as pictures
+    from cpc import page
 
-    for draw in (pictures.learning_curves, pictures.accuracy_by_k):
-        target = run / f"{draw.__name__}.png"
-        draw(run, target)
-        print(f"wrote {target}")
+    target = out or run / "report.html"
+    page.page(
+        run, target, probes=probes, features=features, labels=labels, phones=phones, predictions=predictions,
+        num_utterances=num_utterances,
+    )  # fmt: skip
+    print(f"wrote {target}")
 
 
 def _named_configuration(arguments: list[str]) -> Config:

@@ -336,6 +336,8 @@ def check(config: Config, *, where: str = "configuration") -> None:
     for key, value in {"optim.momentum": config.optim.momentum, "loss.momentum": config.loss.momentum}.items():
         if not 0 <= value < 1:
             raise ConfigError(f"{where}: {key}: got {value}, expected 0 or more, below 1")
+    if config.loss.name in ("supervised", "sup_con") and config.loss.target == "phone" and not config.loss.labels:
+        raise ConfigError(f"{where}: loss.labels: got none, a phone target needs one; pass --loss.labels FILE")
     in_group = config.batches.windows_per_group if config.batches.kind == "by_utterance" else 1
     if config.loss.name in ("nt_xent", "clip", "moco") and (
         in_group < 2 or (config.loss.name != "nt_xent" and in_group != 2)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpc.alignment import UNLABELLED
-from cpc.config import Config
+from cpc.config import Config, ConfigError
 from cpc.distributed import num_processes
 from cpc.infonce import infonce
 from cpc.losses import info_nce, nt_xent, sup_con
@@ -99,10 +99,27 @@ class Supervised(nn.Module):
         self.targets = targets
         self.classifier = nn.Linear(dim, len(targets.classes))
 
+    def get_extra_state(self) -> list[str]:
+        """The classes' names: without them nobody would know which is which."""
+        return self.targets.classes
+
+    def set_extra_state(self, state: list[str]) -> None:
+        """Refuse to go on with other classes.
+
+        Raises:
+            ConfigError: other names, or another order.
+        """
+        if state != self.targets.classes:
+            raise ConfigError(
+                f"loss.labels: classes {', '.join(self.targets.classes[:5])}, …; the checkpoint has "
+                f"{', '.join(state[:5])}, …: continue with the labels that the run began with"
+            )
+
     def forward(self, network: CPC, views: Views, stages: Profile) -> Result:
         """Mean over the labelled frames; the accuracy is the classifier's own."""
         stages.mark_gradient(views.c, "criterion")
-        logits = self.classifier(views.c).float().flatten(0, 1)  # (B · T, classes)
+        with torch.autocast(views.c.device.type, enabled=False):
+            logits = self.classifier(views.c.float()).flatten(0, 1)  # (B · T, classes)
         y = (
             self.targets.of_frames(views.windows, views.batch, views.num_frames, views.c.shape[1])
             .to(logits.device)

@@ -74,6 +74,11 @@ def learning_curves(run: str | Path, out_png: str | Path) -> None:
     Raises:
         MetricsError, ReportError: see `read_metrics`.
     """
+    _write(learning_figure(run), out_png)
+
+
+def learning_figure(run: str | Path) -> Figure:
+    """The picture of `learning_curves`."""
     lines = read_metrics(run)
     train, dev = _series(lines, "train"), _series(lines, "dev")
     figure = Figure(figsize=(7.0, 7.2), layout="constrained")
@@ -106,7 +111,7 @@ def learning_curves(run: str | Path, out_png: str | Path) -> None:
     for axes in (loss, accuracy, rate):
         _tidy(axes)
     figure.align_ylabels()
-    _write(figure, out_png)
+    return figure
 
 
 def accuracy_by_k(
@@ -129,6 +134,11 @@ def accuracy_by_k(
     Raises:
         ReportError: no dev measurement, and see `read_metrics`.
     """
+    _write(steps_figure(run, which=which, hop_seconds=hop_seconds), out_png)
+
+
+def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", hop_seconds: float = 0.010) -> Figure:
+    """The picture of `accuracy_by_k`."""
     dev = _series(read_metrics(run), "dev")
     if not dev:
         raise ReportError(f"{run}: no dev measurement yet; accuracy by step is drawn from one")
@@ -170,7 +180,7 @@ def accuracy_by_k(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)  # off the curves
         _tidy(axes)
-    _write(figure, out_png)
+    return figure
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:

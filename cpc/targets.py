@@ -32,15 +32,27 @@ class Targets:
         self.target, self.is_phone = target, target == "phone"
         self.first_centre_samples, self.hop_samples = first_centre_samples, hop_samples
         self.labels = {}
+        self.notes: list[str] = []  # what takes no part, in words
         if self.is_phone:
             if not labels:
                 raise ConfigError("loss.labels: got none, a phone target needs one; pass --loss.labels FILE")
             self.labels = alignment.read_labels(labels)
-            for windows in (train, dev):
-                alignment.labelled_utterances(windows.manifest, self.labels)
+            for split, windows in (("train", train), ("dev", dev)):
+                known = alignment.labelled_utterances(windows.manifest, self.labels)
+                if len(known) < len(windows.manifest):
+                    missing = [u for u in windows.manifest.table["utterance"].astype(str) if u not in self.labels]
+                    self.notes.append(
+                        f"{split}: {len(missing)} utterances have no labels, their frames take no part: "
+                        f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
+                    )
             names = [str(u) for u in train.manifest.table["utterance"]]
             found = np.unique(np.concatenate([np.unique(self.labels[u]) for u in names if u in self.labels]))
             self.classes = [str(label) for label in found]
+            in_dev = {
+                str(label) for u in dev.manifest.table["utterance"].astype(str) for label in self.labels.get(u, ())
+            }
+            if unseen := sorted(in_dev.difference(self.classes), key=int):
+                self.notes.append(f"dev: phones {', '.join(unseen)} are not in train, their frames take no part")
         else:
             self.classes = sorted(self._column(train))
             unseen = sorted(self._column(dev).difference(self.classes))

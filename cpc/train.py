@@ -120,6 +120,8 @@ def _train(
                 leftover.unlink(missing_ok=True)
         configuration.write(config, run / "config.toml")
         _announce(config, train_windows, dev_windows, len(dev_batches), device, precision, network, ranks.size)
+        for note in getattr(getattr(objective, "targets", None), "notes", []):
+            print(note, file=sys.stderr)
 
     compiles = config.compile == "on" or (
         config.compile == "auto" and device.type == "cuda" and config.train.num_updates - first >= 2000
@@ -377,8 +379,9 @@ def _warn_if_stuck(config: Config, update: int, line: dict[str, object], bar: tq
     assert isinstance(log_n, float)
     if is_due and loss > log_n - _STUCK_NATS:
         bar.write(
-            f"warning: after {update} updates the loss {loss:.3f} is still log N = {log_n:.3f}: nothing is learned "
-            "yet. What moved it before: --audio.normalise utterance, --criterion.tau sqrt_dim, a higher --optim.lr",
+            f"warning: after {update} updates the loss {loss:.3f} is still that of a guess, {log_n:.3f}: nothing is "
+            "learned yet. What moved it before: --audio.normalise utterance, a higher --optim.lr"
+            + (", --criterion.tau sqrt_dim" if config.loss.name == "cpc" else ""),
             file=sys.stderr,
         )
 

@@ -53,9 +53,11 @@ MAY_IMPORT = {
     "probes/__init__": set(),
     "ablate": {"alignment", "checkpoint", "config", "features", "files", "manifest", "probes", "train"},
     "report": {"files", "metrics"},
+    "maps": {"alignment", "features"},
+    "page": {"alignment", "audio", "config", "features", "files", "maps", "report"},
     "cli": {
         "ablate", "aligner", "alignment", "baselines", "checkpoint", "config", "features", "intervals", "manifest",
-        "probes", "report", "train",
+        "page", "probes", "train",
     },
     "__init__": {"checkpoint", "model"},
 }  # fmt: skip

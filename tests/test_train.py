@@ -170,7 +170,7 @@ def test_a_run_stuck_at_log_n_says_so(corpus, tmp_path, capsys):
         train=TrainConfig(num_updates=204, log_every=4, validate_every=500, validate_batches=1, checkpoint_every=500),
     )
     train(config, tmp_path / "run")
-    assert capsys.readouterr().err.count("is still log N") == 1
+    assert capsys.readouterr().err.count("is still that of a guess") == 1
 
 
 def test_load_gives_the_trained_model(corpus, tmp_path):

@@ -8,6 +8,7 @@ refused rather than mixed in. In --out:
     corpus/              sound, labels and manifest.csv          learning_curves.png, accuracy_by_k.png
     best.pt, last.pt     the trained model (cpc.load(out))       probes/*.json
     features/            frames of MFCC, untrained, z and c      results.json, and the table it prints
+    report.html          a page to look at and listen to
     topline/             with --topline: the same network trained with labels, for phones and for speakers
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from synthesise import synthesise
 
-from cpc import alignment, features, manifest, report
+from cpc import alignment, features, manifest, page, report
 from cpc import config as configuration
 from cpc.baselines import SpectralExtractor
 from cpc.config import Config
@@ -32,6 +33,7 @@ from cpc.files import write_bytes
 from cpc.probes import linear
 from cpc.train import complete
 
+PHONE_CLASSES = Path(__file__).resolve().parents[2] / "data" / "phone_classes.csv"
 PROBE = {"max_frames": 100_000, "Cs": (0.01, 0.1, 1.0)}
 
 
@@ -104,6 +106,7 @@ def run(options: argparse.Namespace) -> None:
     with seconds.stage("probes"):
         labels = alignment.read_labels(corpus / "phone_labels.txt")
         names = alignment.read_phones(corpus / "phones.txt")
+        phone_classes = alignment.read_phone_classes(PHONE_CLASSES)
         results: dict[str, dict[str, dict[str, object]]] = {
             "phone": {"majority": {}},
             "speaker": {"majority": {}},
@@ -114,7 +117,10 @@ def run(options: argparse.Namespace) -> None:
                 opened = features.load(folder)
                 probing = {**PROBE, "seed": options.seed, "evaluate": options.evaluate, "progress": print}
                 if task == "phone":
-                    result = linear.phone(opened, labels, phone_names=names, **probing)
+                    result = linear.phone(
+                        opened, labels, phone_names=names, phone_classes=phone_classes,
+                        predictions=path.with_suffix(".predictions.txt") if name == "cpc_c" else None, **probing,
+                    )  # fmt: skip
                 else:
                     result = linear.speaker(opened, **probing)
                 linear.save(result, path)
@@ -126,7 +132,8 @@ def run(options: argparse.Namespace) -> None:
     write_bytes(out / "results.json", (json.dumps(table, indent=2) + "\n").encode())
     print(f"\nAccuracy in %, {options.evaluate} split (utterances not seen in training, speakers shared):\n")
     print(report.table(table))
-    print(f"wrote {out}/results.json, learning_curves.png, accuracy_by_k.png")
+    page.page(out, out / "report.html", labels=corpus / "phone_labels.txt")
+    print(f"wrote {out}/results.json, learning_curves.png, accuracy_by_k.png, and report.html to look at")
 
 
 REPORTED = (

@@ -1,0 +1,241 @@
+"""The page of a run: whole, self-contained, honest about what is missing, and alive in a real browser."""
+
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpc import alignment, features, page
+from cpc import manifest as manifests
+from cpc.alignment import read_phone_classes
+from cpc.probes import linear
+from cpc.train import train
+from tests.conftest import make_corpus, tiny_config
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+NAMES = ["sil", "aa", "p", "<s>"]  # a name that HTML would take for a tag
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained, extracted and probed run, its labels beside it; speakers have names that need escaping."""
+    root = tmp_path_factory.mktemp("page")
+    manifest = manifests.read(make_corpus(root / "corpus"))
+    table = manifest.table.assign(speaker=manifest.table["speaker"].astype(str) + " & <b>co</b>")
+    manifest = manifests.Manifest(manifest.root, table)
+    manifests.write(manifest, root / "corpus" / "manifest.csv")
+    run = train(tiny_config(root / "corpus" / "manifest.csv"), root / "run")
+    rng = np.random.default_rng(0)
+    lines = []
+    for name, n in zip(table["utterance"], table["num_samples"], strict=True):
+        labels = np.repeat(rng.integers(0, 4, 99), 9)[: alignment.num_labels(n)]
+        lines.append(" ".join([name, *map(str, labels)]))
+    (root / "phone_labels.txt").write_text("\n".join(lines) + "\n")
+    (root / "phones.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(NAMES)))
+    opened = features.load(
+        features.extract(features.of_run(run, "c"), manifest, run / "features" / "cpc_c", progress=False)
+    )
+    classes = read_phone_classes(Path(__file__).resolve().parents[1] / "data" / "phone_classes.csv")
+    options = {"Cs": (0.1,), "max_frames": 2000}
+    result = linear.phone(
+        opened, alignment.read_labels(root / "phone_labels.txt"), phone_names=dict(enumerate(NAMES)),
+        phone_classes=classes, predictions=run / "probes" / "phone-cpc_c-test.predictions.txt", **options,
+    )  # fmt: skip
+    linear.save(result, run / "probes" / "phone-cpc_c-test.json")
+    linear.save(linear.speaker(opened, **options), run / "probes" / "speaker-cpc_c-test.json")
+    return run
+
+
+@pytest.fixture(scope="module")
+def written(run):
+    page.page(run, run / "report.html", labels=run.parent / "phone_labels.txt", num_utterances=2)
+    return run / "report.html"
+
+
+def utterances_of(text):
+    return json.loads(re.search(r'id="utterances">(.*?)</script>', text, re.S)[1])
+
+
+class Wellformed(html.parser.HTMLParser):
+    """Every tag that is opened is closed, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.sources += [value for name, value in attributes if name in ("src", "href") and value]
+        if tag not in ("meta", "img", "path", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        assert tag == "path"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(written):
+    text = written.read_text()
+    parser = Wellformed()
+    parser.feed(text)
+    assert not parser.open
+    assert parser.sources
+    assert all(source.startswith("data:") for source in parser.sources)
+    outside = re.sub(r"data:[a-z/]+;base64,[A-Za-z0-9+/=]+", "", text)
+    assert not re.search(r"(https?:)?//[a-z]|@import|url\(", outside)
+    assert "$" not in outside
+    assert len(text) < 5_000_000
+
+
+def test_text_from_files_is_escaped(written):
+    text = written.read_text()
+    assert "<b>co</b>" not in text
+    assert "&lt;s&gt;" in text or "\\u003cs>" in text
+    assert {one["name"].partition(" (")[2] for one in utterances_of(text)} <= {
+        f"speaker {s} & <b>co</b>)" for s in (1, 2, 3)
+    }
+
+
+def test_intervals_lie_where_labels_and_frames_do(run, written):
+    """Each spoken interval is a run of labels around their centres; each heard one a run of predicted frames."""
+    labels = alignment.read_labels(run.parent / "phone_labels.txt")
+    predicted = alignment.read_labels(run / "probes" / "phone-cpc_c-test.predictions.txt")
+    opened = features.load(run / "features" / "cpc_c")
+    for one in utterances_of(written.read_text()):
+        name = one["name"].split()[0]
+        for intervals, phones, times in (
+            (one["spoken"], labels[name], 0.0125 + 0.01 * np.arange(len(labels[name]))),
+            (one["heard"], predicted[name], opened.times(len(predicted[name]))),
+        ):
+            found = [next(p for start, end, p in intervals if start <= time < end) for time in times]
+            assert found == [NAMES[i] for i in phones]
+        assert one["seconds"] >= one["spoken"][-1][1]
+
+
+def test_results_stand_with_their_intervals(run, written):
+    result = json.loads((run / "probes" / "phone-cpc_c-test.json").read_text())
+    low, high = result["accuracy_interval"]
+    assert f"{100 * result['accuracy']:.1f} <small>{100 * low:.1f}–{100 * high:.1f}</small>" in written.read_text()
+
+
+def test_what_is_missing_is_said_with_the_command_that_makes_it(corpus, tmp_path):
+    """A run of six updates, without a pass over dev, features or probes, still has a page."""
+    from dataclasses import replace
+
+    config = tiny_config(corpus)
+    run = train(replace(config, train=replace(config.train, num_updates=6)), tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("".join(line + "\n" for line in lines if '"train"' in line))
+    page.page(run, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    for part in (
+        "no probe results",
+        "no phone probe",
+        "no features of c",
+        "no utterances to show",
+        "no dev measurement",
+    ):
+        assert part in text
+    assert f"cpc features {run}" in text
+    assert utterances_of(text) == []
+
+
+def browsed(written, tmp_path, script, *, width=1000, flags=()):
+    """What `script` puts into `result` once the page is there, in a headless browser."""
+    watch = "<script>window.errors = []; addEventListener('error', (e) => errors.push(String(e.message)));</script>"
+    ask = (
+        "<script>addEventListener('load', () => setTimeout(async () => { const result = {}; "
+        f"{script}; result.errors = errors;"
+        "document.documentElement.dataset.result = JSON.stringify(result); }, 200));"
+        "</script>"
+    )
+    text = written.read_text().replace("<head>", "<head>" + watch).replace("</body>", ask + "</body>")
+    (tmp_path / "asked.html").write_text(text)
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=5000", *flags,
+        "--dump-dom", (tmp_path / "asked.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)}
+    )
+    found = re.search(r'data-result="([^"]*)"', done.stdout)
+    assert found, done.stderr[-2000:]
+    result = json.loads(html.unescape(found[1]))
+    assert result.pop("errors") == []
+    return result
+
+
+@in_browser
+def test_phones_stand_on_one_time_axis_and_a_click_goes_there(written, tmp_path):
+    script = """
+      const axis = document.querySelector(".axis"), box = axis.getBoundingClientRect();
+      const places = (track) => [...document.querySelectorAll(track + " span")].map((one) => {
+        const b = one.getBoundingClientRect();
+        return [(b.left - box.left) / box.width, b.width / box.width, Number(one.dataset.start),
+                Number(one.dataset.end), b.height > 0, one.textContent];
+      });
+      result.spoken = places(".spoken"); result.heard = places(".heard");
+      result.options = document.querySelector("select").options.length;
+      axis.dispatchEvent(new MouseEvent("click", { clientX: box.left + box.width / 2, bubbles: true }));
+      result.after_click = [document.querySelector(".cursor").style.left, axis.getAttribute("aria-valuenow")];
+      axis.dispatchEvent(new KeyboardEvent("keydown", { key: "Home", bubbles: true }));
+      result.after_home = axis.getAttribute("aria-valuenow");
+      const select = document.querySelector("select");
+      select.value = 1; select.dispatchEvent(new Event("change"));
+      result.second = document.querySelector(".end").textContent;
+      result.source = document.querySelector("audio").src.slice(0, 14)
+    """
+    result = browsed(written, tmp_path, script)
+    first, second = utterances_of(written.read_text())
+    assert result["options"] == 2
+    for name in ("spoken", "heard"):
+        assert len(result[name]) == len(first[name])
+        for (left, width, start, end, visible, text), (_, _, phone) in zip(result[name], first[name], strict=True):
+            assert (left, width) == (
+                pytest.approx(start / first["seconds"], abs=0.005),
+                pytest.approx((end - start) / first["seconds"], abs=0.005),
+            )
+            assert visible
+            assert text == phone
+    assert float(result["after_click"][0].rstrip("%")) == pytest.approx(50, abs=2)
+    assert float(result["after_click"][1]) == pytest.approx(first["seconds"] / 2, abs=0.05)
+    assert float(result["after_home"]) == 0
+    assert result["second"] == f"{second['seconds']:.2f} s"
+    assert result["source"] == "data:audio/wav"
+
+
+@in_browser
+@pytest.mark.parametrize("width", [500, 1000])
+def test_nothing_overflows_and_light_and_dark_both_have_contrast(written, tmp_path, width):
+    script = """
+      result.overflow = document.documentElement.scrollWidth - innerWidth;
+      const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+      const light = (color) => {
+        const [r, g, b] = color.match(/[0-9.]+/g).map((v) => linear(v / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const ground = () => getComputedStyle(document.body).backgroundColor;
+      const contrast = (selector) => {
+        const a = light(getComputedStyle(document.querySelector(selector)).color), b = light(ground());
+        return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      };
+      result.themes = [];
+      for (const _ of [0, 1]) {
+        result.themes.push([ground(), contrast("h1"), contrast(".dim"), contrast("td small")]);
+        document.getElementById("theme").click();
+      }
+    """
+    result = browsed(written, tmp_path, script, width=width)
+    assert result["overflow"] <= 0
+    assert len({theme[0] for theme in result["themes"]}) == 2
+    assert min(min(theme[1:]) for theme in result["themes"]) >= 4.5
