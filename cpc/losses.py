@@ -87,7 +87,7 @@ def info_nce(
         raise EmbeddingError(f"{name}: got True with negatives given, allowed with negatives=None: the batch's own")
     with torch.autocast(query.device.type, enabled=False):
         query = embeddings_of("query", query, similarity)
-        positive = embeddings_of("positive", positive, similarity)
+        positive = embeddings_of("positive", positive, similarity).to(query.dtype)
         check_shape("positive", positive, tuple(query.shape), "as query")
         scaled = query / temperature
         if negatives is None:
@@ -96,7 +96,7 @@ def info_nce(
                 losses = (losses + _in_batch(positive / temperature, query, chunk_size, gather)) / 2
         else:
             paired = negative_mode == "paired"
-            negatives = embeddings_of("negatives", negatives, similarity, ndim=3 if paired else 2)
+            negatives = embeddings_of("negatives", negatives, similarity, ndim=3 if paired else 2).to(query.dtype)
             shape = (len(query), negatives.shape[1]) if paired else (len(negatives),)
             check_shape("negatives", negatives, (*shape, query.shape[1]), f"as query {tuple(query.shape)}")
             losses = _given(scaled, positive, negatives, chunk_size)

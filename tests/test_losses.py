@@ -4,10 +4,12 @@ import doctest
 import itertools
 import math
 
+import info_nce as info_nce_pytorch
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning import losses as metric_learning
 from torch.nn import functional as F
 
 from cpc import losses
@@ -15,9 +17,6 @@ from cpc.embeddings import EmbeddingError
 from cpc.loss_modules import InfoNCELoss, LearnableTemperature, NTXentLoss, SupConLoss
 from cpc.losses import info_nce, info_nce_logits, mutual_information_bound, nt_xent, sup_con
 from tests import reference
-
-info_nce_pytorch = pytest.importorskip("info_nce")
-metric_learning = pytest.importorskip("pytorch_metric_learning.losses")
 
 CASES = settings(max_examples=200, deadline=None, derandomize=True)
 SEEDS, SIZES, DIMS = st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 6)
@@ -343,6 +342,12 @@ def test_what_cannot_be_computed_is_refused_in_one_line_that_names_it(call, says
     with pytest.raises(EmbeddingError, match="^" + says) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_query_decides_the_precision():
+    x, y = rows(0, (4, 3), (4, 3), dtype=torch.float64)
+    assert info_nce(x, y.float(), y.float()).dtype == torch.float64
+    assert info_nce(x.float(), y, y).dtype == torch.float32
 
 
 def test_zero_vectors_are_fine_under_a_dot_product():
