@@ -183,18 +183,16 @@ def _table(results: Mapping[str, Mapping[str, Any]]) -> str:
     majority: dict[str, str] = {}
     evaluated = sorted({str(result["evaluate"]) for result in results.values()})
     for stem, result in results.items():
-        task, _, name = stem.partition("-")
-        name = (
-            name.removesuffix(f"-{result['evaluate']}")
-            or f"{result['features']['source']} {result['features']['layer'] or ''}"
-        )
+        task, of = result["task"], result["features"]
+        name = stem.removesuffix(f"-{result['evaluate']}").removeprefix(task).strip("-_")
+        name = name or "_".join(filter(None, (of["source"], of["layer"])))
         label = report.ROWS.get(name, name)
         if result.get("classifier", "linear") != "linear" and "mlp" not in label:
             label += " (one hidden layer)"
         if result.get("control"):
             label += f" ({result['control']})"
-        for column, (of, measure) in report.COLUMNS.items():
-            if of == task and measure in result:
+        for column, (asked, measure) in report.COLUMNS.items():
+            if asked == task and measure in result:
                 low, high = (100 * value for value in result[f"{measure}_interval"])
                 rows.setdefault(label, {})[column] = f"{100 * result[measure]:.1f} <small>{low:.1f}–{high:.1f}</small>"
                 majority[column] = f"{100 * result['majority'][measure]:.1f}"

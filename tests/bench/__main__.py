@@ -31,7 +31,7 @@ from cpc.infonce import infonce
 from cpc.losses import info_nce, nt_xent, sup_con
 from cpc.memory import keep_freed_buffers
 from cpc.negatives import Negatives
-from cpc.probes import linear
+from cpc.probes import classifiers, linear
 from cpc.train import resolve_precision
 from cpc.windows import Windows
 from tests.bench.plain import PlainCPC
@@ -340,6 +340,15 @@ def probes(options):
         x = (means[y] + rng.standard_normal((count, dim))) @ mixing
         return (x / x.std(axis=0)).astype(np.float32), y
 
+    def stream(x, y, x_dev, y_dev):
+        def blocks(epoch):
+            order = np.random.default_rng(epoch).permutation(len(x))
+            for first in range(0, len(x), linear.BLOCK_FRAMES):
+                rows = order[first : first + linear.BLOCK_FRAMES]
+                yield x[rows], y[rows]
+
+        return classifiers.streamed(blocks, len(x), np.arange(40), x_dev, y_dev, (0.1,), 0, lambda line: None)[0].model
+
     x_dev, y_dev = draw(20_000)
     for frames in options.frames:
         x, y = draw(frames)
@@ -347,9 +356,8 @@ def probes(options):
             "lbfgs": LogisticRegression(C=0.1, max_iter=200, tol=linear.TOL),
             "newton-cg": LogisticRegression(C=0.1, max_iter=50, tol=1e-3, solver="newton-cg"),
             "saga": LogisticRegression(C=0.1, max_iter=20, tol=1e-3, solver="saga"),
-            "streaming (SGD, partial_fit, 5 passes)": SGDClassifier(
-                "log_loss", alpha=1e-5, average=True, random_state=0
-            ),
+            "SGD (partial_fit, 5 passes)": SGDClassifier("log_loss", alpha=1e-5, average=True, random_state=0),
+            "streaming (cpc.probes.classifiers.streamed)": None,
         }
         for name, solver in solvers.items():
             if frames > 50_000 and name in ("newton-cg", "saga"):
@@ -357,7 +365,9 @@ def probes(options):
             began = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                if name.startswith("streaming"):
+                if solver is None:
+                    solver = stream(x, y, x_dev, y_dev)
+                elif name.startswith("SGD"):
                     for _ in range(5):
                         for first in range(0, frames, 10_000):
                             part = slice(first, first + 10_000)
