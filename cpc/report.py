@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cpc import metrics
 from cpc.files import replacing
+from cpc.tables import markdown
 
 METRICS_FILE = "metrics.jsonl"
 DPI = 150
@@ -199,10 +200,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     for key in keys:
         values = [results.get(task, {}).get(key, {}).get(measure) for task, measure in COLUMNS.values()]
         cells.append([ROWS.get(key, key), *("–" if value is None else f"{100 * value:.1f}" for value in values)])
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    rows = [cells[0], rule, *cells[1:]]
-    lines = ["| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in rows]
+    lines = [markdown(cells)]
     if results.get("seconds"):
         seconds = results["seconds"]
         stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())

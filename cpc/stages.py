@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cpc.files import write_bytes
+from cpc.tables import markdown
 
 State = Literal["done", "begun", "to do", "changed"]
 _NAMES: Mapping[State, str] = {
@@ -269,22 +270,17 @@ def plan(stages: Stages, costs: Mapping[str, tuple[float, float]]) -> str:
         costs: by stage, the expected hours and gigabytes on disk.
 
     Returns:
-        A Markdown table: stage, state, hours, GB; the last line adds up what is not done.
+        A Markdown table: stage, hours, GB, state; the last line adds up what is not done.
     """
-    rows, total = [("stage", "state", "hours", "GB")], [0.0, 0.0]
+    rows, total = [("stage", "hours", "GB", "state")], [0.0, 0.0]
     for name, standing in stages.standings().items():
         hours, gigabytes = costs.get(name, (0.0, 0.0))
         state = _NAMES[standing.state] + (f": {standing.why}" if standing.why else "")
-        rows.append((name, state, f"{hours:.2f}", f"{gigabytes:.1f}"))
+        rows.append((name, f"{hours:.2f}", f"{gigabytes:.1f}", state))
         if standing.state != "done" or standing.why:
             total = [total[0] + hours, total[1] + gigabytes]
-    rows.append(("in all", "what is not done", f"{total[0]:.2f}", f"{total[1]:.1f}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        f"| {a:<{widths[0]}} | {b:<{widths[1]}} | {c:>{widths[2]}} | {d:>{widths[3]}} |"
-        for a, b, c, d in (rows[0], tuple("-" * (w - (i > 1)) + ":" * (i > 1) for i, w in enumerate(widths)), *rows[1:])
-    ]
-    return "\n".join(lines)
+    rows.append(("in all", f"{total[0]:.2f}", f"{total[1]:.1f}", "what is not done"))
+    return markdown(rows)
 
 
 def digest(path: Path) -> str:

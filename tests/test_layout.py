@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "config": {"files"},
     "model": {"config", "encoder", "autoregressor", "predictor"},
     "profile": set(),
-    "stages": {"files"},
+    "tables": set(),
+    "stages": {"files", "tables"},
     "estimate": {"config", "features", "manifest", "metrics", "train"},
     "optim": {"encoder", "predictor"},
     "metrics": {"files"},
@@ -52,7 +53,7 @@ MAY_IMPORT = {
     "probes/linear": {"alignment", "features", "files", "probes"},
     "probes/__init__": set(),
     "ablate": {"alignment", "checkpoint", "config", "features", "files", "manifest", "probes", "train"},
-    "report": {"files", "metrics"},
+    "report": {"files", "metrics", "tables"},
     "maps": {"alignment", "features"},
     "page": {"alignment", "audio", "config", "features", "files", "maps", "report"},
     "cli": {

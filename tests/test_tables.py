@@ -1,0 +1,10 @@
+from cpc.tables import markdown
+
+
+def test_columns_are_as_wide_as_their_widest_cell():
+    assert markdown([["a", "b"], ["long", "1"], ["x", "22.5"]]).splitlines() == [
+        "| a    |    b |",
+        "| ---- | ---: |",
+        "| long |    1 |",
+        "| x    | 22.5 |",
+    ]
