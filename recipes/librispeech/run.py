@@ -475,7 +475,12 @@ def show_plan(stages: Stages, options: argparse.Namespace) -> None:
     dimension_gb = frames * np.dtype(DTYPE).itemsize / 1e9
     z, c = config.encoder.channels * dimension_gb, config.autoregressor.hidden * dimension_gb
     training, extraction = config.train.num_updates * speed.update_seconds / 3600, hours / speed.extraction
-    probing = {stage: PROBE_HOURS * sum(p.frames in names for p in PROBES) for stage, names in FRAMES.items()}
+    cores = min(os.cpu_count() or 1, 8)
+    rows = options.probe_frames or 4 * FRACTIONS[0] * frames  # of them all, streaming makes four passes
+    probing = {
+        stage: sum(rows / (PROBED[p.task] * cores) / 3600 for p in PROBES if p.frames in names)
+        for stage, names in FRAMES.items()
+    }
     costs = {
         "download": (corpus_gb / DOWNLOAD_GB_AN_HOUR, 2 * corpus_gb),
         "manifest": (hours / (DECODING * (os.cpu_count() or 1)), 0.0),
@@ -497,10 +502,12 @@ def show_plan(stages: Stages, options: argparse.Namespace) -> None:
     print(f"stage train is: {command} --train.num-updates {config.train.num_updates} --out {options.out}")
 
 
-DOWNLOAD_GB_AN_HOUR, DECODING, ALIGNING, PROBE_HOURS = 36, 300, 28, 0.05  # see ASSUMED
+DOWNLOAD_GB_AN_HOUR, DECODING, ALIGNING = 36, 300, 28  # the last two: times real time, a core
+PROBED = {"phone": 20_000, "speaker": 6_000}  # frames a second and core, on a busy machine
 ASSUMED = (
-    f"download {DOWNLOAD_GB_AN_HOUR / 3.6:.0f} MB/s; a core decodes {DECODING} × and aligns {ALIGNING} × real time; "
-    f"{60 * PROBE_HOURS:.0f} minutes a probe; a topline's update like CPC's"
+    f"{DOWNLOAD_GB_AN_HOUR / 3.6:.0f} MB/s of download; that a core decodes {DECODING} × and aligns {ALIGNING} × real "
+    f"time, and probes {PROBED['phone']} frames a second for phones, {PROBED['speaker']} for speakers; that supervised "
+    "updates take as long as CPC's"
 )
 
 
