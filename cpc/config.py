@@ -258,6 +258,15 @@ def to_dict(config: Config) -> dict[str, Any]:
     return plain
 
 
+def identity(config: Config) -> dict[str, Any]:
+    """The settings that decide what is learned: not where it runs, nor where its data lie and how they are read."""
+    values = to_dict(config)
+    del values["device"], values["compile"], values["loss"]["labels"]
+    for key in ("manifest", "workers", "cache", "cache_megabytes"):
+        del values["data"][key]
+    return values
+
+
 def write(config: Config, path: Path) -> None:
     """Write as TOML, such that `read` gives the same Config."""
     values = to_dict(config)

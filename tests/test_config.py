@@ -1,5 +1,6 @@
 """Configuration: TOML in, checked, TOML out."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -75,3 +76,20 @@ def test_the_choices_are_those_of_the_modules_that_they_choose_from():
     ]:
         given = eval(field, vars(config)) if isinstance(field, str) else field
         assert get_args(given) == get_args(choices)
+
+
+def test_identity_ignores_where_a_run_is_made_and_nothing_else():
+    base = configuration.read("small")
+    elsewhere = replace(
+        base,
+        device="cuda",
+        data=replace(base.data, manifest="elsewhere.csv", workers=3, cache="cache"),
+        loss=replace(base.loss, labels="labels.txt"),
+    )
+    assert configuration.identity(elsewhere) == configuration.identity(base)
+    for other in (
+        replace(base, seed=1),
+        replace(base, data=replace(base.data, window_samples=10240)),
+        replace(base, optim=replace(base.optim, lr=1e-3)),
+    ):
+        assert configuration.identity(other) != configuration.identity(base)

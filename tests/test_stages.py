@@ -199,3 +199,11 @@ def test_a_folder_counts_by_names_sizes_and_times(tmp_path):
     assert changed != first
     (folder / "y").write_text("")
     assert digest(folder) not in {first, changed}
+
+
+def test_what_a_kept_stage_finds_made_elsewhere_is_its_own_to_judge(chain):
+    """As a model that torchrun has trained into the folder: the stage is called, nothing is refused or removed."""
+    chain.run("a")
+    chain.run("b")
+    (chain.out / "c").write_text("trained elsewhere")
+    assert chain.run("c") == "c"

@@ -199,7 +199,7 @@ def experiment(options: argparse.Namespace) -> Stages:
                 lambda: pretrain(config, out),
                 inputs={"split": splits[f"{options.pretrain_split} split"]},
                 outputs=[out / name for name in ("config.toml", "metrics.jsonl", "last.pt", "best.pt")],
-                settings=what_counts(config),
+                settings=configuration.identity(config),
                 keep=True,
             ),
             Stage(
@@ -228,7 +228,11 @@ def experiment(options: argparse.Namespace) -> Stages:
                 topline,
                 inputs={**closed, "labels": labels},
                 outputs=[*(out / "topline" / target for target in toplines), *folders["topline"], *results["topline"]],
-                settings={**probing, "dtype": DTYPE, **{name: what_counts(c) for name, c in toplines.items()}},
+                settings={
+                    **probing,
+                    "dtype": DTYPE,
+                    **{name: configuration.identity(c) for name, c in toplines.items()},
+                },
                 keep=True,
             ),
             Stage(
@@ -350,14 +354,6 @@ def supervised(config: Config, target: str, options: argparse.Namespace) -> Conf
         data=dataclasses.replace(config.data, manifest=str(options.out / "splits" / "utterance.csv")),
         loss=dataclasses.replace(config.loss, name="supervised", target=target, labels=labels),
     )
-
-
-def what_counts(config: Config) -> dict[str, Any]:
-    """The settings that make the model what it is; where it is made, and where its data lie, do not."""
-    values = configuration.to_dict(config)
-    del values["device"], values["data"]["manifest"], values["data"]["workers"], values["data"]["cache"]
-    del values["loss"]["labels"]  # an input of its stage
-    return values
 
 
 def pretrain(config: Config, out: Path) -> None:
