@@ -138,10 +138,21 @@ def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, tabl
         ablate.read(write(tmp_path, table))
 
 
-@pytest.mark.parametrize("name", ["ablate_steps", "ablate_negatives", "grid"])
-def test_the_recipes_tables_are_valid(name):
-    table = ablate.read(RECIPE / f"{name}.toml", manifest_csv="manifest.csv")
-    assert len(table.rows) == {"ablate_steps": 6, "ablate_negatives": 5, "grid": 24}[name]
+@pytest.mark.parametrize(
+    ("recipe", "name", "rows"),
+    [
+        ("minispeech", "ablate_steps", 6),
+        ("minispeech", "ablate_negatives", 5),
+        ("minispeech", "grid", 24),
+        ("minispeech", "study", 15),
+        ("minispeech", "seeds", 1),
+        ("librispeech", "ablate_steps", 6),
+        ("librispeech", "ablate_negatives", 5),
+    ],
+)
+def test_the_recipes_tables_are_valid(recipe, name, rows):
+    table = ablate.read(RECIPE.parent / recipe / f"{name}.toml", manifest_csv="manifest.csv")
+    assert len(table.rows) == rows
     assert all(row.config.data.manifest == "manifest.csv" for row in table.rows)
 
 

@@ -434,12 +434,12 @@ def _by_class(confusion: NDArray[np.int64], names: Sequence[str], of: Mapping[st
 
 
 def _clusters(features: "Features", censuses: Mapping[str, Census], evaluate: Evaluate, targets: Targets) -> list[str]:
-    """What is drawn together, for each scored utterance: itself; its speaker, where no speaker is in train."""
+    """What is drawn together, for each scored utterance: itself; or its speaker, of several, if none is in train."""
     table = features.manifest.table
     of = dict(zip(table["utterance"].astype(str), table["speaker"].astype(str), strict=True))
     scored = [u for u, n in zip(censuses[evaluate].utterances, censuses[evaluate].num_labelled, strict=True) if n]
     shared = {of[u] for u in censuses["train"].utterances} & {of[u] for u in scored}
-    return scored if shared else [of[u] for u in scored]
+    return scored if shared or len({of[u] for u in scored}) < 2 else [of[u] for u in scored]
 
 
 def _bootstrap(
