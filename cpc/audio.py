@@ -168,7 +168,8 @@ def statistics_of(pieces: Iterable[Waveform], path: str | Path) -> tuple[float, 
         wide = block.astype(np.float64)
         n, block_mean = len(wide), float(wide.mean())
         delta = block_mean - mean
-        squares += float(np.square(wide - block_mean).sum()) + delta**2 * count * n / (count + n)
+        wide -= block_mean
+        squares += float(np.square(wide, out=wide).sum()) + delta**2 * count * n / (count + n)
         count, mean = count + n, mean + delta * n / (count + n)
         low, high = min(low, float(block.min())), max(high, float(block.max()))
     if low == high:

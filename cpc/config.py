@@ -148,8 +148,8 @@ class OptimConfig:
     """On matrices; biases and gains have none."""
     warmup_updates: int = 0
     """Updates over which the learning rate rises linearly from 0."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After warm-up: constant, or half a cosine down to 0 at the last update."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """After warm-up: constant, or down to 0 at the last update, along half a cosine or a line."""
     clip_norm: float = 0.0
     """Largest norm of the whole gradient; 0 does not clip."""
 

@@ -12,6 +12,7 @@ from cpc.encoder import BlockConv
 from cpc.predictor import Predictor
 
 Name = Literal["adam", "adamw", "muon"]
+Schedule = Literal["constant", "cosine", "linear"]
 
 # Jordan's quintic: five rounds bring singular values between 0.002 and 1 to between 0.7 and 1.2.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -136,13 +137,15 @@ def orthogonalise(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return y if x.shape[1] <= x.shape[2] else y.transpose(1, 2)
 
 
-def learning_rate(
-    update: int, *, lr: float, warmup_updates: int, num_updates: int, schedule: Literal["constant", "cosine"]
-) -> float:
-    """Learning rate of update 0, 1, …: a linear rise over the warm-up, then constant or half a cosine to 0."""
+def learning_rate(update: int, *, lr: float, warmup_updates: int, num_updates: int, schedule: Schedule) -> float:
+    """Learning rate of update 0, 1, …: a linear rise over the warm-up, then constant, or down to 0 at the end."""
     if update < warmup_updates:
         return lr * (update + 1) / warmup_updates
-    if schedule == "constant":
-        return lr
     progress = (update - warmup_updates) / max(1, num_updates - warmup_updates)
-    return lr * 0.5 * (1 + math.cos(math.pi * progress))
+    match schedule:
+        case "constant":
+            return lr
+        case "cosine":
+            return lr * 0.5 * (1 + math.cos(math.pi * progress))
+        case "linear":
+            return lr * (1 - progress)

@@ -22,6 +22,9 @@ from cpc.manifest import Manifest, ManifestError
 Short = Literal["skip", "pad"]
 Normalise = Literal["utterance", "none"]
 
+# A file of up to this much decoded audio, 4 minutes at 16 kHz, is held whole while it is measured.
+_DECODED_ONCE_BYTES = 2**24
+
 
 class Window(NamedTuple):
     """One training example.
@@ -165,13 +168,18 @@ class Windows(Dataset[Window]):
             return waveform
         if row in self._cache:
             return self._cache[row][start:stop]
-        path = self.manifest.audio_path(row)
-        if self.normalise == "utterance" and row not in self._statistics:
-            self._statistics[row] = audio.statistics(path, sample_rate=self.sample_rate, resample=self.resample)
-        size = 4 * int(self.num_samples[row])
+        path, size = self.manifest.audio_path(row), 4 * int(self.num_samples[row])
         keep = size <= self._cache_left
-        first, last = (0, int(self.num_samples[row])) if keep else (start, stop)
+        unmeasured = self.normalise == "utterance" and row not in self._statistics
+        whole = keep or (unmeasured and size <= _DECODED_ONCE_BYTES)
+        first, last = (0, int(self.num_samples[row])) if whole else (start, stop)
         waveform = audio.read(path, sample_rate=self.sample_rate, resample=self.resample, start=first, stop=last)
+        if unmeasured:  # of a file that was decoded whole just now; a long one is decoded twice, in constant memory
+            self._statistics[row] = (
+                audio.statistics_of([waveform], path)
+                if whole
+                else audio.statistics(path, sample_rate=self.sample_rate, resample=self.resample)
+            )
         if self.normalise == "utterance":
             waveform = audio.normalise(waveform, *self._statistics[row])
         if keep:

@@ -103,3 +103,9 @@ def test_the_schedule_rises_linearly_then_falls_along_half_a_cosine():
     assert rates[60] == pytest.approx(0.5)
     assert 0 < rates[109] < 1e-3
     assert optim.learning_rate(99, **{**options, "schedule": "constant"}) == 1.0
+
+
+def test_the_linear_schedule_falls_by_the_same_amount_each_update_to_its_last_step_above_0():
+    options = dict(lr=1.0, warmup_updates=10, num_updates=110, schedule="linear")
+    rates = [optim.learning_rate(u, **options) for u in range(10, 110)]
+    assert rates == pytest.approx([1 - i / 100 for i in range(100)])
