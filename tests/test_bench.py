@@ -13,6 +13,8 @@ SMALL = ["--channels", "16", "--windows", "2", "--rounds", "1"]
     [
         ("step", SMALL, "ours, bf16, GRU, current sequence"),
         ("encoder", SMALL, "norm none, bf16"),
+        ("account", SMALL, "preset small, bf16:"),
+        ("hours", ["--hours", "0.01"], "cache     0.0 h: opened in"),
         ("criterion", SMALL, "same_speaker_excl, all"),
         ("losses", ["--channels", "16", "--embeddings", "512"], "sup_con       512 x 16, 256 rows at a time"),
         ("probes", ["--channels", "8", "--frames", "2000"], "streaming"),

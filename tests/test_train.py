@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cpc
-from cpc import checkpoint, metrics, optim
+from cpc import checkpoint, manifest, metrics, optim
 from cpc.config import BatchConfig, Config, ConfigError, CriterionConfig, DataConfig, OptimConfig, TrainConfig
 from cpc.profile import Profile
 from cpc.train import TrainingError, resolve_device, resolve_precision, train
@@ -26,6 +26,25 @@ def test_two_identical_runs_give_bitwise_identical_weights(corpus, tmp_path):
         assert torch.equal(x, y)
     other = train(tiny_config(corpus, seed=1), tmp_path / "c")
     assert any(not torch.equal(x, y) for x, y in zip(weights(a).values(), weights(other).values(), strict=True))
+
+
+def test_g_enc_is_compiled_once_for_training_and_once_for_dev_however_many_epochs_there_are(
+    corpus, tmp_path, monkeypatch
+):
+    """All batches are of one size: the last one of an epoch compiles nothing anew."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **options: compile_(module, backend=count, **options))
+    config = tiny_config(corpus, compile="on", train=TrainConfig(num_updates=40, validate_every=10))
+    batches_an_epoch = len(manifest.read(corpus).select("train")) * (32000 // 4000) // config.batches.num_windows
+    assert config.train.num_updates > 2 * batches_an_epoch
+    train(config, tmp_path / "run")
+    assert len(graphs) == 2
 
 
 @pytest.mark.parametrize(("num_negatives", "optimiser"), [(0, "adam"), (7, "adamw"), (0, "muon")])

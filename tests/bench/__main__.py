@@ -1,4 +1,4 @@
-"""python -m tests.bench step | encoder | criterion | losses | data | features | probes [options]
+"""python -m tests.bench step | account | encoder | criterion | losses | data | hours | features | probes [options]
 
 Variants take turns in one process and the median counts, so that a noisy machine hits all alike: trust the ratios.
 Memory is the growth of the resident peak in a process of its own.
@@ -6,6 +6,7 @@ Memory is the growth of the resident peak in a process of its own.
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -68,19 +69,22 @@ def alone(options, table, variant, *flags):
 # --- the whole training step
 
 
-def our_step(channels, windows, precision, *, compiled=False, kind="lstm", negatives=0, scheme="mixed_speaker"):
-    """A callable: forward, backward and Adam of our model on a batch."""
+def shaped(channels, kind="lstm", scheme="mixed_speaker", negatives=0):
+    """The default configuration, Adam and the paper's 12 steps, in another width."""
     parts = config.Config()
-    parts = replace(
-        parts, encoder=replace(parts.encoder, channels=channels), autoregressor=replace(parts.autoregressor, kind=kind)
-    )
+    return replace(
+        parts, encoder=replace(parts.encoder, channels=channels), autoregressor=replace(parts.autoregressor, kind=kind),
+        criterion=replace(parts.criterion, scheme=scheme, num_negatives=negatives),
+    )  # fmt: skip
+
+
+def our_step(parts, windows, precision, *, compiled=False):
+    """A callable: forward, backward and optimiser of our model on a batch."""
     torch.manual_seed(0)
     network, x = model.build(parts), torch.randn(windows, S)
-    (optimiser,) = optim.build(
-        network, "adam", lr=2e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, momentum=0.95
-    )  # fmt: skip
+    optimise = our_optimiser(network, parts, precision)
     encode = torch.compile(network.g_enc, dynamic=False) if compiled else network.g_enc
-    chosen = Negatives.of(scheme, [0] * windows, list(range(windows)), [FRAMES] * windows, num_negatives=negatives)
+    chosen = negatives_of(parts, windows)
 
     def loss():
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -90,10 +94,35 @@ def our_step(channels, windows, precision, *, compiled=False, kind="lstm", negat
 
     def step():
         loss().backward()
-        optimiser.step()
+        optimise()
         network.zero_grad(set_to_none=True)
 
     return step
+
+
+def our_optimiser(network, parts, precision):
+    """A callable: clip and update, as training does."""
+    optimisers = optim.build(
+        network, parts.optim.name, lr=parts.optim.lr, betas=parts.optim.betas, eps=parts.optim.eps,
+        weight_decay=parts.optim.weight_decay, momentum=parts.optim.momentum,
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+    )  # fmt: skip
+
+    def optimise():
+        if parts.optim.clip_norm:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), parts.optim.clip_norm)
+        for optimiser in optimisers:
+            optimiser.step()
+
+    return optimise
+
+
+def negatives_of(parts, windows):
+    """The negatives of a batch of whole windows of as many utterances."""
+    return Negatives.of(
+        parts.criterion.scheme, [0] * windows, list(range(windows)), [FRAMES] * windows,
+        num_negatives=parts.criterion.num_negatives,
+    )  # fmt: skip
 
 
 def plain_step(channels, windows, precision="float32"):
@@ -115,14 +144,14 @@ def plain_step(channels, windows, precision="float32"):
 STEPS = {
     "plain, float32": lambda o: plain_step(o.channels, o.windows),
     "plain, bf16": lambda o: plain_step(o.channels, o.windows, "bf16"),
-    "ours, float32": lambda o: our_step(o.channels, o.windows, "float32"),
-    "ours, bf16": lambda o: our_step(o.channels, o.windows, "bf16"),
-    "ours, bf16, compiled encoder": lambda o: our_step(o.channels, o.windows, "bf16", compiled=True),
-    "ours, float32, compiled encoder": lambda o: our_step(o.channels, o.windows, "float32", compiled=True),
-    "ours, bf16, 128 drawn negatives": lambda o: our_step(o.channels, o.windows, "bf16", negatives=128),
-    "ours, bf16, GRU": lambda o: our_step(o.channels, o.windows, "bf16", kind="gru"),
+    "ours, float32": lambda o: our_step(shaped(o.channels), o.windows, "float32"),
+    "ours, bf16": lambda o: our_step(shaped(o.channels), o.windows, "bf16"),
+    "ours, bf16, compiled encoder": lambda o: our_step(shaped(o.channels), o.windows, "bf16", compiled=True),
+    "ours, float32, compiled encoder": lambda o: our_step(shaped(o.channels), o.windows, "float32", compiled=True),
+    "ours, bf16, 128 drawn negatives": lambda o: our_step(shaped(o.channels, negatives=128), o.windows, "bf16"),
+    "ours, bf16, GRU": lambda o: our_step(shaped(o.channels, "gru"), o.windows, "bf16"),
     "ours, bf16, GRU, current sequence": lambda o: our_step(
-        o.channels, o.windows, "bf16", kind="gru", scheme="current_sequence"
+        shaped(o.channels, "gru", "current_sequence"), o.windows, "bf16"
     ),
 }
 
@@ -156,18 +185,108 @@ def step(options):
 # --- parts
 
 
-def encoder(options):
-    """Encoder forward + backward, and its rate as a share of one large product's."""
-    keep_freed_buffers()
-    variants, flops = {}, 0
-    for c_in, kernel, hop in zip([1] + [options.channels] * 4, (10, 8, 4, 4, 4), (5, 20, 40, 80, 160), strict=True):
-        # Forward; the gradient of the weight; and, but for the waveform, of the input.
-        flops += 2 * (S // hop) * kernel * c_in * options.channels * options.windows * (2 if c_in == 1 else 3)
+def product_rates():
+    """FLOP a second of one large matrix product, by type."""
     rates = {}
     for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = (torch.randn(4096, 4096).to(dtype) for _ in range(2))
         rates[name] = 2 * 4096**3 / median_seconds({"": lambda a=a, b=b: a @ b}, 3)[""]
         print(f"4096³ product, {name}: {rates[name] / 1e9:.0f} GFLOP/s")
+    return rates
+
+
+def encoder_flops(channels, windows):
+    """Of the products, forward and backward."""
+    flops = 0
+    for c_in, kernel, hop in zip([1] + [channels] * 4, (10, 8, 4, 4, 4), (5, 20, 40, 80, 160), strict=True):
+        # Forward; the gradient of the weight; and, but for the waveform, of the input.
+        flops += 2 * (S // hop) * kernel * c_in * channels * windows * (2 if c_in == 1 else 3)
+    return flops
+
+
+def stages(parts, windows, precision):
+    """{stage: callable} of one training step, each forward and backward by itself, and the FLOPs of its products."""
+    torch.manual_seed(0)
+    network, x = model.build(parts), torch.randn(windows, S)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dim, hidden = parts.encoder.channels, parts.autoregressor.hidden
+    z, c = torch.rand(windows, FRAMES, dim).to(dtype), torch.rand(windows, FRAMES, hidden)
+    predictions, chosen = (torch.randn(K, windows, FRAMES, dim) / 16).to(dtype), negatives_of(parts, windows)
+
+    def both(forward, *inputs):
+        def run():
+            leaves = [x.clone().requires_grad_() for x in inputs]
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                y = forward(*leaves)
+            y.backward(torch.ones_like(y))
+
+        return run
+
+    candidates = FRAMES * (1 if parts.criterion.scheme == "current_sequence" else windows)
+    frames, gates = windows * FRAMES, {"gru": 3, "lstm": 4}[parts.autoregressor.kind]
+    runs = {
+        "encoder": both(lambda: network.g_enc(x)),
+        "autoregressor": both(network.g_ar, z),
+        "predictor": both(network.predict, c),
+        "criterion": both(lambda z, p: infonce(z, p, chosen).losses.mean(), z, predictions),
+    }
+    for run in runs.values():
+        run()  # so that every weight has a gradient
+    runs["optimiser"] = our_optimiser(network, parts, precision)
+    flops = {
+        "encoder": encoder_flops(dim, windows),
+        "autoregressor": 3 * 2 * frames * gates * hidden * (dim + hidden),
+        "predictor": 3 * 2 * frames * K * hidden * dim,
+        "criterion": 3 * 2 * sum(windows * (FRAMES - k) for k in range(1, K + 1)) * candidates * dim,
+    }
+    return runs, flops
+
+
+def account(options):
+    """Where each millisecond of a step goes: products at a large product's rate, overhead of operations, the rest."""
+    shapes = {
+        "preset small": config.read("small"),
+        f"GRU, {options.channels} channels, all pairs, Adam": shaped(options.channels, "gru"),
+    }
+    if options.variant:  # the whole step with malloc as it is
+        shape, precision = options.variant.split("; ")
+        run = our_step(shapes[shape], options.windows, precision)
+        print(median_seconds({"": run}, options.rounds)[""])
+        return
+    default = {
+        (shape, precision): float(alone(options, "account", f"{shape}; {precision}").splitlines()[-1])
+        for shape in shapes
+        for precision in ("float32", "bf16")
+    }
+    keep_freed_buffers()
+    rates = product_rates()
+    for (shape, precision), with_default in default.items():
+        parts = shapes[shape]
+        runs, flops = stages(parts, options.windows, precision)
+        runs["whole step"] = our_step(parts, options.windows, precision)
+        # The same operations on next to no data: what calling them costs.
+        empty_parts = replace(
+            parts, encoder=replace(parts.encoder, channels=8), autoregressor=replace(parts.autoregressor, hidden=8)
+        )
+        empty, _ = stages(empty_parts, 1, precision)
+        seconds = median_seconds(runs | {f"{name}, empty": run for name, run in empty.items()}, options.rounds)
+        print(f"{shape}, {precision}:\n{'':16s}{'ms':>8s}{'products':>10s}{'calls':>8s}{'rest':>8s}")
+        totals = [0.0] * 3
+        for name in empty:
+            spent, products = 1e3 * seconds[name], 1e3 * flops.get(name, 0) / rates[precision]
+            calls = 1e3 * seconds[f"{name}, empty"]
+            rest = spent - products - calls
+            print(f"{name:16s}{spent:8.1f}{products:10.1f}{calls:8.1f}{rest:8.1f}")
+            totals = [total + value for total, value in zip(totals, (spent, products, calls), strict=True)]
+        print(f"{'sum':16s}{totals[0]:8.1f}{totals[1]:10.1f}{totals[2]:8.1f}{totals[0] - totals[1] - totals[2]:8.1f}")
+        whole = 1e3 * seconds["whole step"]
+        print(f"whole step {whole:.1f} ms; with malloc as it is {1e3 * with_default:.1f} ms", flush=True)
+
+
+def encoder(options):
+    """Encoder forward + backward, and its rate as a share of one large product's."""
+    keep_freed_buffers()
+    variants, flops, rates = {}, encoder_flops(options.channels, options.windows), product_rates()
     x = torch.randn(options.windows, S)
     for norm in ("channel", "none"):
         for precision in rates:
@@ -286,6 +405,37 @@ def data(options):
         print(f"{name:40s} {len(order) / (time.perf_counter() - began):9.0f} windows/s a process")
 
 
+def hours(options):
+    """A corpus of many hours, the manifest's files again and again under other names: start-up, rate, memory, cache."""
+    short = manifests.read(options.manifest)
+    corpus_hours = (short.table["num_samples"] / short.table["sample_rate"]).sum() / 3600
+    with tempfile.TemporaryDirectory(dir=short.root) as temporary:
+        folder = Path(temporary)
+        for copy in range(max(1, round(options.hours / corpus_hours))):
+            for path in short.table["path"]:
+                link = folder / "sound" / f"{copy:04d}" / path
+                link.parent.mkdir(parents=True, exist_ok=True)
+                os.link(short.root / path, link)
+        began = time.perf_counter()
+        table = manifests.scan(folder / "sound", speaker="none", progress=False).manifest
+        print(f"cpc manifest: {len(table)} files in {time.perf_counter() - began:.1f} s", flush=True)
+        for name in ("files", "cache"):
+            peak, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+            cache = str(folder / "cache") if name == "cache" else ""
+            windows = Windows(table, resample=True, cache_megabytes=256, cache=cache)
+            opened, audio_hours = time.perf_counter() - began, windows.num_samples.sum() / windows.sample_rate / 3600
+            order = np.random.default_rng(0).permutation(len(windows))[:4000]
+            marks, began = [], time.perf_counter()
+            for number, i in enumerate(order, start=1):
+                windows[0, int(i)]
+                if number % (len(order) // 4) == 0:
+                    marks.append((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024)
+            rate = len(order) / (time.perf_counter() - began)
+            growth = ", ".join(f"{mark:.0f}" for mark in marks)
+            print(f"{name:6s} {audio_hours:6.1f} h: opened in {opened:6.1f} s, {rate:6.0f} windows/s a process; peak "
+                  f"{growth} MB more after each quarter of {len(order)} windows", flush=True)  # fmt: skip
+
+
 def feature_rate(options):
     """Features: times real time of short files, side by side; and of long files in constant memory."""
     if options.variant:
@@ -380,8 +530,8 @@ def probes(options):
 
 
 TABLES = {
-    "step": step, "encoder": encoder, "criterion": criterion, "losses": embedding_losses, "data": data,
-    "features": feature_rate, "probes": probes,
+    "step": step, "account": account, "encoder": encoder, "criterion": criterion, "losses": embedding_losses,
+    "data": data, "hours": hours, "features": feature_rate, "probes": probes,
 }  # fmt: skip
 
 
@@ -396,6 +546,9 @@ def main():
     parser.add_argument("--compile", action="store_true", help="also torch.compile (a minute more)")
     parser.add_argument("--manifest", default="runs/minispeech/corpus/manifest.csv", help="of data and features")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the large manifest of data")
+    parser.add_argument(
+        "--hours", type=float, default=100, help="of sound in the table hours; the cache takes 115 MB each"
+    )
     parser.add_argument("--frames", type=int, nargs="+", default=[50_000, 200_000, 1_000_000], help="of probes")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     parser.add_argument("--default-malloc", action="store_true", help=argparse.SUPPRESS)
