@@ -30,7 +30,7 @@ import os
 import re
 import shutil
 import statistics
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,8 +194,15 @@ def run(
         context = multiprocessing.get_context("spawn")
         threads = max(1, (os.cpu_count() or 1) // jobs)
         with ProcessPoolExecutor(jobs, context, initializer=_limit_threads, initargs=(threads,)) as pool:
-            for future in [pool.submit(_run_one, *task) for task in waiting]:
-                future.result()
+            folder_of_run = {pool.submit(_run_one, *task): task[1] for task in waiting}
+            try:
+                for number, future in enumerate(as_completed(folder_of_run), start=1):
+                    future.result()
+                    print(f"== {number} of {len(waiting)} done: {folder_of_run[future].relative_to(out)}", flush=True)
+                    render(table, out, evaluate)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # what is under way ends; nothing else begins
+                raise
     return render(table, out, evaluate)
 
 

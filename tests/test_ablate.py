@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cpc import ablate, manifest
+from cpc.checkpoint import CheckpointError
 from cpc.config import ConfigError
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "minispeech"
@@ -100,6 +101,17 @@ def test_jobs_give_what_one_after_the_other_gives(corpus, tmp_path, labels):
     one, two = (json.loads((tmp_path / f"out{jobs}" / "results.json").read_text())["rows"] for jobs in (1, 2))
     for a, b in zip(one, two, strict=True):
         assert a["runs"][0]["phone"] == pytest.approx(b["runs"][0]["phone"], abs=0.02)
+
+
+def test_with_jobs_a_run_that_fails_ends_it_all_and_what_was_waiting_does_not_begin(corpus, tmp_path, labels):
+    rows = "".join(f'[[row]]\nname = "row {i}"\nset = {{ "criterion.num_steps" = {i + 1} }}\n' for i in range(8))
+    table = ablate.read(write(tmp_path, f'base = "base.toml"\n{rows}'), manifest_csv=str(corpus))
+    damaged = tmp_path / "out" / "row-0" / "seed-0" / "last.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match="row-0"):
+        ablate.run(table, tmp_path / "out", labels=labels, jobs=2)
+    assert not (tmp_path / "out" / "row-7").exists()
 
 
 def test_a_grid_is_every_combination(tmp_path):

@@ -72,6 +72,7 @@ def test_the_choices_are_those_of_the_modules_that_they_choose_from():
         (config.BatchConfig.__annotations__["kind"], batches.Composition),
         (config.DataConfig.__annotations__["short"], windows.Short),
         (config.OptimConfig.__annotations__["name"], optim.Name),
+        (config.OptimConfig.__annotations__["schedule"], optim.Schedule),
         (config.CriterionConfig.__annotations__["scheme"], negatives.Scheme),
     ]:
         given = eval(field, vars(config)) if isinstance(field, str) else field
