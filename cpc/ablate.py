@@ -226,16 +226,20 @@ def render(table: Table, out: Path, evaluate: Evaluate) -> Path:
     minutes = [run["seconds"] / 60 for row in rows for run in row["runs"]]
     lines = [
         f"**{table.title}**: accuracy in % on {evaluate}, mean ± sd over seeds {', '.join(map(str, table.seeds))}; "
-        f"{' to '.join(map(str, updates))} updates"
+        f"{updates[0]}{f' to {updates[-1]}' if len(updates) > 1 else ''} updates"
         + (f", {min(minutes):.1f} to {max(minutes):.1f} minutes of training a run" if minutes else ""),
         "",
-        "| | phone | paper, phone | speaker, frame | speaker, utterance | runs |",
-        "|---|---:|---:|---:|---:|---:|",
     ]
+    has_paper = any(row["paper"] is not None for row in rows)
+    columns = ["phone", *["paper, phone"] * has_paper, "speaker, frame", "speaker, utterance", "runs"]
+    lines += [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for row in rows:
-        cells = [_mean_sd([run[key] for run in row["runs"]]) for key in ("phone", "speaker", "speaker_utterance")]
+        phone, *speaker = (
+            _mean_sd([run[key] for run in row["runs"]]) for key in ("phone", "speaker", "speaker_utterance")
+        )
         paper = "" if row["paper"] is None else f"{row['paper']:.1f}"
-        lines.append(f"| {row['name']} | {cells[0]} | {paper} | {cells[1]} | {cells[2]} | {len(row['runs'])} |")
+        cells = [row["name"], phone, *[paper] * has_paper, *speaker, str(len(row["runs"]))]
+        lines.append(f"| {' | '.join(cells)} |")
     write_bytes(out / "table.md", ("\n".join(lines) + "\n").encode())
     _draw(table.title, rows, out / "table.png")
     return out / "table.md"

@@ -157,7 +157,7 @@ def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, tabl
         ("minispeech", "ablate_negatives", 5),
         ("minispeech", "grid", 24),
         ("minispeech", "study", 28),
-        ("minispeech", "study_combined", 8),
+        ("minispeech", "study_combined", 14),
         ("minispeech", "precision", 2),
         ("minispeech", "seeds", 1),
         ("librispeech", "ablate_steps", 6),
