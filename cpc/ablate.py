@@ -30,7 +30,7 @@ import os
 import re
 import shutil
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,15 +194,15 @@ def run(
         context = multiprocessing.get_context("spawn")
         threads = max(1, (os.cpu_count() or 1) // jobs)
         with ProcessPoolExecutor(jobs, context, initializer=_limit_threads, initargs=(threads,)) as pool:
-            folder_of_run = {pool.submit(_run_one, *task): task[1] for task in waiting}
-            try:
-                for number, future in enumerate(as_completed(folder_of_run), start=1):
-                    future.result()
-                    print(f"== {number} of {len(waiting)} done: {folder_of_run[future].relative_to(out)}", flush=True)
+            queue, num_done = iter(waiting), 0
+            running = {pool.submit(_run_one, *task): task[1] for task in itertools.islice(queue, jobs)}
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()  # if it failed, what is under way ends and nothing else begins
+                    num_done += 1
+                    print(f"== {num_done} of {len(waiting)} done: {running.pop(future).relative_to(out)}", flush=True)
                     render(table, out, evaluate)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # what is under way ends; nothing else begins
-                raise
+                    running |= {pool.submit(_run_one, *task): task[1] for task in itertools.islice(queue, 1)}
     return render(table, out, evaluate)
 
 
@@ -250,20 +250,36 @@ def _run_one(config: Config, folder: Path, labels: Path, evaluate: Evaluate, max
     from cpc.train import complete
 
     seconds = checkpoint.read(complete(config, folder) / "last.pt")[1]["seconds"]
+    probed = probe(config, folder, folder / "c", labels, evaluate, max_frames)
+    result = {**probed, "seconds": seconds, "seed": config.seed, "max_frames": max_frames}
+    write_bytes(folder / f"result-{evaluate}.json", json.dumps(result).encode())
+
+
+def probe(
+    config: Config, run: Path, frames: Path, labels: Path, evaluate: Evaluate, max_frames: int
+) -> dict[str, float | list[float]]:
+    """Accuracies of c: phones, with their interval, and speakers by frame and by utterance.
+
+    Args:
+        config: of the run.
+        run: its folder, or one of its checkpoints.
+        frames: where c is kept meanwhile.
+        labels: phone labels.
+        evaluate: split.
+        max_frames: train frames of each probe.
+    """
+    utterances = manifest.read(config.data.manifest)
     opened = features.load(
-        features.extract(features.of_run(folder, "c"), manifest.read(config.data.manifest), folder / "c",
-                         resample=config.audio.resample)
-    )  # fmt: skip
+        features.extract(features.of_run(run, "c"), utterances, frames, resample=config.audio.resample)
+    )
     options: dict[str, Any] = {"max_frames": max_frames, "Cs": (0.01, 0.1, 1.0), "evaluate": evaluate}
     phone = linear.phone(opened, alignment.read_labels(labels), **options)
     speaker = linear.speaker(opened, **options)
-    result = {
+    shutil.rmtree(frames)  # they take more room than everything else, and are quickly made again
+    return {
         "phone": phone["accuracy"], "speaker": speaker["accuracy"], "speaker_utterance": speaker["utterance_accuracy"],
-        "phone_interval": phone["accuracy_interval"], "seconds": seconds, "seed": config.seed,
-        "max_frames": max_frames,
+        "phone_interval": phone["accuracy_interval"],
     }  # fmt: skip
-    write_bytes(folder / f"result-{evaluate}.json", json.dumps(result).encode())
-    shutil.rmtree(folder / "c")  # frames take more room than everything else, and are quickly made again
 
 
 def _is_finished(config: Config, folder: Path, labels: Path, evaluate: Evaluate, max_frames: int) -> bool:

@@ -157,11 +157,16 @@ def statistics(path: str | Path, *, sample_rate: int, resample: bool) -> tuple[f
         AudioError: as `blocks`; or the file is silent: all its samples are equal.
     """
     pieces = blocks(path, sample_rate=sample_rate, resample=resample, block_samples=_PIECE_SAMPLES)
-    return statistics_of(pieces, path)
+    return _statistics(pieces, path)
 
 
-def statistics_of(pieces: Iterable[Waveform], path: str | Path) -> tuple[float, float]:
-    """As `statistics`, of a file that is decoded already, in pieces; `path` names it in errors."""
+def statistics_of(waveform: Waveform, path: str | Path) -> tuple[float, float]:
+    """As `statistics`, to the bit, of a file that is decoded already; `path` names it in errors."""
+    pieces = (waveform[first : first + _PIECE_SAMPLES] for first in range(0, len(waveform), _PIECE_SAMPLES))
+    return _statistics(pieces, path)
+
+
+def _statistics(pieces: Iterable[Waveform], path: str | Path) -> tuple[float, float]:
     count, mean, squares = 0, 0.0, 0.0  # squares: sum of squared distances from the running mean
     low, high = math.inf, -math.inf
     for block in pieces:

@@ -82,7 +82,7 @@ class Cache:
                 f"{path}: {len(waveform)} samples, the manifest promises {length}; run `cpc manifest` again"
             )
         silent = waveform.min() == waveform.max()
-        mean, std = (float(waveform[0]), 0.0) if silent else audio.statistics_of([waveform], path)
+        mean, std = (float(waveform[0]), 0.0) if silent else audio.statistics_of(waveform, path)
         exact = waveform * np.float32(_FULL_SCALE)
         is_16_bit = bool((exact == np.rint(exact)).all() and np.abs(exact + 0.5).max() < _FULL_SCALE)
         scale = np.float32(1 / _FULL_SCALE) if is_16_bit else np.float32(np.abs(waveform).max() / (_FULL_SCALE - 1))

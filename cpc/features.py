@@ -279,7 +279,7 @@ def _read(extractor: Extractor, file: _File, *, resample: bool) -> NDArray[np.fl
     if extractor.num_frames(len(waveform)) != file.num_frames:
         raise _changed(file, extractor.num_frames(len(waveform)))
     if extractor.normalise:
-        waveform = audio.normalise(waveform, *audio.statistics_of([waveform], file.source))
+        waveform = audio.normalise(waveform, *audio.statistics_of(waveform, file.source))
     return waveform
 
 

@@ -176,7 +176,7 @@ class Windows(Dataset[Window]):
         waveform = audio.read(path, sample_rate=self.sample_rate, resample=self.resample, start=first, stop=last)
         if unmeasured:  # of a file that was decoded whole just now; a long one is decoded twice, in constant memory
             self._statistics[row] = (
-                audio.statistics_of([waveform], path)
+                audio.statistics_of(waveform, path)
                 if whole
                 else audio.statistics(path, sample_rate=self.sample_rate, resample=self.resample)
             )

@@ -9,6 +9,7 @@ import torch
 
 from cpc import audio
 from cpc import manifest as manifests
+from cpc import windows as windows_module
 from cpc.batches import BatchError, BatchSampler, epoch_batches, num_left_out
 from cpc.manifest import ManifestError
 from cpc.windows import Windows, collate
@@ -55,6 +56,29 @@ def test_normalisation_is_by_the_whole_utterance(corpus):
     np.testing.assert_allclose(windows[2, 7].waveform.numpy(), whole[start:stop], atol=1e-4)
     raw = windows_of(corpus, normalise="none")[2, 7].waveform.numpy()
     np.testing.assert_array_equal(raw, audio.read(windows.manifest.audio_path(row), sample_rate=16000)[start:stop])
+
+
+@pytest.mark.parametrize("cache_megabytes", [0, 100])
+def test_a_file_is_decoded_once_for_its_statistics_and_its_first_window(corpus, monkeypatch, cache_megabytes):
+    """And to the same bits as one that is too long for that, which is measured piece by piece first."""
+    monkeypatch.setattr(audio, "_PIECE_SAMPLES", 5000)
+    opened, open_ = [], audio._open
+
+    def count(path):
+        opened.append(path)
+        return open_(path)
+
+    monkeypatch.setattr(audio, "_open", count)
+    whole = windows_of(corpus, cache_megabytes=cache_megabytes)
+    first = [int(i) for i in np.unique(whole.utterance, return_index=True)[1]]
+    ours = [whole[0, i].waveform for i in first]
+    assert len(opened) == len(first)
+    monkeypatch.setattr(windows_module, "_DECODED_ONCE_BYTES", 0)
+    pieces = windows_of(corpus)
+    for i, waveform in zip(first, ours, strict=True):
+        assert torch.equal(pieces[0, i].waveform, waveform)
+    assert len(opened) == 3 * len(first)
+    assert whole._statistics == pieces._statistics
 
 
 def test_short_utterances_are_skipped_and_counted_or_padded(corpus):

@@ -22,12 +22,12 @@ from cpc.files import replacing, write_bytes
 from cpc.probes import linear
 from cpc.train import complete
 
-# Name: preset, changed fields, updates, updates between probes.
+# Name: preset or file, changed fields, updates, updates between probes.
 SETTINGS = {
     "paper, one GPU's 8 windows": ("paper", {"batches": {"num_windows": 8}, "data": {"workers": 0}}, 600, 200),
-    "small with AdamW 2e-3": ("small", {"optim": {"name": "adamw", "lr": 2e-3}}, 2400, 600),
-    "small (Muon 4e-3)": ("small", {}, 2400, 600),
-    "small, 4800 updates": ("small", {}, 4800, 1200),
+    "small, before the study": (Path(__file__).parent / "small_before.toml", {}, 2400, 800),
+    "small": ("small", {}, 2400, 400),
+    "small, 4800 updates": ("small", {}, 4800, 1600),
 }
 
 

@@ -3,9 +3,9 @@
     pip install schedulefree
     python recipes/minispeech/study_more.py [--corpus runs/minispeech/corpus] [--out runs/study_more] [--only NAME …]
 
-Beside study.toml: as many updates, the same probes, on the dev split. The training loop is written out below, so that
-any line of it can be changed; "small" is the preset in this loop: the weights of `cpc train small`. What is finished
-is kept.
+Probed as the rows of study.toml, on the dev split, by the last weights. The training loop is written out below, so that
+any line of it can be changed; "small" is the preset in this loop: the weights of `cpc train small`. What is finished is
+kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cpc import alignment, checkpoint, features, manifest, model, optim
+from cpc import ablate, checkpoint, manifest, model, optim
 from cpc import config as configuration
 from cpc.batches import BatchSampler
 from cpc.config import Config
@@ -31,7 +31,6 @@ from cpc.files import write_bytes
 from cpc.infonce import infonce
 from cpc.memory import keep_freed_buffers
 from cpc.negatives import Negatives
-from cpc.probes import linear
 from cpc.train import resolve_precision
 from cpc.windows import Windows, collate
 
@@ -115,10 +114,14 @@ def train(config: Config, setting: Setting, path: Path) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             z, c = network.represent(batch.waveforms)
             predictions = network.predict(c)
-        negatives = Negatives.of(config.criterion.scheme, batch.speaker, batch.utterance, [z.shape[1]] * len(z))
+        negatives = Negatives.of(
+            config.criterion.scheme, batch.speaker, batch.utterance, [z.shape[1]] * len(z),
+            num_negatives=config.criterion.num_negatives, seed=(config.seed << 32) + update + 1,
+        )  # fmt: skip
         network.zero_grad(set_to_none=True)
         infonce(z, predictions, negatives).losses.mean().backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip_norm)
+        if config.optim.clip_norm:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip_norm)
         for optimiser in optimisers:
             optimiser.step()
     if setting.schedule_free_lr:
@@ -142,23 +145,20 @@ def main() -> None:
         data=dataclasses.replace(config.data, manifest=str(options.corpus / "manifest.csv")),
         train=dataclasses.replace(config.train, num_updates=options.updates),
     )  # fmt: skip
-    utterances = manifest.read(config.data.manifest)
-    labels = alignment.read_labels(options.corpus / "phone_labels.txt")
+    labels = options.corpus / "phone_labels.txt"
     print("| setting | phone | speaker, frame | speaker, utterance |\n|---|---:|---:|---:|")
     for name in options.only:
         folder = options.out / f"{''.join(c if c.isalnum() else '-' for c in name)}-seed-{options.seed}"
-        result = folder / f"result-{options.updates}.json"
+        weights, result = folder / "last.pt", folder / "result-dev.json"
+        if not weights.exists():
+            train(config, SETTINGS[name], weights)
+        elif checkpoint.read(weights)[0] != config:
+            sys.exit(f"{folder}: holds a run of another configuration; pass another --out, or remove it")
         if not result.exists():
-            train(config, SETTINGS[name], folder / "last.pt")
-            shutil.rmtree(folder / "c", ignore_errors=True)
-            opened = features.load(features.extract(features.of_run(folder / "last.pt", "c"), utterances, folder / "c"))
-            probing = {"max_frames": 30_000, "Cs": (0.01, 0.1, 1.0), "evaluate": "dev"}
-            phone, speaker = linear.phone(opened, labels, **probing), linear.speaker(opened, **probing)
-            shutil.rmtree(folder / "c")
-            write_bytes(result, json.dumps([
-                phone["accuracy"], speaker["accuracy"], speaker["utterance_accuracy"]
-            ]).encode())  # fmt: skip
-        cells = " | ".join(f"{100 * value:.1f}" for value in json.loads(result.read_text()))
+            probed = ablate.probe(config, weights, folder / "c", labels, "dev", max_frames=30_000)
+            write_bytes(result, json.dumps(probed).encode())
+        values = json.loads(result.read_text())
+        cells = " | ".join(f"{100 * values[key]:.1f}" for key in ("phone", "speaker", "speaker_utterance"))
         print(f"| {name} | {cells} |", flush=True)
 
 

@@ -5,8 +5,8 @@ Memory is the growth of the resident peak in a process of its own.
 """
 
 import argparse
+import itertools
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -62,7 +62,8 @@ def print_table(seconds, base, rows=None):
 def alone(options, table, variant, *flags):
     """What one variant of a table prints in a process of its own."""
     command = [sys.executable, "-m", "tests.bench", table, "--variant", variant, "--channels", str(options.channels)]
-    command += ["--windows", str(options.windows), "--threads", str(options.threads), *flags]
+    command += ["--windows", str(options.windows), "--threads", str(options.threads), "--hours", str(options.hours)]
+    command += flags
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -70,7 +71,7 @@ def alone(options, table, variant, *flags):
 
 
 def shaped(channels, kind="lstm", scheme="mixed_speaker", negatives=0):
-    """The default configuration, Adam and the paper's 12 steps, in another width."""
+    """The default configuration (Adam, the paper's 12 steps) in another width; an LSTM, as CPC_audio has."""
     parts = config.Config()
     return replace(
         parts, encoder=replace(parts.encoder, channels=channels), autoregressor=replace(parts.autoregressor, kind=kind),
@@ -207,7 +208,9 @@ def encoder_flops(channels, windows):
 def stages(parts, windows, precision):
     """{stage: callable} of one training step, each forward and backward by itself, and the FLOPs of its products."""
     torch.manual_seed(0)
-    network, x = model.build(parts), torch.randn(windows, S)
+    network, updated, x = model.build(parts), model.build(parts), torch.randn(windows, S)
+    for p in updated.parameters():
+        p.grad = torch.randn_like(p)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     dim, hidden = parts.encoder.channels, parts.autoregressor.hidden
     z, c = torch.rand(windows, FRAMES, dim).to(dtype), torch.rand(windows, FRAMES, hidden)
@@ -216,6 +219,7 @@ def stages(parts, windows, precision):
     def both(forward, *inputs):
         def run():
             leaves = [x.clone().requires_grad_() for x in inputs]
+            network.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 y = forward(*leaves)
             y.backward(torch.ones_like(y))
@@ -229,16 +233,19 @@ def stages(parts, windows, precision):
         "autoregressor": both(network.g_ar, z),
         "predictor": both(network.predict, c),
         "criterion": both(lambda z, p: infonce(z, p, chosen).losses.mean(), z, predictions),
+        "optimiser": our_optimiser(updated, parts, precision),
     }
-    for run in runs.values():
-        run()  # so that every weight has a gradient
-    runs["optimiser"] = our_optimiser(network, parts, precision)
     flops = {
         "encoder": encoder_flops(dim, windows),
         "autoregressor": 3 * 2 * frames * gates * hidden * (dim + hidden),
         "predictor": 3 * 2 * frames * K * hidden * dim,
         "criterion": 3 * 2 * sum(windows * (FRAMES - k) for k in range(1, K + 1)) * candidates * dim,
+        "optimiser": 0,
     }
+    if parts.optim.name == "muon":
+        for p, n in optim.stacked_maps(network).items():  # of n maps each; five rounds of three products
+            short, long = sorted((len(p) // n, p.shape[1]))
+            flops["optimiser"] += 5 * n * (4 * short**2 * long + 2 * short**3)
     return runs, flops
 
 
@@ -253,18 +260,16 @@ def account(options):
         run = our_step(shapes[shape], options.windows, precision)
         print(median_seconds({"": run}, options.rounds)[""])
         return
-    default = {
-        (shape, precision): float(alone(options, "account", f"{shape}; {precision}").splitlines()[-1])
-        for shape in shapes
-        for precision in ("float32", "bf16")
-    }
+    rounds, default = ("--rounds", str(options.rounds)), {}
+    for shape, precision in itertools.product(shapes, ("float32", "bf16")):
+        default[shape, precision] = float(alone(options, "account", f"{shape}; {precision}", *rounds).splitlines()[-1])
     keep_freed_buffers()
     rates = product_rates()
     for (shape, precision), with_default in default.items():
         parts = shapes[shape]
         runs, flops = stages(parts, options.windows, precision)
         runs["whole step"] = our_step(parts, options.windows, precision)
-        # The same operations on next to no data: what calling them costs.
+        # The same operations on next to no data: what calling them costs (less for all pairs: in fewer blocks).
         empty_parts = replace(
             parts, encoder=replace(parts.encoder, channels=8), autoregressor=replace(parts.autoregressor, hidden=8)
         )
@@ -273,7 +278,7 @@ def account(options):
         print(f"{shape}, {precision}:\n{'':16s}{'ms':>8s}{'products':>10s}{'calls':>8s}{'rest':>8s}")
         totals = [0.0] * 3
         for name in empty:
-            spent, products = 1e3 * seconds[name], 1e3 * flops.get(name, 0) / rates[precision]
+            spent, products = 1e3 * seconds[name], 1e3 * flops[name] / rates[precision]
             calls = 1e3 * seconds[f"{name}, empty"]
             rest = spent - products - calls
             print(f"{name:16s}{spent:8.1f}{products:10.1f}{calls:8.1f}{rest:8.1f}")
@@ -406,34 +411,49 @@ def data(options):
 
 
 def hours(options):
-    """A corpus of many hours, the manifest's files again and again under other names: start-up, rate, memory, cache."""
+    """A corpus of many hours, the manifest's files again and again under other names: start-up, rate, memory, cache.
+
+    The files themselves are few, so the system has them in memory: what is measured is our part, not a disk.
+    """
+    if options.variant:
+        open_hours(options)
+        return
     short = manifests.read(options.manifest)
     corpus_hours = (short.table["num_samples"] / short.table["sample_rate"]).sum() / 3600
-    with tempfile.TemporaryDirectory(dir=short.root) as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for copy in range(max(1, round(options.hours / corpus_hours))):
-            for path in short.table["path"]:
-                link = folder / "sound" / f"{copy:04d}" / path
+            for i in range(len(short)):
+                link = folder / "sound" / f"{copy:04d}" / short.table["path"][i]
                 link.parent.mkdir(parents=True, exist_ok=True)
-                os.link(short.root / path, link)
+                link.symlink_to(short.audio_path(i).resolve())
         began = time.perf_counter()
         table = manifests.scan(folder / "sound", speaker="none", progress=False).manifest
+        manifests.write(table, folder / "sound" / "manifest.csv")
         print(f"cpc manifest: {len(table)} files in {time.perf_counter() - began:.1f} s", flush=True)
         for name in ("files", "cache"):
-            peak, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-            cache = str(folder / "cache") if name == "cache" else ""
-            windows = Windows(table, resample=True, cache_megabytes=256, cache=cache)
-            opened, audio_hours = time.perf_counter() - began, windows.num_samples.sum() / windows.sample_rate / 3600
-            order = np.random.default_rng(0).permutation(len(windows))[:4000]
-            marks, began = [], time.perf_counter()
-            for number, i in enumerate(order, start=1):
-                windows[0, int(i)]
-                if number % (len(order) // 4) == 0:
-                    marks.append((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024)
-            rate = len(order) / (time.perf_counter() - began)
-            growth = ", ".join(f"{mark:.0f}" for mark in marks)
-            print(f"{name:6s} {audio_hours:6.1f} h: opened in {opened:6.1f} s, {rate:6.0f} windows/s a process; peak "
-                  f"{growth} MB more after each quarter of {len(order)} windows", flush=True)  # fmt: skip
+            print(
+                alone(options, "hours", name, "--manifest", str(folder / "sound" / "manifest.csv")), end="", flush=True
+            )
+
+
+def open_hours(options):
+    """Read windows at random, from the files or from a cache on disk; the peak of memory must level out."""
+    peak, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    table = manifests.read(options.manifest)
+    cache = str(table.root / "cache") if options.variant == "cache" else ""
+    windows = Windows(table, resample=True, cache_megabytes=256, cache=cache)
+    opened, audio_hours = time.perf_counter() - began, windows.num_samples.sum() / windows.sample_rate / 3600
+    parts = np.array_split(np.random.default_rng(0).permutation(len(windows))[:4000], 4)
+    marks, began = [], time.perf_counter()
+    for part in parts:
+        for i in part:
+            windows[0, int(i)]
+        marks.append(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024:.0f}")
+    count = sum(map(len, parts))
+    rate = count / (time.perf_counter() - began)
+    print(f"{options.variant:6s} {audio_hours:6.1f} h: opened in {opened:6.1f} s, {rate:6.0f} windows/s a process; "
+          f"peak {', '.join(marks)} MB more after each quarter of {count} windows")  # fmt: skip
 
 
 def feature_rate(options):
