@@ -7,6 +7,7 @@ Memory is the growth of the resident peak in a process of its own.
 import argparse
 import itertools
 import json
+import re
 import resource
 import statistics
 import subprocess
@@ -438,8 +439,8 @@ def hours(options):
 
 
 def open_hours(options):
-    """Read windows at random, from the files or from a cache on disk; the peak of memory must level out."""
-    peak, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    """Read windows at random, from the files or from a cache on disk; the memory of the process must level out."""
+    before, began = private_megabytes(), time.perf_counter()
     table = manifests.read(options.manifest)
     cache = str(table.root / "cache") if options.variant == "cache" else ""
     windows = Windows(table, resample=True, cache_megabytes=256, cache=cache)
@@ -449,11 +450,17 @@ def open_hours(options):
     for part in parts:
         for i in part:
             windows[0, int(i)]
-        marks.append(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024:.0f}")
+        marks.append(f"{private_megabytes() - before:.0f}")
     count = sum(map(len, parts))
     rate = count / (time.perf_counter() - began)
     print(f"{options.variant:6s} {audio_hours:6.1f} h: opened in {opened:6.1f} s, {rate:6.0f} windows/s a process; "
-          f"peak {', '.join(marks)} MB more after each quarter of {count} windows")  # fmt: skip
+          f"{', '.join(marks)} MB of its own more after each quarter of {count} windows")  # fmt: skip
+
+
+def private_megabytes():
+    """Memory of this process alone: without pages of mapped files, which the system takes back when it needs them."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"^RssAnon:\s+(\d+) kB", status, re.M)[1]) / 1024
 
 
 def feature_rate(options):
