@@ -185,6 +185,9 @@ class Config:
     bf16 in hardware."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile of g_enc; auto takes it on CUDA for 2000 updates or more, where it pays its warm-up back."""
+    recompute: int = 0
+    """Encode a batch in this many pieces, each computed anew in the backward pass: less memory, up to a fifth slower
+    (`docs/performance.md`). 0 keeps all activations."""
     audio: AudioConfig = field(default_factory=AudioConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batches: BatchConfig = field(default_factory=BatchConfig)
@@ -261,7 +264,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 def identity(config: Config) -> dict[str, Any]:
     """The settings that decide what is learned: not where it runs, nor where its data lie and how they are read."""
     values = to_dict(config)
-    del values["device"], values["compile"], values["loss"]["labels"]
+    del values["device"], values["compile"], values["recompute"], values["loss"]["labels"]
     for key in ("manifest", "workers", "cache", "cache_megabytes"):
         del values["data"][key]
     return values
@@ -331,6 +334,7 @@ def check(config: Config, *, where: str = "configuration") -> None:
             raise ConfigError(f"{where}: {key}: got {value}, expected more than 0")
     not_negative = {
         "seed": config.seed,
+        "recompute": config.recompute,
         "data.cache_megabytes": config.data.cache_megabytes,
         "data.workers": config.data.workers,
         "criterion.num_negatives": config.criterion.num_negatives,
@@ -345,6 +349,10 @@ def check(config: Config, *, where: str = "configuration") -> None:
     for key, value in {"optim.momentum": config.optim.momentum, "loss.momentum": config.loss.momentum}.items():
         if not 0 <= value < 1:
             raise ConfigError(f"{where}: {key}: got {value}, expected 0 or more, below 1")
+    if config.recompute and config.encoder.norm == "batch":
+        raise ConfigError(
+            f"{where}: recompute: got {config.recompute}, but encoder.norm = 'batch' needs the whole batch; pass 0"
+        )
     if config.loss.name in ("supervised", "sup_con") and config.loss.target == "phone" and not config.loss.labels:
         raise ConfigError(f"{where}: loss.labels: got none, a phone target needs one; pass --loss.labels FILE")
     in_group = config.batches.windows_per_group if config.batches.kind == "by_utterance" else 1

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Norm = Literal["channel", "none", "batch"]
 Padding = Literal["none", "same", "cpc_audio"]
@@ -236,3 +237,16 @@ class Encoder(nn.Module):
                 x = norm(x.transpose(1, 2)).transpose(1, 2) if isinstance(norm, nn.BatchNorm1d) else norm(x)
             x = F.relu(x, inplace=True)
         return x, new_tails
+
+
+def recomputing(encode: Callable[[Tensor], Tensor], num_pieces: int) -> Callable[[Tensor], Tensor]:
+    """`encode` over a batch in pieces, which the backward pass computes anew, so that no activations are kept.
+
+    The same z and, but for the order of sums, the same gradients; not for batch normalisation.
+    """
+
+    def in_pieces(waveforms: Tensor) -> Tensor:
+        pieces = waveforms.chunk(num_pieces)
+        return torch.cat([checkpoint(encode, x, use_reentrant=False, preserve_rng_state=False) for x in pieces])
+
+    return in_pieces

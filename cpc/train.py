@@ -19,7 +19,7 @@ from cpc import checkpoint, distributed, manifest, metrics, model, objectives, o
 from cpc import config as configuration
 from cpc.batches import BatchSampler, epoch_batches, num_left_out
 from cpc.config import Config, ConfigError
-from cpc.encoder import Geometry
+from cpc.encoder import Geometry, recomputing
 from cpc.memory import keep_freed_buffers
 from cpc.negatives import bound_kind
 from cpc.objectives import Result, Views
@@ -128,6 +128,8 @@ def _train(
     )
     stages = Profile(run / "trace.json" if profile and ranks.is_first else None, device)
     encode = torch.compile(network.g_enc, dynamic=False) if compiles else network.g_enc
+    if config.recompute:
+        encode = recomputing(encode, config.recompute)
 
     def score(batch: Batch, windows: Windows, seed: int) -> Result:
         """The objective of one batch."""

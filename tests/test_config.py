@@ -40,6 +40,8 @@ def test_written_configuration_reads_back_equal(tmp_path):
         ),
         ("[optimiser]\nlr = 1e-3\n", r"unknown key optimiser; allowed: seed, device"),
         ("encoder = 3\n", r"encoder: got 3, expected a table \[encoder\]"),
+        ("recompute = 2\n[encoder]\nnorm = 'batch'\n", r"recompute: got 2, but encoder\.norm = 'batch'"),
+        ("recompute = -1\n", r"recompute: got -1, expected 0 or more"),
         ("[encoder]\nnorm = 'layer'\n", r"encoder\.norm: got 'layer': .*'channel', 'none' or 'batch'"),
         ("[encoder]\nchannels = 'many'\n", r"encoder\.channels: got 'many'"),
         ("[optim]\nlr = -1\n", r"optim\.lr: got -1\.0, expected more than 0"),

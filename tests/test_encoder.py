@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cpc.encoder import PAPER_STRIDES, BlockConv, Encoder, Geometry
+from cpc.encoder import PAPER_STRIDES, BlockConv, Encoder, Geometry, recomputing
 
 PADDINGS = ["none", "same", "cpc_audio"]
 
@@ -127,3 +127,25 @@ def test_batch_norm_warns_that_the_batch_enters_z():
         encoder = Encoder(8, norm="batch")
     x = torch.randn(4, 2000)
     assert not torch.allclose(encoder(x)[:1], encoder(x[:1]), atol=1e-3)
+
+
+@pytest.mark.parametrize("num_pieces", [2, 3, 9])
+def test_recomputed_pieces_have_the_same_latents_and_gradients_and_keep_next_to_nothing(num_pieces):
+    g_enc, x = Encoder(channels=16), torch.randn(5, 4000)
+    kept = []
+
+    def pack(saved):
+        kept[-1] += saved.numel()
+        return saved
+
+    results = []
+    for encode in (g_enc, recomputing(g_enc, num_pieces)):
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            z = encode(x)
+        results.append((z, torch.autograd.grad((z * z).sum(), list(g_enc.parameters()))))
+    (z, grads), (z_pieces, grads_pieces) = results
+    torch.testing.assert_close(z_pieces, z, atol=1e-6, rtol=1e-5)
+    for a, b in zip(grads_pieces, grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert kept[1] < kept[0] / 10

@@ -28,6 +28,16 @@ def test_two_identical_runs_give_bitwise_identical_weights(corpus, tmp_path):
     assert any(not torch.equal(x, y) for x, y in zip(weights(a).values(), weights(other).values(), strict=True))
 
 
+def test_a_run_that_recomputes_learns_the_same(corpus, tmp_path):
+    """But for the order of sums; and what it trained is extracted like any other run."""
+    smooth = OptimConfig(lr=1e-2, eps=1e-3, clip_norm=0.5)  # so that rounding stays small
+    config = tiny_config(corpus, optim=smooth, precision="float32")
+    plain, pieces = (train(replace(config, recompute=n), tmp_path / str(n)) for n in (0, 2))
+    for x, y in zip(weights(plain).values(), weights(pieces).values(), strict=True):
+        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-3)
+    assert cpc.load(pieces)(torch.randn(1, 4000))[0].shape == (1, 23, 16)
+
+
 def test_g_enc_is_compiled_once_for_training_and_once_for_dev_however_many_epochs_there_are(
     corpus, tmp_path, monkeypatch
 ):

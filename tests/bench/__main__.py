@@ -28,6 +28,7 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from cpc import config, features, model, optim
 from cpc import manifest as manifests
 from cpc.batches import BatchSampler
+from cpc.encoder import recomputing
 from cpc.features import CPCExtractor
 from cpc.infonce import infonce
 from cpc.losses import info_nce, nt_xent, sup_con
@@ -80,12 +81,14 @@ def shaped(channels, kind="lstm", scheme="mixed_speaker", negatives=0):
     )  # fmt: skip
 
 
-def our_step(parts, windows, precision, *, compiled=False):
+def our_step(parts, windows, precision, *, compiled=False, recompute=0):
     """A callable: forward, backward and optimiser of our model on a batch."""
     torch.manual_seed(0)
     network, x = model.build(parts), torch.randn(windows, S)
     optimise = our_optimiser(network, parts, precision)
     encode = torch.compile(network.g_enc, dynamic=False) if compiled else network.g_enc
+    if recompute:
+        encode = recomputing(encode, recompute)
     chosen = negatives_of(parts, windows)
 
     def loss():
@@ -148,6 +151,8 @@ STEPS = {
     "plain, bf16": lambda o: plain_step(o.channels, o.windows, "bf16"),
     "ours, float32": lambda o: our_step(shaped(o.channels), o.windows, "float32"),
     "ours, bf16": lambda o: our_step(shaped(o.channels), o.windows, "bf16"),
+    "ours, float32, recompute 4": lambda o: our_step(shaped(o.channels), o.windows, "float32", recompute=4),
+    "ours, bf16, recompute 2": lambda o: our_step(shaped(o.channels), o.windows, "bf16", recompute=2),
     "ours, bf16, compiled encoder": lambda o: our_step(shaped(o.channels), o.windows, "bf16", compiled=True),
     "ours, float32, compiled encoder": lambda o: our_step(shaped(o.channels), o.windows, "float32", compiled=True),
     "ours, bf16, 128 drawn negatives": lambda o: our_step(shaped(o.channels, negatives=128), o.windows, "bf16"),
