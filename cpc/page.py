@@ -159,6 +159,7 @@ def _paragraph(run: Path, config: configuration.Config) -> str:
     seconds = config.data.window_samples / config.audio.sample_rate
     task = (
         f"predicting {config.criterion.num_steps} steps ahead, negatives: {config.criterion.scheme.replace('_', ' ')}"
+        + (f", {config.criterion.num_negatives} drawn" if config.criterion.num_negatives else "")
         if config.loss.name == "cpc"
         else f"objective {config.loss.name}"
     )

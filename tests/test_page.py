@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from cpc import alignment, features, page
 from cpc import manifest as manifests
 from cpc.alignment import read_phone_classes
+from cpc.config import CriterionConfig, TrainConfig
 from cpc.probes import linear
 from cpc.train import train
 from tests.conftest import make_corpus, tiny_config
@@ -124,6 +126,16 @@ def test_results_stand_with_their_intervals(run, written):
     result = json.loads((run / "probes" / "phone-cpc_c-test.json").read_text())
     low, high = result["accuracy_interval"]
     assert f"{100 * result['accuracy']:.1f} <small>{100 * low:.1f}–{100 * high:.1f}</small>" in written.read_text()
+
+
+def test_the_first_sentences_say_where_negatives_come_from_and_how_many_are_drawn(corpus, tmp_path):
+    for drawn, says in (
+        (0, "negatives: mixed speaker. Trained on"),
+        (5, "negatives: mixed speaker, 5 drawn. Trained on"),
+    ):
+        config = tiny_config(corpus, criterion=CriterionConfig(num_steps=3, num_negatives=drawn))
+        run = train(replace(config, train=TrainConfig(num_updates=2)), tmp_path / str(drawn))
+        assert says in page._paragraph(run, config)
 
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it(corpus, tmp_path):
