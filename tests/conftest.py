@@ -1,6 +1,9 @@
 """A small corpus of synthetic sounds, in LibriSpeech's layout."""
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,6 +26,17 @@ from cpc.config import (
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads():
     torch.set_num_threads(2)
+
+
+def load_script(path: Path) -> ModuleType:
+    """A recipe's script as a module: recipes are no package."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_sound(path: Path, seconds: float, seed: int, rate: int = 16000) -> None:

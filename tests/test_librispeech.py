@@ -1,7 +1,6 @@
 """recipes/librispeech on a small tree of LibriSpeech's shape, made of minispeech's speech, from transcripts alone."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import shutil
@@ -14,19 +13,12 @@ import pytest
 import torch
 
 from cpc import estimate, maps
+from tests.conftest import load_script
 
 pytest.importorskip("espeakng_loader", reason="minispeech is made by espeak-ng: pip install -e '.[demo]'")
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SCRIPT = RECIPES / "librispeech" / "run.py"
-
-
-def load(path: Path):
-    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -72,7 +64,7 @@ def recipe(*arguments) -> Done:
         patch.setattr(sys, "argv", [*command, "--preset", str(preset), *map(str, arguments)])
         patch.setattr(estimate, "_FILE_SECONDS", 2)
         patch.setattr(maps, "NUM_FRAMES", 200)
-        script = load(SCRIPT)
+        script = load_script(SCRIPT)
         patch.setattr(script, "CS", (0.01,))
         try:
             script.main()
@@ -95,7 +87,7 @@ def speech(tmp_path_factory) -> Path:
     """ROOT/LibriSpeech/train-clean-100: sound and transcripts; the exact labels lie in ROOT."""
     root = tmp_path_factory.mktemp("librispeech")
     corpus = root / "LibriSpeech" / "train-clean-100"
-    load(RECIPES / "minispeech" / "synthesise.py").synthesise(corpus, minutes=2, num_speakers=5)
+    load_script(RECIPES / "minispeech" / "synthesise.py").synthesise(corpus, minutes=2, num_speakers=5)
     for name in ("phone_labels.txt", "phones.txt"):
         (corpus / name).rename(root / name)
     (corpus / "corpus.json").unlink()
@@ -119,7 +111,7 @@ def split_run(speech, tmp_path_factory) -> Path:
 
 
 def test_the_corpus_is_found_from_above_at_it_and_inside(speech):
-    run = load(SCRIPT)
+    run = load_script(SCRIPT)
     corpus = speech / "LibriSpeech" / "train-clean-100"
     for root in (speech, speech / "LibriSpeech", corpus):
         assert run.find(root) == corpus
@@ -219,7 +211,7 @@ def test_download_unpacks_whole_or_not_at_all(speech, archive, tmp_path, monkeyp
     """Through torchaudio's own class, with its transfer replaced; nothing half done is ever taken for the corpus."""
     import argparse
 
-    run = load(SCRIPT)
+    run = load_script(SCRIPT)
     root = tmp_path / "root"
     options = argparse.Namespace(root=root, download=True)
     calls = []

@@ -1,6 +1,5 @@
 """Claims about the synthetic corpus of recipes/minispeech."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.conftest import load_script
+
 pytest.importorskip("espeakng_loader", reason="minispeech is made by espeak-ng: pip install -e '.[demo]'")
 
 SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "minispeech" / "synthesise.py"
@@ -19,13 +20,8 @@ SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "minispeech" / "synth
 
 @pytest.fixture(scope="module")
 def minispeech() -> ModuleType:
-    """Loads the script as a module: recipes are no package."""
-    spec = importlib.util.spec_from_file_location("minispeech_synthesise", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Loads the script as a module."""
+    return load_script(SCRIPT)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """recipes/minispeech/study_more.py: its loop is `cpc train`'s, so that what it changes is all that differs."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,30 +8,24 @@ import torch
 from cpc import model
 from cpc.config import CriterionConfig, OptimConfig
 from cpc.train import train
-from tests.conftest import tiny_config
+from tests.conftest import load_script, tiny_config
+from tests.test_train import weights
 
 SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "minispeech" / "study_more.py"
 
 
 @pytest.fixture(scope="module")
 def study():
-    spec = importlib.util.spec_from_file_location("minispeech_study_more", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)["model"]
+    return load_script(SCRIPT)
 
 
 def test_the_preset_in_the_loop_that_is_written_out_has_the_weights_of_cpc_train(study, corpus, tmp_path):
     optimiser = OptimConfig(name="muon", lr=1e-2, warmup_updates=3, schedule="cosine", clip_norm=1.0)
     criterion = CriterionConfig(num_steps=3, num_negatives=5)
     config = tiny_config(corpus, optim=optimiser, criterion=criterion)
-    expected = weights(train(config, tmp_path / "run") / "last.pt")
+    expected = weights(train(config, tmp_path / "run"))
     study.train(config, study.SETTINGS["small"], tmp_path / "loop" / "last.pt")
-    got = weights(tmp_path / "loop" / "last.pt")
+    got = weights(tmp_path / "loop")
     assert got.keys() == expected.keys()
     for name in expected:
         assert torch.equal(got[name], expected[name]), name

@@ -576,7 +576,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--embeddings", type=int, default=32_768, help="N of the largest batch of losses")
     parser.add_argument("--compile", action="store_true", help="also torch.compile (a minute more)")
-    parser.add_argument("--manifest", default="runs/minispeech/corpus/manifest.csv", help="of data and features")
+    parser.add_argument("--manifest", default="runs/minispeech/corpus/manifest.csv", help="of data, hours and features")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the large manifest of data")
     parser.add_argument(
         "--hours", type=float, default=100, help="of sound in the table hours; the cache takes 115 MB each"
