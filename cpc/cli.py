@@ -20,8 +20,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from cpc import config as configuration
-from cpc.config import Config, ConfigError
+from cpc.config import Config, ConfigError, check_config, read_config
 
 
 def manifest(
@@ -51,21 +50,21 @@ def manifest(
         fractions: Shares of train, dev and test.
         seed: Of the split.
     """
-    from cpc import manifest as manifests
+    from cpc.data import SPLITS, read_manifest, scan_folder, scan_summary, split_manifest, write_manifest
 
     if source.is_file():
         if split is None:
             raise ConfigError(f"{source}: a manifest already; pass --split to split it, or a folder to scan")
-        table, target = manifests.read(source), out or source
+        table, target = read_manifest(source), out or source
     else:
-        scan = manifests.scan(source, speaker=speaker)
+        scan = scan_folder(source, speaker=speaker)
         table, target = scan.manifest, out or source / "manifest.csv"
-        print(manifests.summary(scan))
+        print(scan_summary(scan))
     if split is not None:
-        table = manifests.split(table, by=split, fractions=fractions, seed=seed)
+        table = split_manifest(table, by=split, fractions=fractions, seed=seed)
         counts = table.table["split"].value_counts()
-        print(f"split by {split}: " + ", ".join(f"{name} {counts.get(name, 0)}" for name in manifests.SPLITS))
-    manifests.write(table, target)
+        print(f"split by {split}: " + ", ".join(f"{name} {counts.get(name, 0)}" for name in SPLITS))
+    write_manifest(table, target)
     print(f"wrote {target}")
 
 
@@ -104,21 +103,20 @@ def align(
         textgrids: Also write OUT/textgrids/UTTERANCE.TextGrid, to look at in Praat.
         jobs: Processes.
     """
-    from cpc import aligner
-    from cpc import intervals as phone_intervals
-    from cpc import manifest as manifests
+    from cpc.data import read_manifest
+    from cpc.labels import align, import_labels, read_transcripts, write_textgrids
 
-    table = manifests.read(manifest)
+    table = read_manifest(manifest)
     if (transcripts is None) == (intervals is None):
         raise ConfigError("align: pass --transcripts, the words, or --intervals, what another aligner found")
     if intervals is not None:
-        without = phone_intervals.import_labels(table, intervals, out, tier=tier, phones=phones)
+        without = import_labels(table, intervals, out, tier=tier, phones=phones)
         print(f"imported: {len(table) - len(without)} utterances; without intervals: {len(without)} {without[:3]}")
     elif transcripts is not None:
-        words = aligner.read_transcripts(transcripts)
-        print(aligner.align(table, words, out, jobs=jobs, dictionary=dictionary, resample=resample))
+        words = read_transcripts(transcripts)
+        print(align(table, words, out, jobs=jobs, dictionary=dictionary, resample=resample))
         if textgrids:
-            aligner.write_textgrids(table, out)
+            write_textgrids(table, out)
     print(f"wrote {out}/phone_labels.txt")
 
 
@@ -152,11 +150,11 @@ def _train_command(default: Config) -> Callable[..., None]:
         if resume is not None:
             import dataclasses
 
-            from cpc import checkpoint
+            from cpc.runs import locate_checkpoint, read_checkpoint
 
             if toml or out:
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
-            saved, _ = checkpoint.read(checkpoint.locate(resume, "last"))
+            saved, _ = read_checkpoint(locate_checkpoint(resume, "last"))
             if dataclasses.replace(config, device="auto") != Config():
                 raise ConfigError("--resume RUN continues with that run's configuration; only --device can be given")
             device = config.device if config.device != "auto" else saved.device
@@ -166,7 +164,7 @@ def _train_command(default: Config) -> Callable[..., None]:
             raise ConfigError("train: no configuration given; pass a TOML file or a preset: small, paper")
         if out is None:
             raise ConfigError("train: pass --out RUN, the folder to write to")
-        configuration.check(config, where="command line")
+        check_config(config, where="command line")
         run(config, out, profile=profile)
 
     return train
@@ -208,24 +206,24 @@ def features(
         precision: Of the network's products; bf16 is about twice as fast where the device has it, and good to 1 in 100.
         device: auto, cpu, cuda, mps.
     """
-    from cpc import checkpoint as checkpoints
-    from cpc import features as extraction
-    from cpc import manifest as manifests
+    from cpc.data import read_manifest
+    from cpc.features import Extractor, extract_features, extractor_of_run
+    from cpc.runs import locate_checkpoint, read_checkpoint
 
-    extractor: extraction.Extractor
+    extractor: Extractor
     if baseline in ("mfcc", "logmel"):
-        from cpc.baselines import SpectralExtractor
+        from cpc.features import SpectralExtractor
 
         extractor = SpectralExtractor(baseline, sample_rate)
     else:
-        from cpc.train import resolve_device
+        from cpc.devices import resolve_device
 
         if run is None:
             raise ConfigError("features: no run given; pass RUN, or --baseline mfcc or logmel, which need none")
-        saved, _ = checkpoints.read(checkpoints.locate(run, checkpoint))
+        saved, _ = read_checkpoint(locate_checkpoint(run, checkpoint))
         resample = resample or saved.audio.resample
         manifest = manifest or Path(saved.data.manifest)
-        extractor = extraction.of_run(
+        extractor = extractor_of_run(
             run,
             layer,
             which=checkpoint,
@@ -235,7 +233,7 @@ def features(
         )
     if manifest is None:
         raise ConfigError("features: pass --manifest, the CSV that lists the utterances")
-    extraction.extract(extractor, manifests.read(manifest), out, resample=resample, dtype=dtype)
+    extract_features(extractor, read_manifest(manifest), out, resample=resample, dtype=dtype)
     print(f"wrote {out}")
 
 
@@ -283,11 +281,11 @@ def probe(
         predictions: For phone: file to write with the phone predicted at every evaluated frame.
         seed: Of the draw.
     """
-    from cpc import alignment
-    from cpc import features as extraction
-    from cpc.probes import linear
+    from cpc.features import open_features
+    from cpc.labels import read_labels, read_phone_classes, read_phones
+    from cpc.probes import probe_phones, probe_speakers, save, summary
 
-    opened = extraction.load(features)
+    opened = open_features(features)
     options: dict[str, Any] = {
         "max_frames": max_frames, "Cs": Cs, "seed": seed, "evaluate": evaluate, "classifier": classifier,
         "hidden": hidden, "shuffle_labels": shuffle_labels, "progress": partial(print, file=sys.stderr),
@@ -295,19 +293,19 @@ def probe(
     if task == "phone":
         if labels is None:
             raise ConfigError("probe phone: pass --labels, the file of phone labels")
-        names = alignment.read_phones(phones) if phones else None
-        phone_classes = alignment.read_phone_classes(classes) if classes else None
+        names = read_phones(phones) if phones else None
+        phone_classes = read_phone_classes(classes) if classes else None
         if classes and not names:
             raise ConfigError("probe phone: --classes goes by the phones' names; pass --phones as well")
-        result = linear.phone(
-            opened, alignment.read_labels(labels), phone_names=names, phone_classes=phone_classes,
+        result = probe_phones(
+            opened, read_labels(labels), phone_names=names, phone_classes=phone_classes,
             predictions=predictions, **options,
         )  # fmt: skip
     else:
-        result = linear.speaker(opened, **options)
-    print(linear.summary(result))
+        result = probe_speakers(opened, **options)
+    print(summary(result))
     if out is not None:
-        linear.save(result, out)
+        save(result, out)
         print(f"wrote {out}")
 
 
@@ -337,10 +335,10 @@ def ablate(
         max_frames: Train frames of each probe.
         jobs: Runs side by side, each with its share of the cores.
     """
-    from cpc import ablate as ablation
+    from cpc.experiments import read_ablation, run_ablation
 
-    rows = ablation.read(table, manifest_csv=str(manifest or ""), labels=str(labels))
-    written = ablation.run(rows, out, labels=labels, evaluate=evaluate, max_frames=max_frames, jobs=jobs)
+    rows = read_ablation(table, manifest_csv=str(manifest or ""), labels=str(labels))
+    written = run_ablation(rows, out, labels=labels, evaluate=evaluate, max_frames=max_frames, jobs=jobs)
     print(written.read_text())
     print(f"wrote {written}")
 
@@ -374,10 +372,10 @@ def report(
         predictions: What `cpc probe phone --predictions` wrote; by default *.predictions.txt among the probes.
         num_utterances: To listen to.
     """
-    from cpc import page
+    from cpc.report import write_page
 
     target = out or run / "report.html"
-    page.page(
+    write_page(
         run, target, probes=probes, features=features, labels=labels, phones=phones, predictions=predictions,
         num_utterances=num_utterances,
     )  # fmt: skip
@@ -387,7 +385,7 @@ def report(
 def _named_configuration(arguments: list[str]) -> Config:
     """The configuration whose preset or TOML file stands first among the train command's arguments."""
     if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
-        return configuration.read(arguments[1])
+        return read_config(arguments[1])
     return Config()
 
 

@@ -202,7 +202,7 @@ class Config:
 PRESETS = Path(__file__).parent / "presets"
 
 
-def read(path: str | Path) -> Config:
+def read_config(path: str | Path) -> Config:
     """Read a TOML file, or a preset by its name ("small", "paper"); what it leaves out keeps its default.
 
     Raises:
@@ -213,7 +213,7 @@ def read(path: str | Path) -> Config:
     if str(path) in presets:
         path = PRESETS / f"{path}.toml"
     missing = f"no such configuration; give a TOML file or a preset: {', '.join(presets)}"
-    return from_dict(read_toml(path, missing=missing), where=str(path))
+    return config_from_dict(read_toml(path, missing=missing), where=str(path))
 
 
 def read_toml(path: Path, *, missing: str) -> dict[str, Any]:
@@ -230,14 +230,14 @@ def read_toml(path: Path, *, missing: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 
-def from_dict(values: dict[str, Any], *, where: str) -> Config:
+def config_from_dict(values: dict[str, Any], *, where: str) -> Config:
     """Build a checked Config from nested dictionaries; `where` names their source in errors."""
-    config = checked(Config, values, where=where)
-    check(config, where=where)
+    config = parse_as(Config, values, where=where)
+    check_config(config, where=where)
     return config
 
 
-def checked(kind: type[T], values: dict[str, Any], *, where: str) -> T:
+def parse_as(kind: type[T], values: dict[str, Any], *, where: str) -> T:
     """Plain values as the dataclass that describes them.
 
     Raises:
@@ -255,24 +255,24 @@ def checked(kind: type[T], values: dict[str, Any], *, where: str) -> T:
         raise ConfigError(f"{where}: {key}: got {first['input']!r}: {first['msg'].lower()}") from None
 
 
-def to_dict(config: Config) -> dict[str, Any]:
+def config_to_dict(config: Config) -> dict[str, Any]:
     """Nested dictionaries of plain values, from which `from_dict` builds the same Config."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
 
-def identity(config: Config) -> dict[str, Any]:
+def config_identity(config: Config) -> dict[str, Any]:
     """The settings that decide what is learned: not where it runs, nor where its data lie and how they are read."""
-    values = to_dict(config)
+    values = config_to_dict(config)
     del values["device"], values["compile"], values["recompute"], values["loss"]["labels"]
     for key in ("manifest", "workers", "cache", "cache_megabytes"):
         del values["data"][key]
     return values
 
 
-def write(config: Config, path: Path) -> None:
+def write_config(config: Config, path: Path) -> None:
     """Write as TOML, such that `read` gives the same Config."""
-    values = to_dict(config)
+    values = config_to_dict(config)
     lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
     for section, fields in values.items():
         if isinstance(fields, dict):
@@ -303,7 +303,7 @@ def refuse_unknown(values: dict[str, Any], kind: Any, where: str, prefix: str = 
             refuse_unknown(value, section, where, f"{prefix}{key}.")
 
 
-def check(config: Config, *, where: str = "configuration") -> None:
+def check_config(config: Config, *, where: str = "configuration") -> None:
     """Refuse values that cannot work.
 
     Raises:

@@ -10,7 +10,6 @@ import pytest
 import soundfile
 import torch
 
-from cpc import manifest as manifests
 from cpc.config import (
     AutoregressorConfig,
     BatchConfig,
@@ -21,6 +20,7 @@ from cpc.config import (
     OptimConfig,
     TrainConfig,
 )
+from cpc.data import scan_folder, split_manifest, write_manifest
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -55,8 +55,8 @@ def make_corpus(root: Path, *, speakers: int = 3, utterances: int = 5, rate: int
         for u in range(utterances):
             name = f"{s + 1}/{10 * (s + 1)}/{s + 1}-{10 * (s + 1)}-{u:04d}.flac"
             write_sound(root / name, 1 + 0.2 * u, 100 * s + u, rate)
-    table = manifests.split(manifests.scan(root, progress=False).manifest, by="utterance", fractions=(0.6, 0.2, 0.2))
-    manifests.write(table, root / "manifest.csv")
+    table = split_manifest(scan_folder(root, progress=False).manifest, by="utterance", fractions=(0.6, 0.2, 0.2))
+    write_manifest(table, root / "manifest.csv")
     return root / "manifest.csv"
 
 

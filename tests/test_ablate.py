@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cpc import ablate, manifest
-from cpc.checkpoint import CheckpointError
 from cpc.config import ConfigError
+from cpc.data import read_manifest
+from cpc.experiments import read_ablation, run_ablation
+from cpc.runs import CheckpointError
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "minispeech"
 BASE = """
@@ -43,7 +44,7 @@ name = "3 steps"
 @pytest.fixture
 def labels(corpus, tmp_path):
     """Two phones that take turns, as long as each utterance needs."""
-    table = manifest.read(corpus).table
+    table = read_manifest(corpus).table
     lines = [
         f"{utterance} {' '.join(str(i // 5 % 2) for i in range(1 + (n - 400) // 160))}"
         for utterance, n in zip(table["utterance"], table["num_samples"], strict=True)
@@ -60,10 +61,10 @@ def write(folder: Path, table: str = TABLE) -> Path:
 
 def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus, tmp_path, labels, monkeypatch):
     """Killed in the second run, started again: the first is not touched, and all four are in the table."""
-    table = ablate.read(write(tmp_path), manifest_csv=str(corpus))
-    from cpc.probes import linear
+    table = read_ablation(write(tmp_path), manifest_csv=str(corpus))
+    from cpc.probes import probe_speakers
 
-    speaker, calls = linear.speaker, []
+    speaker, calls = probe_speakers, []
 
     def dies(*args, **options):
         calls.append(args)
@@ -71,13 +72,13 @@ def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus,
             raise KeyboardInterrupt
         return speaker(*args, **options)
 
-    monkeypatch.setattr(linear, "speaker", dies)
+    monkeypatch.setattr("cpc.experiments.ablate.probe_speakers", dies)
     with pytest.raises(KeyboardInterrupt):
-        ablate.run(table, tmp_path / "out", labels=labels)
+        run_ablation(table, tmp_path / "out", labels=labels)
     first = tmp_path / "out" / "2-steps" / "seed-0" / "last.pt"
     second = tmp_path / "out" / "3-steps" / "seed-0" / "last.pt"
     stamps = first.stat().st_mtime_ns, second.stat().st_mtime_ns
-    written = ablate.run(table, tmp_path / "out", labels=labels)
+    written = run_ablation(table, tmp_path / "out", labels=labels)
     assert (first.stat().st_mtime_ns, second.stat().st_mtime_ns) == stamps
     assert len(calls) == 2 + 3
     text = written.read_text()
@@ -89,15 +90,17 @@ def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus,
     assert f"| 2 steps | {sum(phones) / 2:.1f} ± " in text
     assert not list((tmp_path / "out").rglob("*.npy"))
     assert (tmp_path / "out" / "table.png").stat().st_size > 5000
-    changed = ablate.read(write(tmp_path, TABLE.replace('num_steps" = 2', 'num_steps" = 1')), manifest_csv=str(corpus))
+    changed = read_ablation(
+        write(tmp_path, TABLE.replace('num_steps" = 2', 'num_steps" = 1')), manifest_csv=str(corpus)
+    )
     with pytest.raises(ConfigError, match="holds a run of another configuration"):
-        ablate.run(changed, tmp_path / "out", labels=labels)
+        run_ablation(changed, tmp_path / "out", labels=labels)
 
 
 def test_jobs_give_what_one_after_the_other_gives(corpus, tmp_path, labels):
-    table = ablate.read(write(tmp_path, TABLE.replace("[0, 1]", "[0]")), manifest_csv=str(corpus))
+    table = read_ablation(write(tmp_path, TABLE.replace("[0, 1]", "[0]")), manifest_csv=str(corpus))
     for jobs in (1, 2):
-        ablate.run(table, tmp_path / f"out{jobs}", labels=labels, jobs=jobs)
+        run_ablation(table, tmp_path / f"out{jobs}", labels=labels, jobs=jobs)
     one, two = (json.loads((tmp_path / f"out{jobs}" / "results.json").read_text())["rows"] for jobs in (1, 2))
     for a, b in zip(one, two, strict=True):
         assert a["runs"][0]["phone"] == pytest.approx(b["runs"][0]["phone"], abs=0.02)
@@ -105,17 +108,17 @@ def test_jobs_give_what_one_after_the_other_gives(corpus, tmp_path, labels):
 
 def test_with_jobs_a_run_that_fails_ends_it_all_and_what_was_waiting_does_not_begin(corpus, tmp_path, labels):
     rows = "".join(f'[[row]]\nname = "row {i}"\nset = {{ "criterion.num_steps" = {i + 1} }}\n' for i in range(8))
-    table = ablate.read(write(tmp_path, f'base = "base.toml"\n{rows}'), manifest_csv=str(corpus))
+    table = read_ablation(write(tmp_path, f'base = "base.toml"\n{rows}'), manifest_csv=str(corpus))
     damaged = tmp_path / "out" / "row-0" / "seed-0" / "last.pt"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="row-0"):
-        ablate.run(table, tmp_path / "out", labels=labels, jobs=2)
+        run_ablation(table, tmp_path / "out", labels=labels, jobs=2)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"row-0", "row-1"}
 
 
 def test_a_grid_is_every_combination(tmp_path):
-    table = ablate.read(
+    table = read_ablation(
         write(tmp_path, 'base = "base.toml"\n[grid]\n"optim.lr" = [1e-3, 2e-3]\n"encoder.channels" = [8, 16]\n')
     )
     assert [(row.config.optim.lr, row.config.encoder.channels) for row in table.rows] == [
@@ -147,7 +150,7 @@ def test_a_grid_is_every_combination(tmp_path):
 )
 def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, table, says):
     with pytest.raises(ConfigError, match=says):
-        ablate.read(write(tmp_path, table))
+        read_ablation(write(tmp_path, table))
 
 
 @pytest.mark.parametrize(
@@ -166,25 +169,25 @@ def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, tabl
     ],
 )
 def test_the_recipes_tables_are_valid(recipe, name, rows):
-    table = ablate.read(RECIPE.parent / recipe / f"{name}.toml", manifest_csv="manifest.csv")
+    table = read_ablation(RECIPE.parent / recipe / f"{name}.toml", manifest_csv="manifest.csv")
     assert len(table.rows) == rows
     assert all(row.config.data.manifest == "manifest.csv" for row in table.rows)
 
 
 def test_names_that_people_know_stand_for_fields(tmp_path):
     grid = "batch_size = [6]\nlearning_rate = [0.5]\nembedding_dim = [20]\nnum_negatives = [7]\ntemperature = [0.3]"
-    table = ablate.read(write(tmp_path, f"[grid]\n{grid}"))
+    table = read_ablation(write(tmp_path, f"[grid]\n{grid}"))
     config = table.rows[0].config
     assert (config.batches.num_windows, config.optim.lr, config.autoregressor.hidden) == (6, 0.5, 20)
     assert (config.criterion.num_negatives, config.loss.temperature) == (7, 0.3)
 
 
 def test_rows_that_train_on_phones_get_the_labels(tmp_path):
-    table = ablate.read(RECIPE.parent / "objectives" / "table.toml", manifest_csv="m.csv", labels="l.txt")
+    table = read_ablation(RECIPE.parent / "objectives" / "table.toml", manifest_csv="m.csv", labels="l.txt")
     assert {row.name for row in table.rows if row.config.loss.labels} == {"SupCon, phones", "supervised, phones"}
     assert {row.config.loss.labels for row in table.rows} == {"", "l.txt"}
 
 
 def test_a_missing_table_is_told(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing.toml: no such table"):
-        ablate.read(tmp_path / "nothing.toml")
+        read_ablation(tmp_path / "nothing.toml")

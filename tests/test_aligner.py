@@ -7,10 +7,18 @@ import sys
 import numpy as np
 import pytest
 
-from cpc import aligner, alignment, intervals
-from cpc import manifest as manifests
-from cpc.alignment import LabelsError
-from cpc.audio import AudioError
+from cpc.data import AudioError, Manifest, read_manifest, scan_folder, write_manifest
+from cpc.labels import (
+    LabelsError,
+    align,
+    labelled_utterances,
+    phones_at_labels,
+    read_ctm,
+    read_labels,
+    read_phones,
+    read_transcripts,
+)
+from cpc.labels.forced import _align_one
 from tests.conftest import make_corpus
 
 pytest.importorskip("pocketsphinx", reason="pip install -e '.[align]'")
@@ -34,13 +42,13 @@ def speech(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def manifest(speech):
-    return manifests.scan(speech, progress=False).manifest
+    return scan_folder(speech, progress=False).manifest
 
 
 @pytest.fixture(scope="module")
 def aligned(speech, manifest, tmp_path_factory):
     out = tmp_path_factory.mktemp("aligned")
-    return out, aligner.align(manifest, aligner.read_transcripts(speech), out)
+    return out, align(manifest, read_transcripts(speech), out)
 
 
 def files(folder):
@@ -53,9 +61,9 @@ def test_labels_agree_with_the_exact_times_and_fit_the_probe(speech, manifest, a
     out, summary = aligned
     assert summary.num_aligned >= len(manifest) - 2
     assert summary.num_aligned + len(summary.left_out) == len(manifest)
-    ours, exact = (alignment.read_labels(folder / "phone_labels.txt") for folder in (out, speech))
-    names, exact_names = (alignment.read_phones(folder / "phones.txt") for folder in (out, speech))
-    assert len(alignment.labelled_utterances(manifest, ours)) == summary.num_aligned
+    ours, exact = (read_labels(folder / "phone_labels.txt") for folder in (out, speech))
+    names, exact_names = (read_phones(folder / "phones.txt") for folder in (out, speech))
+    assert len(labelled_utterances(manifest, ours)) == summary.num_aligned
     assert len(names) == 40
     agree = [
         np.mean([names[a] == exact_names[b].replace("ax", "ah") for a, b in zip(ours[u], exact[u], strict=True)])
@@ -66,33 +74,33 @@ def test_labels_agree_with_the_exact_times_and_fit_the_probe(speech, manifest, a
 
 def test_intervals_cover_each_utterance_and_give_the_labels(manifest, aligned):
     out, _ = aligned
-    found, labels = intervals.read_ctm(out / "intervals.ctm"), alignment.read_labels(out / "phone_labels.txt")
-    names = alignment.read_phones(out / "phones.txt")
+    found, labels = read_ctm(out / "intervals.ctm"), read_labels(out / "phone_labels.txt")
+    names = read_phones(out / "phones.txt")
     lengths = dict(zip(manifest.table["utterance"], manifest.table["num_samples"], strict=True))
     assert found.keys() == labels.keys()
     for u, of in found.items():
         assert of[0].start == 0
         assert of[-1].end == pytest.approx(lengths[u] / 16000, abs=1e-3)
         assert all(a.end == pytest.approx(b.start, abs=2e-4) for a, b in itertools.pairwise(of))
-        assert intervals.phones_at_labels(of, len(labels[u])) == [names[i] for i in labels[u]]
+        assert phones_at_labels(of, len(labels[u])) == [names[i] for i in labels[u]]
 
 
 def test_two_processes_find_what_one_does_and_a_finished_alignment_is_not_repeated(speech, manifest, aligned, tmp_path):
     out, summary = aligned
-    transcripts = aligner.read_transcripts(speech)
-    assert aligner.align(manifest, transcripts, tmp_path, jobs=2) == summary
+    transcripts = read_transcripts(speech)
+    assert align(manifest, transcripts, tmp_path, jobs=2) == summary
     assert files(tmp_path) == files(out)
     (tmp_path / "intervals.ctm").write_text("left alone")
-    assert aligner.align(manifest, transcripts, tmp_path) == summary
+    assert align(manifest, transcripts, tmp_path) == summary
     assert (tmp_path / "intervals.ctm").read_text() == "left alone"
     with pytest.raises(LabelsError, match="holds an alignment of other utterances or words"):
-        aligner.align(manifest, {u: "other words" for u in transcripts}, tmp_path)
+        align(manifest, {u: "other words" for u in transcripts}, tmp_path)
 
 
 def test_an_interrupted_alignment_goes_on_where_it_stopped(speech, manifest, aligned, tmp_path, monkeypatch):
     """Stopped in the third utterance, its line torn: the first two are kept, and the end is the same."""
     out, summary = aligned
-    transcripts, original, seen = aligner.read_transcripts(speech), aligner._align_one, []
+    transcripts, original, seen = read_transcripts(speech), _align_one, []
 
     def stops(task):
         seen.append(task[0])
@@ -100,16 +108,16 @@ def test_an_interrupted_alignment_goes_on_where_it_stopped(speech, manifest, ali
             raise KeyboardInterrupt
         return original(task)
 
-    monkeypatch.setattr(aligner, "_align_one", stops)
+    monkeypatch.setattr("cpc.labels.forced._align_one", stops)
     with pytest.raises(KeyboardInterrupt):
-        aligner.align(manifest, transcripts, tmp_path)
+        align(manifest, transcripts, tmp_path)
     partial = tmp_path / "aligned.jsonl"
     assert len(partial.read_text().splitlines()) == 3
     partial.write_text(partial.read_text() + '{"utterance": "to')
     with pytest.raises(LabelsError, match="holds an unfinished alignment of other utterances or words"):
-        aligner.align(manifest, {u: "other words" for u in transcripts}, tmp_path)
-    monkeypatch.setattr(aligner, "_align_one", lambda task: seen.append(task[0]) or original(task))
-    assert aligner.align(manifest, transcripts, tmp_path) == summary
+        align(manifest, {u: "other words" for u in transcripts}, tmp_path)
+    monkeypatch.setattr("cpc.labels.forced._align_one", lambda task: seen.append(task[0]) or original(task))
+    assert align(manifest, transcripts, tmp_path) == summary
     assert files(tmp_path) == files(out)
     assert seen[:3] == [*seen[:2], seen[3]]
     assert len(set(seen)) == len(seen) - 1
@@ -117,35 +125,35 @@ def test_an_interrupted_alignment_goes_on_where_it_stopped(speech, manifest, ali
 
 
 def test_what_cannot_be_aligned_is_left_out_counted_and_listed(speech, manifest, tmp_path):
-    transcripts = aligner.read_transcripts(speech)
+    transcripts = read_transcripts(speech)
     utterances = manifest.table["utterance"].tolist()
     transcripts[utterances[0]] = "the xyzzyq jumps over the plugh"
     transcripts[utterances[1]] = "- ? !"
     del transcripts[utterances[2]]
-    summary = aligner.align(manifest, transcripts, tmp_path)
+    summary = align(manifest, transcripts, tmp_path)
     assert summary.left_out[utterances[0]] == "not in the dictionary: xyzzyq plugh"
     assert summary.left_out[utterances[1]] == "no word in its transcript"
     assert summary.left_out[utterances[2]] == "no transcript"
     assert "left out: " + str(len(summary.left_out)) in str(summary)
     listed = (tmp_path / "left_out.csv").read_text()
     assert all(u in listed for u in utterances[:3])
-    assert not set(utterances[:3]) & alignment.read_labels(tmp_path / "phone_labels.txt").keys()
+    assert not set(utterances[:3]) & read_labels(tmp_path / "phone_labels.txt").keys()
 
 
 def test_a_dictionary_adds_words(speech, manifest, tmp_path):
-    transcripts = aligner.read_transcripts(speech)
+    transcripts = read_transcripts(speech)
     first = manifest.table["utterance"].iloc[0]
     words = transcripts[first].split()
     transcripts[first] = " ".join([*words[:2], "Xyzzyq", *words[3:]])
     (tmp_path / "words.dict").write_text(";;; ours\nXYZZYQ Z IH1 Z IY0 K\n")
-    one = manifests.Manifest(manifest.root, manifest.table.iloc[:1])
+    one = Manifest(manifest.root, manifest.table.iloc[:1])
     with pytest.raises(
         LabelsError, match=r"none of 1 utterances could be aligned \(e.g. not in the dictionary: xyzzyq\)"
     ):
-        aligner.align(one, transcripts, tmp_path / "without")
+        align(one, transcripts, tmp_path / "without")
     out = tmp_path / "with"
     try:
-        aligner.align(one, transcripts, out, dictionary=tmp_path / "words.dict")
+        align(one, transcripts, out, dictionary=tmp_path / "words.dict")
     except LabelsError as error:  # the sound says another word, which may be too far from this one
         assert "do not fit the sound" in str(error)  # noqa: PT017
 
@@ -153,43 +161,43 @@ def test_a_dictionary_adds_words(speech, manifest, tmp_path):
 def test_wrong_input_is_one_line(manifest, tmp_path, monkeypatch):
     words = {u: "the boat" for u in manifest.table["utterance"]}
     with pytest.raises(LabelsError, match=r"has a transcript \(e.g. other\); are they of another corpus"):
-        aligner.align(manifest, {"other": "the boat"}, tmp_path)
+        align(manifest, {"other": "the boat"}, tmp_path)
     with pytest.raises(LabelsError, match=r"nothing.dict: no such dictionary"):
-        aligner.align(manifest, words, tmp_path, dictionary=tmp_path / "nothing.dict")
+        align(manifest, words, tmp_path, dictionary=tmp_path / "nothing.dict")
     (tmp_path / "wrong.dict").write_text("boat B OW T\nhouse H AU S\n")
     with pytest.raises(LabelsError, match=r"wrong.dict, line 2: found 'house H AU S', expected"):
-        aligner.align(manifest, words, tmp_path, dictionary=tmp_path / "wrong.dict")
+        align(manifest, words, tmp_path, dictionary=tmp_path / "wrong.dict")
     with pytest.raises(LabelsError, match=r"jobs: got 0, expected 1 or more"):
-        aligner.align(manifest, words, tmp_path, jobs=0)
-    slow = manifests.read(make_corpus(tmp_path / "slow", speakers=1, utterances=4, rate=8000))
+        align(manifest, words, tmp_path, jobs=0)
+    slow = read_manifest(make_corpus(tmp_path / "slow", speakers=1, utterances=4, rate=8000))
     with pytest.raises(AudioError, match=r"8000 Hz, the acoustic model's is 16000; pass --resample"):
-        aligner.align(slow, {u: "the boat" for u in slow.table["utterance"]}, tmp_path)
+        align(slow, {u: "the boat" for u in slow.table["utterance"]}, tmp_path)
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     with pytest.raises(LabelsError, match=r"needs pocketsphinx: pip install 'cpc-audio\[align\]'"):
-        aligner.align(manifest, words, tmp_path)
+        align(manifest, words, tmp_path)
 
 
 def test_transcripts_from_a_file_a_tree_and_single_files(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "1-2.trans.txt").write_text("1-2-3 HE SAID\n\n1-2-4 YES\n")
     (tmp_path / "a" / "5.txt").write_text("and then\n she left\n")
-    assert aligner.read_transcripts(tmp_path) == {"1-2-3": "HE SAID", "1-2-4": "YES", "5": "and then she left"}
-    assert aligner.read_transcripts(tmp_path / "a" / "b" / "1-2.trans.txt") == {"1-2-3": "HE SAID", "1-2-4": "YES"}
+    assert read_transcripts(tmp_path) == {"1-2-3": "HE SAID", "1-2-4": "YES", "5": "and then she left"}
+    assert read_transcripts(tmp_path / "a" / "b" / "1-2.trans.txt") == {"1-2-3": "HE SAID", "1-2-4": "YES"}
     (tmp_path / "1-2-4.txt").write_text("again")
     with pytest.raises(LabelsError, match=r"utterance 1-2-4 has been there before"):
-        aligner.read_transcripts(tmp_path)
+        read_transcripts(tmp_path)
     with pytest.raises(LabelsError, match="no such file or folder of transcripts"):
-        aligner.read_transcripts(tmp_path / "none")
+        read_transcripts(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(LabelsError, match="no transcript in it"):
-        aligner.read_transcripts(tmp_path / "empty")
+        read_transcripts(tmp_path / "empty")
 
 
 def test_the_command_aligns_and_writes_textgrids(speech, manifest, tmp_path, monkeypatch, capsys):
     from cpc.cli import main
 
     pytest.importorskip("praatio")
-    manifests.write(manifest, tmp_path / "manifest.csv")
+    write_manifest(manifest, tmp_path / "manifest.csv")
     arguments = ["align", "--manifest", tmp_path / "manifest.csv", "--out", tmp_path / "labels", "--jobs", "1"]
     monkeypatch.setattr(sys, "argv", ["cpc", *map(str, [*arguments, "--transcripts", speech, "--textgrids"])])
     monkeypatch.chdir(tmp_path)
@@ -202,7 +210,7 @@ def test_the_command_aligns_and_writes_textgrids(speech, manifest, tmp_path, mon
     again = ["align", "--manifest", tmp_path / "manifest.csv", "--out", tmp_path / "imported"]
     monkeypatch.setattr(sys, "argv", ["cpc", *map(str, [*again, "--intervals", tmp_path / "labels" / "textgrids"])])
     main()
-    ours, back = (alignment.read_labels(tmp_path / name / "phone_labels.txt") for name in ("labels", "imported"))
-    names, back_names = (alignment.read_phones(tmp_path / name / "phones.txt") for name in ("labels", "imported"))
+    ours, back = (read_labels(tmp_path / name / "phone_labels.txt") for name in ("labels", "imported"))
+    names, back_names = (read_phones(tmp_path / name / "phones.txt") for name in ("labels", "imported"))
     for u in ours:
         assert [names[i] for i in ours[u]] == [back_names[i] for i in back[u]]

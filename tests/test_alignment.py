@@ -7,9 +7,19 @@ import numpy as np
 import pandas
 import pytest
 
-from cpc import alignment
-from cpc.alignment import LabelsError, labelled_utterances, labels_at, num_labels, read_labels, read_phones
-from cpc.manifest import Manifest
+from cpc.data import Manifest
+from cpc.labels import (
+    LABEL_FIRST_CENTRE_SECONDS,
+    LABEL_HOP_SAMPLES,
+    LABEL_RATE,
+    LABEL_WINDOW_SAMPLES,
+    LabelsError,
+    labelled_utterances,
+    labels_at,
+    num_labels,
+    read_labels,
+    read_phones,
+)
 
 
 def slow_labels_at(labels: list[int], times: list[Fraction]) -> list[int]:
@@ -96,12 +106,12 @@ def test_num_labels_counts_the_windows_that_fit(num_samples: int, sample_rate: i
 
 
 def test_constants_are_those_of_the_label_files() -> None:
-    assert (alignment.LABEL_WINDOW_SAMPLES, alignment.LABEL_HOP_SAMPLES, alignment.LABEL_RATE) == (
+    assert (LABEL_WINDOW_SAMPLES, LABEL_HOP_SAMPLES, LABEL_RATE) == (
         400,
         160,
         100.0,
     )
-    assert alignment.LABEL_FIRST_CENTRE_SECONDS == 200 / 16000
+    assert LABEL_FIRST_CENTRE_SECONDS == 200 / 16000
 
 
 def test_read_labels_returns_what_was_written(tmp_path: Path) -> None:

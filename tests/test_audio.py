@@ -12,7 +12,16 @@ import soundfile
 import torch
 import torchaudio
 
-from cpc import audio
+from cpc.data import (
+    AudioError,
+    AudioInfo,
+    audio_blocks,
+    audio_info,
+    audio_statistics,
+    normalise,
+    num_resampled,
+    read_audio,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -54,15 +63,15 @@ def test_blocks_and_slices_equal_torchaudio_on_the_whole_file(
 ) -> None:
     path = write(tmp_path / "a.wav", noise(num_samples, seed=source), source, "FLOAT")
     expected = whole(path, target)
-    assert len(expected) == audio.num_resampled(num_samples, source, target)
+    assert len(expected) == num_resampled(num_samples, source, target)
     for block_samples in (997, 20480, 1 << 20):
-        found = list(audio.blocks(path, sample_rate=target, resample=True, block_samples=block_samples))
+        found = list(audio_blocks(path, sample_rate=target, resample=True, block_samples=block_samples))
         assert [len(block) for block in found[:-1]] == [block_samples] * (len(found) - 1)
         assert 0 < len(found[-1]) <= block_samples
         np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-6)
     rng = np.random.default_rng(1)
     for start, stop in [(0, None), (0, 1), *np.sort(rng.integers(0, len(expected) + 1, (12, 2))).tolist()]:
-        found = audio.read(path, sample_rate=target, resample=True, start=start, stop=stop)
+        found = read_audio(path, sample_rate=target, resample=True, start=start, stop=stop)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected[start:stop], atol=1e-6)
 
@@ -70,7 +79,7 @@ def test_blocks_and_slices_equal_torchaudio_on_the_whole_file(
 def test_a_long_file_has_the_exact_length() -> None:
     """The ceiling is taken in integers; in float32, as torchaudio does, it is off by one here."""
     num_samples = 441 * 100_000 + 1
-    assert audio.num_resampled(num_samples, 44100, 16000) == 16_000_001
+    assert num_resampled(num_samples, 44100, 16000) == 16_000_001
     assert int(torch.ceil(torch.as_tensor(160 * num_samples / 441))) == 16_000_000
 
 
@@ -78,9 +87,9 @@ def test_a_long_file_has_the_exact_length() -> None:
 def test_a_slice_is_the_slice_of_the_whole_decode(tmp_path: Path, name: str, subtype: str) -> None:
     path = write(tmp_path / name, noise(60_000), 16000, subtype)
     expected = whole(path, 16000)
-    assert len(expected) == audio.info(path).num_samples
+    assert len(expected) == audio_info(path).num_samples
     for start in [1, *range(0, 59_001, 500)]:  # seeking fails at 26000 in the MP3, at 58000 in the Ogg
-        found = audio.read(path, sample_rate=16000, start=start, stop=start + 900)
+        found = read_audio(path, sample_rate=16000, start=start, stop=start + 900)
         np.testing.assert_allclose(found, expected[start : start + 900], atol=1e-6)
 
 
@@ -89,25 +98,25 @@ def test_a_slice_is_the_slice_of_the_whole_decode(tmp_path: Path, name: str, sub
 def test_the_block_length_does_not_change_a_sample(tmp_path: Path, name: str, subtype: str, block_samples: int) -> None:
     """An MP3 read with soundfile's own block reads fails this: it seeks between them."""
     path = write(tmp_path / name, noise(48_000), 16000, subtype)
-    found = list(audio.blocks(path, sample_rate=16000, resample=False, block_samples=block_samples))
+    found = list(audio_blocks(path, sample_rate=16000, resample=False, block_samples=block_samples))
     np.testing.assert_allclose(np.concatenate(found), whole(path, 16000), atol=1e-6)
 
 
 def test_stereo_is_the_mean_of_its_channels(tmp_path: Path) -> None:
     wave = noise(1000, 2)
     path = write(tmp_path / "a.wav", wave, 16000, "FLOAT")
-    found = audio.read(path, sample_rate=16000)
-    assert audio.info(path) == audio.AudioInfo(1000, 16000, 2)
+    found = read_audio(path, sample_rate=16000)
+    assert audio_info(path) == AudioInfo(1000, 16000, 2)
     np.testing.assert_allclose(found, (wave[:, 0] + wave[:, 1]) / 2, atol=1e-7)
 
 
 def test_statistics_are_those_of_the_resampled_whole_in_float64(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", 0.01 * noise(200_000) + np.float32(0.5), 44100, "FLOAT")
-    mean, std = audio.statistics(path, sample_rate=16000, resample=True)
+    mean, std = audio_statistics(path, sample_rate=16000, resample=True)
     expected = whole(path, 16000).astype(np.float64)
     assert mean == pytest.approx(expected.mean(), rel=1e-6)
     assert std == pytest.approx(expected.std(), rel=1e-5)
-    normal = audio.normalise(audio.read(path, sample_rate=16000, resample=True), mean, std)
+    normal = normalise(read_audio(path, sample_rate=16000, resample=True), mean, std)
     assert normal.dtype == np.float32
     assert abs(normal.mean()) < 1e-3
     assert abs(normal.std() - 1) < 1e-3
@@ -118,9 +127,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, rate: int) -> None:
     peaks = []
     for seconds in (20, 80):
         path = write(tmp_path / f"{seconds}.wav", np.tile(noise(rate), seconds), rate)
-        audio.statistics(path, sample_rate=16000, resample=True)  # imports and filters are in place
+        audio_statistics(path, sample_rate=16000, resample=True)  # imports and filters are in place
         tracemalloc.start()
-        audio.statistics(path, sample_rate=16000, resample=True)
+        audio_statistics(path, sample_rate=16000, resample=True)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -136,18 +145,18 @@ def _cut(path: Path, fraction: float) -> None:
 def test_a_truncated_file_is_an_error(tmp_path: Path, name: str, fraction: float) -> None:
     """For FLAC libsndfile raises, but returns the beginning of a WAV or an Ogg as if it were all."""
     path = write(tmp_path / name, noise(80_000), 16000)
-    audio.statistics(path, sample_rate=16000, resample=False)
+    audio_statistics(path, sample_rate=16000, resample=False)
     _cut(path, fraction)
-    with pytest.raises(audio.AudioError, match=f"{name}: (truncated|not a sound file)"):
-        audio.statistics(path, sample_rate=16000, resample=False)
+    with pytest.raises(AudioError, match=f"{name}: (truncated|not a sound file)"):
+        audio_statistics(path, sample_rate=16000, resample=False)
 
 
 def test_an_ogg_cut_between_pages_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ogg", noise(80_000), 16000)
     data = path.read_bytes()
     path.write_bytes(data[: data.rfind(b"OggS")])
-    with pytest.raises(audio.AudioError, match="end-of-stream"):
-        audio.info(path)
+    with pytest.raises(AudioError, match="end-of-stream"):
+        audio_info(path)
 
 
 def test_a_wav_written_to_a_pipe_is_read_whole(tmp_path: Path) -> None:
@@ -157,7 +166,7 @@ def test_a_wav_written_to_a_pipe_is_read_whole(tmp_path: Path) -> None:
     at = data.find(b"data")
     data[at + 4 : at + 8] = data[4:8] = b"\xff" * 4
     path.write_bytes(data)
-    assert len(audio.read(path, sample_rate=16000)) == 1000
+    assert len(read_audio(path, sample_rate=16000)) == 1000
 
 
 def _nan(path: Path) -> None:
@@ -200,8 +209,8 @@ def test_an_unusable_file_is_one_line_that_names_it(
 ) -> None:
     path = tmp_path / "a.wav"
     make(path)
-    with pytest.raises(audio.AudioError) as caught:
-        audio.statistics(path, sample_rate=16000, resample=False)
+    with pytest.raises(AudioError) as caught:
+        audio_statistics(path, sample_rate=16000, resample=False)
     assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)
 
@@ -209,11 +218,11 @@ def test_an_unusable_file_is_one_line_that_names_it(
 @pytest.mark.parametrize(("start", "stop"), [(-1, 5), (0, 1001), (6, 5)])
 def test_a_slice_outside_the_file_is_an_error(tmp_path: Path, start: int, stop: int) -> None:
     path = write(tmp_path / "a.wav", noise(1000), 16000)
-    with pytest.raises(audio.AudioError, match="the file has"):
-        audio.read(path, sample_rate=16000, start=start, stop=stop)
+    with pytest.raises(AudioError, match="the file has"):
+        read_audio(path, sample_rate=16000, start=start, stop=stop)
 
 
 def test_a_ratio_that_would_need_gigabytes_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", noise(1000), 44101)
-    with pytest.raises(audio.AudioError, match="44101 Hz has too odd a ratio"):
-        audio.read(path, sample_rate=16000, resample=True)
+    with pytest.raises(AudioError, match="44101 Hz has too odd a ratio"):
+        read_audio(path, sample_rate=16000, resample=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cpc.autoregressor import Autoregressor
+from cpc.model import Autoregressor
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])

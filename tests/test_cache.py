@@ -7,15 +7,12 @@ import pytest
 import soundfile
 import torch
 
-from cpc import audio
-from cpc import manifest as manifests
-from cpc.cache import CacheError
-from cpc.windows import Windows
+from cpc.data import CacheError, Windows, read_audio, read_manifest, scan_folder, write_manifest
 from tests.conftest import make_corpus, write_sound
 
 
 def windows_of(manifest, cache="", **options):
-    return Windows(manifests.read(manifest), window_samples=4000, cache=cache, **options)
+    return Windows(read_manifest(manifest), window_samples=4000, cache=cache, **options)
 
 
 def test_windows_from_the_cache_are_bitwise_those_from_16_bit_files(corpus, tmp_path):
@@ -34,20 +31,20 @@ def test_other_sources_are_rounded_to_16_bits_below_their_peak(tmp_path):
         path = tmp_path / f"1/1/{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, level * rng.uniform(-1, 1, 9000), rate, subtype=subtype)
-    manifests.write(manifests.scan(tmp_path, progress=False).manifest, tmp_path / "manifest.csv")
+    write_manifest(scan_folder(tmp_path, progress=False).manifest, tmp_path / "manifest.csv")
     options = dict(resample=True, normalise="none")
     direct = windows_of(tmp_path / "manifest.csv", **options)
     cached = windows_of(tmp_path / "manifest.csv", tmp_path / "cache", **options)
     for index in range(len(direct)):
         ours, theirs = cached[0, index].waveform, direct[0, index].waveform
         row = direct.span(0, index)[0]
-        whole = audio.read(direct.manifest.audio_path(row), sample_rate=16000, resample=True)
+        whole = read_audio(direct.manifest.audio_path(row), sample_rate=16000, resample=True)
         assert (ours - theirs).abs().max() <= 0.51 * np.abs(whole).max() / 32767
 
 
 def test_an_interrupted_build_goes_on_and_a_changed_file_is_read_again(tmp_path, monkeypatch):
     manifest = make_corpus(tmp_path / "corpus")
-    read, decoded = audio.read, []
+    read, decoded = read_audio, []
 
     def counts(path, **options):
         decoded.append(path)
@@ -55,12 +52,12 @@ def test_an_interrupted_build_goes_on_and_a_changed_file_is_read_again(tmp_path,
             raise KeyboardInterrupt
         return read(path, **options)
 
-    monkeypatch.setattr(audio, "read", counts)
+    monkeypatch.setattr("cpc.data.cache.read_audio", counts)
     with pytest.raises(KeyboardInterrupt):
         windows_of(manifest, tmp_path / "cache")
     windows_of(manifest, tmp_path / "cache")
     assert len(decoded) == 4 + 15 - 3  # the three that were whole are kept
-    changed = manifests.read(manifest).audio_path(5)
+    changed = read_manifest(manifest).audio_path(5)
     num_samples = soundfile.info(changed).frames
     write_sound(changed, num_samples / 16000, seed=99)
     cached = windows_of(manifest, tmp_path / "cache", normalise="none")
@@ -102,10 +99,10 @@ def test_processes_that_read_audio_map_the_files_themselves(corpus, tmp_path):
 def test_utterances_that_no_window_uses_are_not_read(tmp_path):
     """A short silent file is counted as skipped, with the cache as without."""
     manifest = make_corpus(tmp_path / "corpus", speakers=1)
-    table = manifests.read(manifest)
+    table = read_manifest(manifest)
     soundfile.write(table.audio_path(0), np.zeros(100), 16000)
     table.table.loc[0, "num_samples"] = 100
-    manifests.write(table, manifest)
+    write_manifest(table, manifest)
     for cache in ("", tmp_path / "cache"):
         assert windows_of(manifest, cache).num_skipped == 1
 

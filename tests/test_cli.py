@@ -11,8 +11,8 @@ import pytest
 import soundfile
 import torch
 
-from cpc import cli
-from cpc import manifest as manifests
+from cpc.cli import main
+from cpc.data import read_manifest
 from tests.conftest import make_corpus, write_sound
 
 TINY = [
@@ -25,7 +25,7 @@ def cpc(*arguments, monkeypatch):
     """Run the command in this process; returns its exit status."""
     monkeypatch.setattr(sys, "argv", ["cpc", *map(str, arguments)])
     try:
-        cli.main()
+        main()
     except SystemExit as stop:
         return stop.code or 0
     return 0
@@ -68,7 +68,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def labelled(tmp_path_factory):
     """A corpus with phone labels in the CPC authors' format: the phone is the half of the file."""
     root = tmp_path_factory.mktemp("labelled")
-    manifest = manifests.read(make_corpus(root))
+    manifest = read_manifest(make_corpus(root))
     lines = []
     for utterance, num_samples in zip(manifest.table["utterance"], manifest.table["num_samples"], strict=True):
         n = 1 + (num_samples - 400) // 160
@@ -139,7 +139,7 @@ def test_help_teaches_with_an_example_and_needs_no_torch(name):
 def test_installed_command_exits_2_with_one_line(tmp_path):
     """The same through the real entry point, as a shell sees it."""
     done = subprocess.run(
-        [sys.executable, "-m", "cpc.cli", "manifest", str(tmp_path / "none")], capture_output=True, text=True
+        [sys.executable, "-m", "cpc", "manifest", str(tmp_path / "none")], capture_output=True, text=True
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -205,12 +205,12 @@ def test_broken_files_are_listed_counted_and_left_out(tmp_path, command, kind):
     assert bad.name in out
     reason = {"nan": "nan, expected a finite number", "text": "not a sound file"}.get(kind, kind)
     assert reason in out
-    assert len(manifests.read(tmp_path / "m.csv")) == 1
+    assert len(read_manifest(tmp_path / "m.csv")) == 1
 
 
 def test_a_file_that_breaks_after_the_manifest_was_made(tmp_path, refused, command, trained, monkeypatch):
     """Features stop with the file's name; the batches that are written stay, and go on once it is mended."""
-    monkeypatch.setattr("cpc.features._FILES_AT_ONCE", 2)
+    monkeypatch.setattr("cpc.features.extract._FILES_AT_ONCE", 2)
     root = tmp_path / "c"
     corpus = make_corpus(root, speakers=1)
     broken = root / "1" / "10" / "1-10-0001.flac"

@@ -5,17 +5,16 @@ from typing import get_args
 
 import pytest
 
-from cpc import config as configuration
-from cpc.config import Config, ConfigError, CriterionConfig, EncoderConfig
+from cpc.config import Config, ConfigError, CriterionConfig, EncoderConfig, config_identity, read_config, write_config
 
 
 @pytest.mark.parametrize("name", ["small", "paper"])
 def test_presets_are_read_by_name(name):
-    assert isinstance(configuration.read(name), Config)
+    assert isinstance(read_config(name), Config)
 
 
 def test_the_paper_preset_is_the_papers():
-    c = configuration.read("paper")
+    c = read_config("paper")
     assert (c.encoder.channels, c.autoregressor.kind, c.autoregressor.hidden) == (512, "gru", 256)
     assert (c.optim.name, c.optim.lr, c.optim.schedule, c.train.num_updates) == (
         "adam",
@@ -27,8 +26,8 @@ def test_the_paper_preset_is_the_papers():
 
 def test_written_configuration_reads_back_equal(tmp_path):
     config = Config(seed=3, encoder=EncoderConfig(channels=7), criterion=CriterionConfig(tau=2.5), device="cpu")
-    configuration.write(config, tmp_path / "c.toml")
-    assert configuration.read(tmp_path / "c.toml") == config
+    write_config(config, tmp_path / "c.toml")
+    assert read_config(tmp_path / "c.toml") == config
 
 
 @pytest.mark.parametrize(
@@ -53,46 +52,53 @@ def test_written_configuration_reads_back_equal(tmp_path):
 def test_a_wrong_configuration_is_one_line_that_says_what_is_allowed(tmp_path, text, message):
     (tmp_path / "c.toml").write_text(text)
     with pytest.raises(ConfigError, match=message) as error:
-        configuration.read(tmp_path / "c.toml")
+        read_config(tmp_path / "c.toml")
     assert str(tmp_path / "c.toml") in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_configuration_names_the_presets(tmp_path):
     with pytest.raises(ConfigError, match="no such configuration; give a TOML file or a preset: paper, small"):
-        configuration.read(tmp_path / "none.toml")
+        read_config(tmp_path / "none.toml")
 
 
 def test_the_choices_are_those_of_the_modules_that_they_choose_from():
     """config.py repeats them, so that `cpc --help` need not load torch."""
-    from cpc import autoregressor, batches, config, encoder, negatives, optim, windows
+    from cpc import config
+    from cpc.config import AutoregressorConfig, BatchConfig, CriterionConfig, DataConfig, EncoderConfig, OptimConfig
+    from cpc.data.batches import Composition
+    from cpc.data.windows import Short
+    from cpc.infonce import Scheme
+    from cpc.model.autoregressor import Kind
+    from cpc.model.encoder import Norm, Padding
+    from cpc.train.optim import Name, Schedule
 
     for field, choices in [
-        (config.EncoderConfig.__annotations__["norm"], encoder.Norm),
-        (config.EncoderConfig.__annotations__["padding"], encoder.Padding),
-        (config.AutoregressorConfig.__annotations__["kind"], autoregressor.Kind),
-        (config.BatchConfig.__annotations__["kind"], batches.Composition),
-        (config.DataConfig.__annotations__["short"], windows.Short),
-        (config.OptimConfig.__annotations__["name"], optim.Name),
-        (config.OptimConfig.__annotations__["schedule"], optim.Schedule),
-        (config.CriterionConfig.__annotations__["scheme"], negatives.Scheme),
+        (EncoderConfig.__annotations__["norm"], Norm),
+        (EncoderConfig.__annotations__["padding"], Padding),
+        (AutoregressorConfig.__annotations__["kind"], Kind),
+        (BatchConfig.__annotations__["kind"], Composition),
+        (DataConfig.__annotations__["short"], Short),
+        (OptimConfig.__annotations__["name"], Name),
+        (OptimConfig.__annotations__["schedule"], Schedule),
+        (CriterionConfig.__annotations__["scheme"], Scheme),
     ]:
         given = eval(field, vars(config)) if isinstance(field, str) else field
         assert get_args(given) == get_args(choices)
 
 
 def test_identity_ignores_where_a_run_is_made_and_nothing_else():
-    base = configuration.read("small")
+    base = read_config("small")
     elsewhere = replace(
         base,
         device="cuda",
         data=replace(base.data, manifest="elsewhere.csv", workers=3, cache="cache"),
         loss=replace(base.loss, labels="labels.txt"),
     )
-    assert configuration.identity(elsewhere) == configuration.identity(base)
+    assert config_identity(elsewhere) == config_identity(base)
     for other in (
         replace(base, seed=1),
         replace(base, data=replace(base.data, window_samples=10240)),
         replace(base, optim=replace(base.optim, lr=1e-3)),
     ):
-        assert configuration.identity(other) != configuration.identity(base)
+        assert config_identity(other) != config_identity(base)

@@ -11,14 +11,11 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from cpc import checkpoint, distributed, metrics, model
-from cpc import config as configuration
-from cpc.batches import BatchSampler
-from cpc.config import BatchConfig, CriterionConfig, DataConfig, OptimConfig, TrainConfig
-from cpc.infonce import infonce
-from cpc.negatives import Negatives
-from cpc.train import train
-from cpc.windows import Windows
+from cpc.config import BatchConfig, ConfigError, CriterionConfig, DataConfig, OptimConfig, TrainConfig, write_config
+from cpc.data import BatchSampler, Windows
+from cpc.infonce import Negatives, infonce
+from cpc.runs import append_metrics, build_model, read_checkpoint, read_metrics
+from cpc.train import Ranks, joined, own_device, train
 from tests.conftest import tiny_config
 
 
@@ -63,10 +60,10 @@ def loss_of(network, x, rows, groups):
 
 
 def _gradients(rank, manifest, folder):
-    with distributed.joined(torch.device("cpu")) as ranks:
+    with joined(torch.device("cpu")) as ranks:
         assert (ranks.rank, ranks.size) == (rank, 2)
         torch.manual_seed(rank)
-        network = model.build(tiny_config(manifest))
+        network = build_model(tiny_config(manifest))
         ranks.share(network)
         x = torch.randn(4, 4000, generator=torch.Generator().manual_seed(0))
         loss_of(network, x, [2 * rank, 2 * rank + 1], [[0, 1]]).backward()
@@ -79,7 +76,7 @@ def test_the_averaged_gradient_is_that_of_one_process_on_both_batches(corpus, tm
     in_two_processes(_gradients, corpus, tmp_path)
     (weights, first), (weights_1, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(weights[name], weights_1[name]) for name in weights)
-    network = model.build(tiny_config(corpus))
+    network = build_model(tiny_config(corpus))
     network.load_state_dict(weights)
     x = torch.randn(4, 4000, generator=torch.Generator().manual_seed(0))
     loss_of(network, x, [0, 1, 2, 3], [[0, 1], [2, 3]]).backward()
@@ -90,7 +87,7 @@ def test_the_averaged_gradient_is_that_of_one_process_on_both_batches(corpus, tm
 
 def _train_and_write(rank, config, folder):
     """Both processes write, each into a folder of its own, what only the first does otherwise."""
-    distributed.Ranks.is_first = True
+    Ranks.is_first = True
     train(config, folder / str(rank))
 
 
@@ -98,25 +95,25 @@ def test_two_processes_end_with_the_same_weights_as_one_with_both_batches(corpus
     config = run_config(corpus)
     in_two_processes(_train_and_write, config, tmp_path)
     alone = train(replace(config, batches=BatchConfig(num_windows=4)), tmp_path / "alone")
-    first, second, expected = (checkpoint.read(tmp_path / name / "last.pt")[1]["model"] for name in ("0", "1", "alone"))
+    first, second, expected = (read_checkpoint(tmp_path / name / "last.pt")[1]["model"] for name in ("0", "1", "alone"))
     for name in expected:
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], expected[name], atol=1e-5, rtol=1e-4)
-    ours, theirs = (metrics.read(run / "metrics.jsonl")[0] for run in (tmp_path / "0", alone))
+    ours, theirs = (read_metrics(run / "metrics.jsonl")[0] for run in (tmp_path / "0", alone))
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
 def _train_until(rank, config, run, stop_at):
     """Rank 1 alone gets a signal while it logs update `stop_at`."""
     if stop_at:
-        original = distributed.Ranks.any
+        original = Ranks.any
 
         def signalled(self, flag, device):
             signalled.count += 1
             return original(self, flag or (rank == 1 and signalled.count == stop_at), device)
 
         signalled.count = 0
-        distributed.Ranks.any = signalled
+        Ranks.any = signalled
         with pytest.raises(KeyboardInterrupt):
             train(config, run)
     else:
@@ -128,11 +125,11 @@ def test_a_signal_to_one_stops_both_after_the_same_update_and_the_run_goes_on_ex
     config = run_config(corpus, num_updates=4)
     in_two_processes(_train_until, config, tmp_path / "whole", 0)
     in_two_processes(_train_until, config, tmp_path / "halved", 2)
-    assert checkpoint.read(tmp_path / "halved" / "last.pt")[1]["update"] == 2
+    assert read_checkpoint(tmp_path / "halved" / "last.pt")[1]["update"] == 2
     in_two_processes(_train_until, config, tmp_path / "halved", 0)
-    a, b = (checkpoint.read(tmp_path / name / "last.pt")[1]["model"] for name in ("whole", "halved"))
+    a, b = (read_checkpoint(tmp_path / name / "last.pt")[1]["model"] for name in ("whole", "halved"))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    lines = [(line["kind"], line["update"]) for line in metrics.read(tmp_path / "halved" / "metrics.jsonl")]
+    lines = [(line["kind"], line["update"]) for line in read_metrics(tmp_path / "halved" / "metrics.jsonl")]
     assert sorted(lines) == sorted({*lines})
     assert lines.count(("train", 4)) == 1
 
@@ -140,9 +137,9 @@ def test_a_signal_to_one_stops_both_after_the_same_update_and_the_run_goes_on_ex
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 def test_ranks_share_the_batches_out(corpus, num_ranks):
     """Update u of rank r is batch u · R + r of what one process would see; a later start changes nothing."""
-    from cpc import manifest as manifests
+    from cpc.data import read_manifest
 
-    windows = Windows(manifests.read(corpus).select("train"), window_samples=4000)
+    windows = Windows(read_manifest(corpus).select("train"), window_samples=4000)
     how = {"kind": "mixed", "num_windows": 3, "windows_per_group": 1, "seed": 5}
     one = list(BatchSampler(windows, 0, 7 * num_ranks, **how))
     for rank in range(num_ranks):
@@ -160,7 +157,8 @@ def torchrun(*args, cwd):
         "--nproc-per-node",
         "2",
         "-m",
-        "cpc.train",
+        "cpc",
+        "train",
     ]
     return subprocess.run(
         [*command, *map(str, args)], capture_output=True, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -170,7 +168,7 @@ def torchrun(*args, cwd):
 @pytest.mark.slow
 def test_torchrun_trains_one_run_and_bad_input_is_one_line(corpus, tmp_path):
     path = tmp_path / "config.toml"
-    configuration.write(run_config(corpus), path)
+    write_config(run_config(corpus), path)
     done = torchrun(path, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 processes × 2 windows an update" in done.stderr
@@ -186,21 +184,21 @@ def test_more_processes_than_gpus_is_one_line(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(configuration.ConfigError, match=r"process 1 has no GPU of its own, there are 1; pass --nproc"):
-        distributed.own_device(torch.device("cuda"))
+    with pytest.raises(ConfigError, match=r"process 1 has no GPU of its own, there are 1; pass --nproc"):
+        own_device(torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda", 1)
-    assert distributed.own_device(torch.device("cpu")) == torch.device("cpu")
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 1)
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_signals_reach_a_single_process_as_before(corpus, tmp_path, monkeypatch):
     """Alone, it stops after the very update, not at the next line of the log."""
-    original = metrics.append
+    original = append_metrics
 
     def interrupt(path, line):
         original(path, line)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(metrics, "append", interrupt)
+    monkeypatch.setattr("cpc.train.loop.append_metrics", interrupt)
     with pytest.raises(KeyboardInterrupt, match="stopped after update 3"):
         train(run_config(corpus, num_updates=9, log_every=2), tmp_path / "run")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cpc.encoder import PAPER_STRIDES, BlockConv, Encoder, Geometry, recomputing
+from cpc.model import PAPER_STRIDES, BlockConv, Encoder, Geometry, recomputing
 
 PADDINGS = ["none", "same", "cpc_audio"]
 

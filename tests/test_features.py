@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from cpc import audio, features, model
-from cpc import manifest as manifests
-from cpc.baselines import SpectralExtractor
-from cpc.features import CPCExtractor, FeaturesError
+from cpc.data import AudioError, Manifest, read_audio, read_manifest, scan_folder, split_manifest
+from cpc.features import (
+    CPCExtractor,
+    FeaturesError,
+    SpectralExtractor,
+    extract_features,
+    extractor_of_run,
+    open_features,
+)
+from cpc.runs import build_model
 from cpc.train import train
 from tests.conftest import make_corpus, tiny_config
 
@@ -20,7 +26,7 @@ def run(corpus, tmp_path_factory):
 
 
 def normalised(manifest, i):
-    waveform = audio.read(manifest.audio_path(i), sample_rate=16000)
+    waveform = read_audio(manifest.audio_path(i), sample_rate=16000)
     return (waveform - waveform.mean()) / waveform.std()
 
 
@@ -36,31 +42,33 @@ def test_features_on_disk_equal_the_model_on_the_whole_file(
     from cpc.config import EncoderConfig
 
     torch.manual_seed(0)
-    network = model.build(replace(tiny_config(corpus), encoder=EncoderConfig(16, padding=padding)))
-    manifest = manifests.read(corpus)
-    monkeypatch.setattr(audio, "_PIECE_SAMPLES", 1000)
-    monkeypatch.setattr(features, "_BLOCK_SECONDS", block_seconds)
-    monkeypatch.setattr(features, "_ENCODER_SECONDS", 5)  # of the files side by side, two at a time through g_enc
-    opened = features.load(features.extract(CPCExtractor(network, layer), manifest, tmp_path / "f", progress=False))
+    network = build_model(replace(tiny_config(corpus), encoder=EncoderConfig(16, padding=padding)))
+    manifest = read_manifest(corpus)
+    monkeypatch.setattr("cpc.data.audio._PIECE_SAMPLES", 1000)
+    monkeypatch.setattr("cpc.features.extract._BLOCK_SECONDS", block_seconds)
+    monkeypatch.setattr(
+        "cpc.features.extract._ENCODER_SECONDS", 5
+    )  # of the files side by side, two at a time through g_enc
+    opened = open_features(extract_features(CPCExtractor(network, layer), manifest, tmp_path / "f", progress=False))
     for i, utterance in enumerate(manifest.table["utterance"]):
         with torch.no_grad():
-            z, c = network(torch.from_numpy(audio.read(manifest.audio_path(i), sample_rate=16000))[None])
+            z, c = network(torch.from_numpy(read_audio(manifest.audio_path(i), sample_rate=16000))[None])
         expected = (z if layer == "z" else c)[0].numpy()
         np.testing.assert_allclose(opened.frames(utterance), expected, atol=2e-4)
         assert opened.num_frames(utterance) == network.g_enc.geometry.num_frames(manifest.table["num_samples"].iloc[i])
 
 
 def test_frame_times_are_the_centres_of_the_geometry(run, tmp_path, corpus):
-    opened = features.load(features.extract(features.of_run(run, "z"), manifests.read(corpus), tmp_path / "f"))
+    opened = open_features(extract_features(extractor_of_run(run, "z"), read_manifest(corpus), tmp_path / "f"))
     np.testing.assert_allclose(opened.times(3), [232 / 16000, 392 / 16000, 552 / 16000])
-    mfcc = features.extract(SpectralExtractor("mfcc"), manifests.read(corpus), tmp_path / "m")
-    np.testing.assert_allclose(features.load(mfcc).times(2), [0.0125, 0.0225])
+    mfcc = extract_features(SpectralExtractor("mfcc"), read_manifest(corpus), tmp_path / "m")
+    np.testing.assert_allclose(open_features(mfcc).times(2), [0.0125, 0.0225])
 
 
 @pytest.mark.parametrize(("kind", "dim"), [("mfcc", 39), ("logmel", 40)])
 @pytest.mark.parametrize("block", [50, 161, 1000, 5000, 10**6])
 def test_spectral_baselines_stream_equal_to_the_whole_file(corpus, kind, dim, block):
-    extractor, waveform = SpectralExtractor(kind), normalised(manifests.read(corpus), 3)
+    extractor, waveform = SpectralExtractor(kind), normalised(read_manifest(corpus), 3)
     whole = np.concatenate(list(extractor.frames([waveform])))
     pieces = [waveform[i : i + block] for i in range(0, len(waveform), block)]
     streamed = np.concatenate(list(extractor.frames(pieces)))
@@ -78,8 +86,8 @@ def test_a_tone_moves_the_mel_band_of_its_frequency():
 
 
 def test_interrupted_extraction_goes_on_and_keeps_what_is_there(run, corpus, tmp_path):
-    manifest, out = manifests.read(corpus), tmp_path / "f"
-    features.extract(features.of_run(run, "c"), manifest, out)
+    manifest, out = read_manifest(corpus), tmp_path / "f"
+    extract_features(extractor_of_run(run, "c"), manifest, out)
     paths = sorted((out / "frames").glob("*.npy"))
     kept, lost = paths[0], paths[1]
     stamp, content = kept.stat().st_mtime_ns, lost.read_bytes()
@@ -87,60 +95,60 @@ def test_interrupted_extraction_goes_on_and_keeps_what_is_there(run, corpus, tmp
     meta = json.loads((out / "features.json").read_text())
     (out / "features.json").write_text(json.dumps({**meta, "complete": False}))
     with pytest.raises(FeaturesError, match="not finished"):
-        features.load(out)
-    features.extract(features.of_run(run, "c"), manifest, out)
+        open_features(out)
+    extract_features(extractor_of_run(run, "c"), manifest, out)
     assert kept.stat().st_mtime_ns == stamp
     assert lost.read_bytes() == content
 
 
 def test_a_frames_file_cut_short_by_a_crash_is_made_again(run, corpus, tmp_path):
-    extractor, manifest = features.of_run(run, "c"), manifests.read(corpus)
-    folder = features.extract(extractor, manifest, tmp_path / "f", progress=False)
+    extractor, manifest = extractor_of_run(run, "c"), read_manifest(corpus)
+    folder = extract_features(extractor, manifest, tmp_path / "f", progress=False)
     path = next(iter(sorted((folder / "frames").iterdir())))
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000])
-    features.extract(extractor, manifest, tmp_path / "f", progress=False)
+    extract_features(extractor, manifest, tmp_path / "f", progress=False)
     assert path.read_bytes() == whole
 
 
 def test_a_folder_of_other_features_is_not_mixed_up(run, corpus, tmp_path):
-    manifest = manifests.read(corpus)
-    features.extract(features.of_run(run, "c"), manifest, tmp_path / "f")
+    manifest = read_manifest(corpus)
+    extract_features(extractor_of_run(run, "c"), manifest, tmp_path / "f")
     with pytest.raises(FeaturesError, match="holds other features: layer is 'c', this command's 'z'"):
-        features.extract(features.of_run(run, "z"), manifest, tmp_path / "f")
+        extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f")
     with pytest.raises(FeaturesError, match="holds other features: source"):
-        features.extract(features.of_run(run, "c", untrained=True), manifest, tmp_path / "f")
+        extract_features(extractor_of_run(run, "c", untrained=True), manifest, tmp_path / "f")
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "mine.txt").write_text("mine")
     with pytest.raises(FeaturesError, match="not empty and no features folder"):
-        features.extract(features.of_run(run, "c"), manifest, tmp_path / "g")
+        extract_features(extractor_of_run(run, "c"), manifest, tmp_path / "g")
 
 
 def test_untrained_is_the_runs_network_before_its_first_update(run, corpus):
     torch.manual_seed(0)
-    start = model.build(tiny_config(corpus))
-    untrained = features.of_run(run, "c", untrained=True).model
+    start = build_model(tiny_config(corpus))
+    untrained = extractor_of_run(run, "c", untrained=True).model
     assert all(
         torch.equal(a, b) for a, b in zip(start.state_dict().values(), untrained.state_dict().values(), strict=True)
     )
-    trained = features.of_run(run, "c").model
+    trained = extractor_of_run(run, "c").model
     assert not torch.equal(trained.W.weight, untrained.W.weight)
 
 
 def test_float16_halves_the_files(run, corpus, tmp_path):
-    manifest = manifests.read(corpus)
-    half = features.load(features.extract(features.of_run(run, "z"), manifest, tmp_path / "h", dtype="float16"))
-    full = features.load(features.extract(features.of_run(run, "z"), manifest, tmp_path / "f"))
+    manifest = read_manifest(corpus)
+    half = open_features(extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "h", dtype="float16"))
+    full = open_features(extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f"))
     name = manifest.table["utterance"].iloc[0]
     assert half.frames(name).dtype == np.float16
     np.testing.assert_allclose(half.frames(name), full.frames(name), rtol=1e-3, atol=1e-3)
 
 
 def test_files_of_another_rate_are_resampled_or_refused(run, tmp_path):
-    manifest = manifests.read(make_corpus(tmp_path / "c", speakers=1, utterances=3, rate=8000))
-    with pytest.raises(audio.AudioError, match="8000 Hz, expected 16000"):
-        features.extract(features.of_run(run, "z"), manifest, tmp_path / "f")
-    opened = features.load(features.extract(features.of_run(run, "z"), manifest, tmp_path / "g", resample=True))
+    manifest = read_manifest(make_corpus(tmp_path / "c", speakers=1, utterances=3, rate=8000))
+    with pytest.raises(AudioError, match="8000 Hz, expected 16000"):
+        extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f")
+    opened = open_features(extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "g", resample=True))
     name = manifest.table["utterance"].iloc[0]
     assert opened.num_frames(name) == (16000 - 465) // 160 + 1  # 1 s
 
@@ -150,8 +158,8 @@ def test_utterances_too_short_for_a_frame_are_left_out_and_said(run, corpus, tmp
 
     write_sound(tmp_path / "c" / "1" / "1" / "tiny.wav", 0.02, 0)
     write_sound(tmp_path / "c" / "1" / "1" / "long.wav", 0.2, 1)
-    manifest = manifests.scan(tmp_path / "c", progress=False).manifest
-    opened = features.load(features.extract(features.of_run(run, "z"), manifest, tmp_path / "f"))
+    manifest = scan_folder(tmp_path / "c", progress=False).manifest
+    opened = open_features(extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f"))
     assert "1 utterances are too short for one frame and left out: tiny" in capsys.readouterr().out
     assert opened.num_frames("tiny") == 0
     assert opened.num_frames("long") > 0
@@ -160,7 +168,7 @@ def test_utterances_too_short_for_a_frame_are_left_out_and_said(run, corpus, tmp
 def test_memory_does_not_grow_with_the_file(corpus, monkeypatch):
     """Blocks go through one at a time, and the state that is carried has a fixed size."""
     torch.manual_seed(0)
-    network = model.build(tiny_config(corpus))
+    network = build_model(tiny_config(corpus))
     state, sizes = None, []
     for _ in range(6):
         _, _, state = network.stream(torch.randn(1, 16000), state, last=False)
@@ -169,8 +177,8 @@ def test_memory_does_not_grow_with_the_file(corpus, monkeypatch):
 
 
 def test_a_damaged_or_missing_frames_file_is_one_clear_error(run, corpus, tmp_path):
-    manifest = manifests.read(corpus)
-    opened = features.load(features.extract(features.of_run(run, "z"), manifest, tmp_path / "f"))
+    manifest = read_manifest(corpus)
+    opened = open_features(extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f"))
     first, second = manifest.table["utterance"].iloc[:2]
     path = opened.folder / "frames" / f"{first}.npy"
     path.write_bytes(path.read_bytes()[:300])
@@ -180,27 +188,27 @@ def test_a_damaged_or_missing_frames_file_is_one_clear_error(run, corpus, tmp_pa
     with pytest.raises(FeaturesError, match="no such file; run `cpc features` again"):
         opened.frames(second)
     with pytest.raises(FeaturesError, match="no features folder"):
-        features.load(tmp_path)
+        open_features(tmp_path)
 
 
 def test_bf16_features_are_close_and_not_mixed_with_float32(run, corpus, tmp_path):
-    manifest = manifests.read(corpus)
-    exact = features.load(features.extract(features.of_run(run, "c"), manifest, tmp_path / "f"))
-    close = features.load(features.extract(features.of_run(run, "c", precision="bf16"), manifest, tmp_path / "g"))
+    manifest = read_manifest(corpus)
+    exact = open_features(extract_features(extractor_of_run(run, "c"), manifest, tmp_path / "f"))
+    close = open_features(extract_features(extractor_of_run(run, "c", precision="bf16"), manifest, tmp_path / "g"))
     for utterance in manifest.table["utterance"]:
         assert np.abs(exact.frames(utterance) - close.frames(utterance)).max() < 0.05
     with pytest.raises(FeaturesError, match="holds other features: identity"):
-        features.extract(features.of_run(run, "c", precision="bf16"), manifest, tmp_path / "f")
+        extract_features(extractor_of_run(run, "c", precision="bf16"), manifest, tmp_path / "f")
 
 
 def test_one_folder_opens_under_another_split_but_not_with_utterances_it_lacks(run, tmp_path, corpus):
-    manifest = manifests.read(corpus)
-    folder = features.extract(features.of_run(run, "z"), manifest, tmp_path / "f", progress=False)
-    by_speaker = manifests.split(manifest, by="speaker", fractions=(0.4, 0.3, 0.3), seed=1)
-    opened = features.load(folder, by_speaker)
+    manifest = read_manifest(corpus)
+    folder = extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f", progress=False)
+    by_speaker = split_manifest(manifest, by="speaker", fractions=(0.4, 0.3, 0.3), seed=1)
+    opened = open_features(folder, by_speaker)
     assert opened.manifest.table["split"].tolist() == by_speaker.table["split"].tolist()
     name = manifest.table["utterance"].iloc[0]
-    np.testing.assert_array_equal(opened.frames(name), features.load(folder).frames(name))
+    np.testing.assert_array_equal(opened.frames(name), open_features(folder).frames(name))
     other = by_speaker.table.assign(utterance=["another", *by_speaker.table["utterance"][1:]])
     with pytest.raises(FeaturesError, match="holds no frames of 1 utterances of the manifest given: another"):
-        features.load(folder, manifests.Manifest(by_speaker.root, other))
+        open_features(folder, Manifest(by_speaker.root, other))

@@ -7,9 +7,7 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
-from cpc.embeddings import EmbeddingError, gathered
-from cpc.losses import info_nce, nt_xent, sup_con
-from cpc.momentum import MomentumQueue
+from cpc.losses import EmbeddingError, MomentumQueue, gathered, info_nce, nt_xent, sup_con
 
 RANKS, N, D = 2, 5, 4
 LABELS = torch.tensor([0, 0, 1, 2, 3, 1, 1, 0, 5, 5])  # one rank has more pairs than the other

@@ -5,8 +5,7 @@ import typing
 import pytest
 import torch
 
-from cpc.infonce import infonce
-from cpc.negatives import Negatives, NegativesError, Scheme, bound_kind, draw
+from cpc.infonce import Negatives, NegativesError, Scheme, bound_kind, draw, infonce
 from tests import reference
 
 SCHEMES = typing.get_args(Scheme)
@@ -57,7 +56,7 @@ def test_blocks_change_nothing(scheme, monkeypatch):
     """However few scores are held at once, losses and gradients stay."""
     outcomes = []
     for size in (1, 100, 10**6):
-        monkeypatch.setattr("cpc.infonce._block_scores", lambda device, size=size: size)
+        monkeypatch.setattr("cpc.infonce.criterion._block_scores", lambda device, size=size: size)
         z, predictions = batch()
         result = infonce(z, predictions, Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES))
         outcomes.append([*result, *torch.autograd.grad(result.losses.sum(), [z, predictions])])

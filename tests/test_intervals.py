@@ -3,15 +3,26 @@
 import numpy as np
 import pytest
 
-from cpc import alignment, intervals
-from cpc import manifest as manifests
-from cpc.alignment import LabelsError
-from cpc.intervals import Interval, phones_at_labels
+from cpc.data import read_manifest
+from cpc.labels import (
+    Interval,
+    LabelsError,
+    import_labels,
+    labelled_utterances,
+    phone_name,
+    phones_at_labels,
+    read_ctm,
+    read_labels,
+    read_phones,
+    read_textgrid,
+    write_ctm,
+    write_textgrid,
+)
 
 
 @pytest.fixture(scope="module")
 def manifest(corpus):
-    return manifests.read(corpus)
+    return read_manifest(corpus)
 
 
 def drawn(seed, seconds):
@@ -57,27 +68,27 @@ def test_overlapping_intervals_are_refused():
     ],
 )
 def test_marks_become_phones(mark, phone):
-    assert intervals.phone_name(mark) == phone
+    assert phone_name(mark) == phone
 
 
 def test_textgrids_come_back_as_they_were_written(tmp_path):
     pytest.importorskip("praatio")
     given = [Interval(0, 0.25, "sil"), Interval(0.25, 0.3125, "aa"), Interval(0.3125, 1.5, "b")]
-    intervals.write_textgrid(given, 1.5, tmp_path / "deep" / "a.TextGrid")
-    assert intervals.read_textgrid(tmp_path / "deep" / "a.TextGrid") == given
+    write_textgrid(given, 1.5, tmp_path / "deep" / "a.TextGrid")
+    assert read_textgrid(tmp_path / "deep" / "a.TextGrid") == given
     with pytest.raises(LabelsError, match=r"no tier 'words'; there are: phones; pass --tier"):
-        intervals.read_textgrid(tmp_path / "deep" / "a.TextGrid", tier="words")
+        read_textgrid(tmp_path / "deep" / "a.TextGrid", tier="words")
     with pytest.raises(LabelsError, match=r"b.TextGrid: no such TextGrid"):
-        intervals.read_textgrid(tmp_path / "b.TextGrid")
+        read_textgrid(tmp_path / "b.TextGrid")
     (tmp_path / "c.TextGrid").write_text("no grid")
     with pytest.raises(LabelsError, match=r"c.TextGrid: cannot be read as a TextGrid"):
-        intervals.read_textgrid(tmp_path / "c.TextGrid")
+        read_textgrid(tmp_path / "c.TextGrid")
 
 
 def test_ctm_comes_back_as_it_was_written(tmp_path):
     given = {"u": [Interval(0, 0.25, "sil"), Interval(0.25, 0.3, "aa")], "v": [Interval(0.1, 0.2, "b")]}
-    intervals.write_ctm(given, tmp_path / "a.ctm")
-    assert intervals.read_ctm(tmp_path / "a.ctm") == given
+    write_ctm(given, tmp_path / "a.ctm")
+    assert read_ctm(tmp_path / "a.ctm") == given
 
 
 @pytest.mark.parametrize(
@@ -92,12 +103,12 @@ def test_ctm_comes_back_as_it_was_written(tmp_path):
 def test_a_wrong_ctm_is_told_by_its_line(tmp_path, text, says):
     (tmp_path / "a.ctm").write_text(text)
     with pytest.raises(LabelsError, match=says):
-        intervals.read_ctm(tmp_path / "a.ctm")
+        read_ctm(tmp_path / "a.ctm")
 
 
 def test_a_missing_ctm_is_told(tmp_path):
     with pytest.raises(LabelsError, match="no such CTM file"):
-        intervals.read_ctm(tmp_path / "a.ctm")
+        read_ctm(tmp_path / "a.ctm")
 
 
 @pytest.mark.parametrize("form", ["ctm", "textgrids"])
@@ -108,17 +119,17 @@ def test_an_import_fits_the_manifest_and_says_who_has_none(manifest, tmp_path, f
     given = {u: [Interval(0.1, 0.5, "zh"), Interval(0.5, 0.8, "aa")] for u in names[1:]}
     source = tmp_path / "a.ctm"
     if form == "ctm":
-        intervals.write_ctm(given, source)
+        write_ctm(given, source)
     else:
         pytest.importorskip("praatio")
         source = tmp_path / "grids"
         for u, of in given.items():
             seconds = float(table["num_samples"][names.index(u)]) / 16000
-            intervals.write_textgrid(of, seconds, source / u[0] / f"{u}.TextGrid")
-    assert intervals.import_labels(manifest, source, tmp_path / "out") == names[:1]
-    labels = alignment.read_labels(tmp_path / "out" / "phone_labels.txt")
-    assert alignment.labelled_utterances(manifest, labels) == names[1:]
-    assert alignment.read_phones(tmp_path / "out" / "phones.txt") == {0: "sil", 1: "aa", 2: "zh"}
+            write_textgrid(of, seconds, source / u[0] / f"{u}.TextGrid")
+    assert import_labels(manifest, source, tmp_path / "out") == names[:1]
+    labels = read_labels(tmp_path / "out" / "phone_labels.txt")
+    assert labelled_utterances(manifest, labels) == names[1:]
+    assert read_phones(tmp_path / "out" / "phones.txt") == {0: "sil", 1: "aa", 2: "zh"}
     assert labels[names[1]][:9].tolist() == [0] * 9  # up to 0.0925 s
     assert labels[names[1]][9:49].tolist() == [2] * 40
     assert labels[names[1]][49:79].tolist() == [1] * 30
@@ -126,23 +137,23 @@ def test_an_import_fits_the_manifest_and_says_who_has_none(manifest, tmp_path, f
 
 def test_given_ids_are_used_and_a_phone_without_one_is_refused(manifest, tmp_path):
     utterance = manifest.table["utterance"].iloc[0]
-    intervals.write_ctm({utterance: [Interval(0.1, 0.5, "zh")]}, tmp_path / "a.ctm")
+    write_ctm({utterance: [Interval(0.1, 0.5, "zh")]}, tmp_path / "a.ctm")
     (tmp_path / "phones.txt").write_text("0 sil\n1 aa\n2 zh\n")
-    intervals.import_labels(manifest, tmp_path / "a.ctm", tmp_path / "out", phones=tmp_path / "phones.txt")
-    assert set(alignment.read_labels(tmp_path / "out" / "phone_labels.txt")[utterance]) == {0, 2}
+    import_labels(manifest, tmp_path / "a.ctm", tmp_path / "out", phones=tmp_path / "phones.txt")
+    assert set(read_labels(tmp_path / "out" / "phone_labels.txt")[utterance]) == {0, 2}
     (tmp_path / "phones.txt").write_text("0 sil\n1 aa\n")
     with pytest.raises(LabelsError, match=r"phones zh have no id; allowed: sil, aa"):
-        intervals.import_labels(manifest, tmp_path / "a.ctm", tmp_path / "out", phones=tmp_path / "phones.txt")
+        import_labels(manifest, tmp_path / "a.ctm", tmp_path / "out", phones=tmp_path / "phones.txt")
 
 
 def test_intervals_of_another_corpus_or_longer_than_the_audio_are_refused(manifest, tmp_path):
     utterance = manifest.table["utterance"].iloc[0]
-    intervals.write_ctm({"other": [Interval(0, 1, "aa")]}, tmp_path / "a.ctm")
+    write_ctm({"other": [Interval(0, 1, "aa")]}, tmp_path / "a.ctm")
     with pytest.raises(LabelsError, match=r"has intervals \(e.g. other\); are they of another corpus"):
-        intervals.import_labels(manifest, tmp_path / "a.ctm", tmp_path / "out")
-    intervals.write_ctm({utterance: [Interval(0, 9, "aa")]}, tmp_path / "b.ctm")
+        import_labels(manifest, tmp_path / "a.ctm", tmp_path / "out")
+    write_ctm({utterance: [Interval(0, 9, "aa")]}, tmp_path / "b.ctm")
     with pytest.raises(LabelsError, match=r"intervals until 9.00 s, its audio ends at 1.00 s"):
-        intervals.import_labels(manifest, tmp_path / "b.ctm", tmp_path / "out")
+        import_labels(manifest, tmp_path / "b.ctm", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(LabelsError, match=r"no \*.TextGrid below it"):
-        intervals.import_labels(manifest, tmp_path / "empty", tmp_path / "out")
+        import_labels(manifest, tmp_path / "empty", tmp_path / "out")

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from cpc import estimate, maps
 from tests.conftest import load_script
 
 pytest.importorskip("espeakng_loader", reason="minispeech is made by espeak-ng: pip install -e '.[demo]'")
@@ -62,8 +61,8 @@ def recipe(*arguments) -> Done:
         preset = Path(arguments[1]) / "tiny.toml"  # beside the corpus
         preset.write_text(TINY)
         patch.setattr(sys, "argv", [*command, "--preset", str(preset), *map(str, arguments)])
-        patch.setattr(estimate, "_FILE_SECONDS", 2)
-        patch.setattr(maps, "NUM_FRAMES", 200)
+        patch.setattr("cpc.experiments.estimate._FILE_SECONDS", 2)
+        patch.setattr("cpc.report.maps.NUM_FRAMES", 200)
         script = load_script(SCRIPT)
         patch.setattr(script, "CS", (0.01,))
         try:

@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import losses as metric_learning
 from torch.nn import functional as F
 
-from cpc import losses
-from cpc.embeddings import EmbeddingError
-from cpc.loss_modules import InfoNCELoss, LearnableTemperature, NTXentLoss, SupConLoss
-from cpc.losses import info_nce, info_nce_logits, mutual_information_bound, nt_xent, sup_con
+from cpc.losses import (
+    EmbeddingError,
+    LearnableTemperature,
+    info_nce,
+    info_nce_logits,
+    mutual_information_bound,
+    nt_xent,
+    sup_con,
+)
+from cpc.losses import contrastive as losses
 from tests import reference
 
 CASES = settings(max_examples=200, deadline=None, derandomize=True)
@@ -265,20 +271,6 @@ def test_the_temperature_is_learned_stays_above_its_floor_and_can_rise_again():
             optimiser.step()
             assert temperature() >= 0.01 * (1 - 1e-6)
         assert (temperature().item() < 0.0101) == (positive is x)
-
-
-def test_modules_are_their_functions():
-    x, y = rows(0, (6, 4), (6, 4))
-    labels = torch.tensor([0, 0, 1, 1, 2, 2])
-    temperature = LearnableTemperature()
-    module = InfoNCELoss(temperature, symmetric=True, chunk_size=2)
-    torch.testing.assert_close(module(x, y), info_nce(x, y, None, temperature(), symmetric=True))
-    assert dict(module.named_parameters()).keys() == {"temperature.log_scale"}
-    module(x, y).backward()
-    assert temperature.log_scale.grad != 0
-    torch.testing.assert_close(InfoNCELoss(similarity="dot")(x, y, y[:2]), info_nce(x, y, y[:2], similarity="dot"))
-    torch.testing.assert_close(NTXentLoss(0.3)(x, labels), nt_xent(x, labels, 0.3))
-    torch.testing.assert_close(SupConLoss(0.3, reduction="sum")(x, labels), sup_con(x, labels, 0.3, "sum"))
 
 
 @CASES

@@ -12,8 +12,21 @@ import pandas as pd
 import pytest
 import soundfile
 
-from cpc import manifest
-from cpc.manifest import Manifest, ManifestError
+from cpc.data import (
+    SPLITS,
+    By,
+    Manifest,
+    ManifestError,
+    Scan,
+    read_manifest,
+    read_utterance_list,
+    refuse_leaks,
+    scan_folder,
+    scan_summary,
+    split_as_listed,
+    split_manifest,
+    write_manifest,
+)
 from tests.conftest import make_corpus
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -30,8 +43,8 @@ def put(path: Path, wave: npt.NDArray[Any] | None = None, rate: int = 16000, **o
     return path
 
 
-def scan(folder: Path, speaker: str = "none") -> manifest.Scan:
-    return manifest.scan(folder, speaker=speaker, progress=False)
+def scan(folder: Path, speaker: str = "none") -> Scan:
+    return scan_folder(folder, speaker=speaker, progress=False)
 
 
 def table(num_rows: int, num_speakers: int = 4, num_chapters: int = 3) -> Manifest:
@@ -61,7 +74,7 @@ CSV = "path,num_samples,sample_rate,speaker,utterance\n"
 def test_the_default_pattern_reads_speaker_and_chapter_from_any_level_above(tmp_path: Path, above: str) -> None:
     put(tmp_path / f"{above}103/1240/103-1240-0000.flac")
     put(tmp_path / f"{above}0012/7/0012-7-0001.FLAC", format="FLAC", rate=8000)
-    found = manifest.scan(tmp_path, progress=False)
+    found = scan_folder(tmp_path, progress=False)
     rows = found.manifest.table
     assert found.left_out == []
     assert rows["path"].tolist() == [f"{above}0012/7/0012-7-0001.FLAC", f"{above}103/1240/103-1240-0000.flac"]
@@ -129,7 +142,7 @@ def test_unusable_files_are_left_out_and_listed_with_their_reason(tmp_path: Path
         "silent.wav": "silent",
         "text.wav": "not a sound file that libsndfile can read",
     }
-    shown = manifest.summary(found)
+    shown = scan_summary(found)
     assert shown.startswith("1 utterances, 1 speakers, 0.00 hours, 16000 Hz (1)\n")
     assert "left out: 6\n" in shown
     assert all(f"{path}: {reason}" in shown for path, reason in found.left_out)
@@ -180,8 +193,8 @@ def test_the_same_samples_have_the_same_hash_in_another_format(tmp_path: Path) -
 def test_written_and_read_again_it_is_the_same(tmp_path: Path) -> None:
     """Text that looks like numbers or like nothing stays text, further columns stay."""
     rows = table(5).table.assign(speaker=["0012", "NA", "nan", "1e5", "None"], note=["", "a,b", 'say "x"', "é", "NULL"])
-    manifest.write(Manifest(tmp_path, rows), tmp_path / "m.csv")
-    again = manifest.read(tmp_path / "m.csv")
+    write_manifest(Manifest(tmp_path, rows), tmp_path / "m.csv")
+    again = read_manifest(tmp_path / "m.csv")
     assert again.root == tmp_path
     assert again.table.columns.tolist() == rows.columns.tolist()
     assert again.table.to_numpy().tolist() == rows.to_numpy().tolist()
@@ -192,15 +205,15 @@ def test_a_manifest_finds_its_audio_from_wherever_it_is_written(tmp_path: Path, 
     audio = put(tmp_path / "corpus" / "s" / "a.wav")
     (tmp_path / "real" / "deeper").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real" / "deeper")
-    manifest.write(scan(tmp_path / "corpus").manifest, tmp_path / where)
-    found = manifest.read(tmp_path / where)
+    write_manifest(scan(tmp_path / "corpus").manifest, tmp_path / where)
+    found = read_manifest(tmp_path / where)
     assert not os.path.isabs(found.table["path"].iloc[0])
     assert found.audio_path(0).samefile(audio)
 
 
 def test_a_full_disk_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.csv"
-    manifest.write(Manifest(tmp_path, table(3).table), path)
+    write_manifest(Manifest(tmp_path, table(3).table), path)
     before = path.read_bytes()
 
     def full(*_: object) -> None:
@@ -208,7 +221,7 @@ def test_a_full_disk_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ManifestError, match=r"m\.csv: could not be written \(No space left on device\)"):
-        manifest.write(Manifest(tmp_path, table(4).table), path)
+        write_manifest(Manifest(tmp_path, table(4).table), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["m.csv"]
 
@@ -239,7 +252,7 @@ def test_a_manifest_with_a_fault_is_refused_in_one_line(tmp_path: Path, text: st
     if text is not None:
         path.write_text(text, encoding="latin-1")
     with pytest.raises(ManifestError) as caught:
-        manifest.read(path)
+        read_manifest(path)
     assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)
 
@@ -263,29 +276,29 @@ def of(parts: Manifest) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("by", ["utterance", "chapter", "speaker"])
-def test_a_split_depends_on_the_seed_and_not_on_the_order_of_rows(by: manifest.By) -> None:
+def test_a_split_depends_on_the_seed_and_not_on_the_order_of_rows(by: By) -> None:
     whole = table(240, num_speakers=20)
     shuffled = Manifest(whole.root, whole.table.sample(frac=1, random_state=0))
-    parts = manifest.split(whole, by=by)
-    assert of(parts) == of(manifest.split(shuffled, by=by)) == of(manifest.split(parts, by=by))
-    assert of(parts) != of(manifest.split(whole, by=by, seed=1))
+    parts = split_manifest(whole, by=by)
+    assert of(parts) == of(split_manifest(shuffled, by=by)) == of(split_manifest(parts, by=by))
+    assert of(parts) != of(split_manifest(whole, by=by, seed=1))
     assert "split" not in whole.table
 
 
 def test_a_split_is_the_same_in_every_version() -> None:
-    parts = of(manifest.split(table(20), by="utterance"))
+    parts = of(split_manifest(table(20), by="utterance"))
     assert sorted(name for name, split in parts.items() if split != "train") == ["u1", "u19", "u3", "u5"]
 
 
 def test_split_by_utterance_shares_every_speaker_alike() -> None:
-    parts = manifest.split(table(300, num_speakers=3), by="utterance").table
+    parts = split_manifest(table(300, num_speakers=3), by="utterance").table
     counts = parts.groupby(["speaker", "split"]).size().unstack()
     assert counts.to_dict("index") == {f"00{s}": {"train": 80, "dev": 10, "test": 10} for s in range(3)}
 
 
 @pytest.mark.parametrize(("by", "units"), [("chapter", ["speaker", "chapter"]), ("speaker", ["speaker"])])
-def test_a_unit_is_never_in_two_splits(by: manifest.By, units: list[str]) -> None:
-    parts = manifest.split(table(240, num_speakers=20), by=by).table
+def test_a_unit_is_never_in_two_splits(by: By, units: list[str]) -> None:
+    parts = split_manifest(table(240, num_speakers=20), by=by).table
     assert (parts.groupby(units)["split"].nunique() == 1).all()
     assert parts.groupby(units)["split"].first().value_counts(normalize=True).to_dict() == pytest.approx(
         {"train": 0.8, "dev": 0.1, "test": 0.1}
@@ -307,24 +320,24 @@ def test_a_unit_is_never_in_two_splits(by: manifest.By, units: list[str]) -> Non
 def test_shares_are_exact_to_one_unit_and_no_wanted_split_is_empty(
     num_units: int, fractions: tuple[float, float, float], expected: tuple[int, int, int]
 ) -> None:
-    parts = manifest.split(table(num_units, num_speakers=num_units), by="speaker", fractions=fractions).table
+    parts = split_manifest(table(num_units, num_speakers=num_units), by="speaker", fractions=fractions).table
     counts = parts["split"].value_counts()
-    assert tuple(counts.get(name, 0) for name in manifest.SPLITS) == expected
+    assert tuple(counts.get(name, 0) for name in SPLITS) == expected
 
 
 def test_too_few_units_are_an_error_that_counts_them() -> None:
     with pytest.raises(ManifestError, match="split by speaker: 2 of these for 3 splits, test would be empty"):
-        manifest.split(table(40, num_speakers=2), by="speaker")
+        split_manifest(table(40, num_speakers=2), by="speaker")
     with pytest.raises(ManifestError, match="no chapter column"):
-        manifest.split(Manifest(Path(), table(40).table.drop(columns="chapter")), by="chapter")
+        split_manifest(Manifest(Path(), table(40).table.drop(columns="chapter")), by="chapter")
     with pytest.raises(ManifestError, match="add up to 1"):
-        manifest.split(table(40), by="speaker", fractions=(0.8, 0.1, 0.2))
+        split_manifest(table(40), by="speaker", fractions=(0.8, 0.1, 0.2))
 
 
 def test_one_recording_under_two_names_goes_to_one_split() -> None:
     whole = table(60)
     rows = whole.table.assign(audio_hash=[f"{i % 30:x}" for i in range(60)])
-    parts = manifest.split(Manifest(whole.root, rows), by="utterance").table
+    parts = split_manifest(Manifest(whole.root, rows), by="utterance").table
     assert (parts.groupby("audio_hash")["split"].nunique() == 1).all()
 
 
@@ -344,9 +357,7 @@ def test_one_recording_under_two_names_goes_to_one_split() -> None:
         ("speaker", {"audio_hash": ""}, None),
     ],
 )
-def test_what_two_splits_share_is_refused(
-    tmp_path: Path, by: manifest.By, change: dict[str, str], what: str | None
-) -> None:
+def test_what_two_splits_share_is_refused(tmp_path: Path, by: By, change: dict[str, str], what: str | None) -> None:
     put(tmp_path / "a.wav")
     (tmp_path / "link.wav").symlink_to("a.wav")
     (tmp_path / "folder").symlink_to(".")
@@ -356,41 +367,41 @@ def test_what_two_splits_share_is_refused(
         first["audio_hash"] = ""
     rows = pd.DataFrame([first | {"split": "train"}, second | change | {"split": "test"}])
     if what is None:
-        manifest.refuse_leaks(Manifest(tmp_path, rows), by=by)
+        refuse_leaks(Manifest(tmp_path, rows), by=by)
         return
     with pytest.raises(ManifestError, match=f"a.wav .train. and .* .test. share one {what}"):
-        manifest.refuse_leaks(Manifest(tmp_path, rows), by=by)
-    manifest.refuse_leaks(Manifest(tmp_path, rows.assign(split="train")), by=by)
+        refuse_leaks(Manifest(tmp_path, rows), by=by)
+    refuse_leaks(Manifest(tmp_path, rows.assign(split="train")), by=by)
 
 
 def test_lists_say_train_and_test_and_dev_comes_out_of_train_the_same_every_time(tmp_path):
-    table = manifest.read(make_corpus(tmp_path, speakers=3, utterances=7))
+    table = read_manifest(make_corpus(tmp_path, speakers=3, utterances=7))
     names = table.table["utterance"].tolist()
     test, train, neither = names[::3], [n for i, n in enumerate(names) if i % 3 and n != names[1]], names[1]
     (tmp_path / "train.txt").write_text("\n".join(reversed(train)) + "\n\n")
     (tmp_path / "test.txt").write_text("".join(f"{name}.flac\n" for name in test))
-    lists = [manifest.read_list(tmp_path / name) for name in ("train.txt", "test.txt")]
-    result = manifest.split_as_listed(table, *lists, dev_fraction=0.2)
+    lists = [read_utterance_list(tmp_path / name) for name in ("train.txt", "test.txt")]
+    result = split_as_listed(table, *lists, dev_fraction=0.2)
     of = dict(zip(result.table["utterance"], result.table["split"], strict=True))
     assert {name for name, split in of.items() if split == "test"} == set(test)
     assert {name for name, split in of.items() if split != "test"} == set(train)
     assert sum(split == "dev" for split in of.values()) == round(0.2 * len(train))
     assert neither not in of
-    again = manifest.split_as_listed(table, sorted(train), test, dev_fraction=0.2)
+    again = split_as_listed(table, sorted(train), test, dev_fraction=0.2)
     assert again.table.equals(result.table)
 
 
 def test_lists_that_do_not_fit_are_refused(tmp_path):
-    table = manifest.read(make_corpus(tmp_path, speakers=2, utterances=3))
+    table = read_manifest(make_corpus(tmp_path, speakers=2, utterances=3))
     names = table.table["utterance"].tolist()
     with pytest.raises(ManifestError, match=r"list of test names 'x-1', which the manifest lacks \(1 of 2 such"):
-        manifest.split_as_listed(table, names[:4], [names[4], "x-1"])
+        split_as_listed(table, names[:4], [names[4], "x-1"])
     with pytest.raises(ManifestError, match=r"is in the list of train and in that of test \(1 such"):
-        manifest.split_as_listed(table, names[:4], names[3:])
+        split_as_listed(table, names[:4], names[3:])
     path = tmp_path / "list.txt"
     for text, message in (("a\nb\na\n", "'a' stands in it 2 times"), ("\n", "empty")):
         path.write_text(text)
         with pytest.raises(ManifestError, match=message):
-            manifest.read_list(path)
+            read_utterance_list(path)
     with pytest.raises(ManifestError, match=r"none\.txt: not a readable list"):
-        manifest.read_list(tmp_path / "none.txt")
+        read_utterance_list(tmp_path / "none.txt")

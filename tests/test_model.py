@@ -5,15 +5,14 @@ import math
 import pytest
 import torch
 
-from cpc import model
-from cpc.autoregressor import Autoregressor
 from cpc.config import AutoregressorConfig, Config, CriterionConfig, EncoderConfig
-from cpc.predictor import Predictor
+from cpc.model import Autoregressor, Predictor
+from cpc.runs import build_model
 
 
 def small(**encoder):
     torch.manual_seed(0)
-    return model.build(
+    return build_model(
         Config(
             encoder=EncoderConfig(channels=16, **encoder),
             autoregressor=AutoregressorConfig(hidden=8),
@@ -66,8 +65,7 @@ def test_tau_divides_the_scores_and_defaults_to_sqrt_dim():
 
 def test_the_first_loss_is_near_log_n():
     """At the start the scores are small: the scale that reference runs needed to leave log N."""
-    from cpc.infonce import infonce
-    from cpc.negatives import Negatives
+    from cpc.infonce import Negatives, infonce
 
     cpc = small()
     z, c = cpc(torch.randn(4, 8000))
@@ -79,7 +77,7 @@ def test_the_first_loss_is_near_log_n():
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
 def test_streaming_z_and_c_equals_the_whole_file(padding, kind):
     torch.manual_seed(0)
-    cpc = model.build(
+    cpc = build_model(
         Config(encoder=EncoderConfig(channels=16, padding=padding), autoregressor=AutoregressorConfig(kind, 8))
     )
     x = torch.randn(1, 5000)

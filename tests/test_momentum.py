@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cpc.embeddings import EmbeddingError
-from cpc.losses import info_nce
-from cpc.momentum import MomentumQueue, momentum_update
+from cpc.losses import EmbeddingError, MomentumQueue, info_nce, momentum_update
 
 
 @pytest.mark.parametrize("sizes", [[4, 4, 4, 4], [3, 3, 3, 3, 3], [8, 8], [20], [5, 0, 7, 19, 1, 1, 6]])

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from cpc import alignment, checkpoint, features, metrics, model, objectives
-from cpc import manifest as manifests
-from cpc.config import BatchConfig, ConfigError, LossConfig, check
-from cpc.encoder import Geometry
-from cpc.objectives import Views
-from cpc.profile import Profile
-from cpc.train import train
-from cpc.windows import Windows, collate
+from cpc.config import BatchConfig, ConfigError, LossConfig, check_config
+from cpc.data import Windows, collate, read_manifest
+from cpc.features import extract_features, extractor_of_run, open_features
+from cpc.labels import num_labels, read_labels
+from cpc.model import Geometry
+from cpc.runs import append_metrics, build_model, load, read_checkpoint, read_metrics
+from cpc.train import Profile, Views, build_objective, train
+from cpc.train.objectives import _pairs
 from tests.conftest import make_corpus, tiny_config
 
 PAIRS = BatchConfig(kind="by_utterance", num_windows=4, windows_per_group=2)
@@ -28,12 +28,12 @@ NAMES = ["supervised", "nt_xent", "clip", "moco", "sup_con"]
 def labelled(tmp_path_factory):
     """A corpus whose utterances have a label every 10 ms: 10 · (its number of 0.1 s), but for one that has none."""
     root = tmp_path_factory.mktemp("labelled")
-    manifest = manifests.read(make_corpus(root))
+    manifest = read_manifest(make_corpus(root))
     lines = []
     train = manifest.select("train").table["utterance"]
     for name, n in zip(manifest.table["utterance"], manifest.table["num_samples"], strict=True):
         if name != train.iloc[1]:
-            lines.append(" ".join([name, *(str(i // 10) for i in range(alignment.num_labels(n)))]))
+            lines.append(" ".join([name, *(str(i // 10) for i in range(num_labels(n)))]))
     (root / "labels.txt").write_text("\n".join(lines) + "\n")
     return root
 
@@ -48,12 +48,12 @@ def views_of(labelled, loss, *, window_samples=4000, short="skip", rows=6):
     """An objective, and a batch of the train split with random c."""
     torch.manual_seed(0)
     config = tiny_config(labelled / "manifest.csv", loss=loss)
-    manifest = manifests.read(labelled / "manifest.csv")
+    manifest = read_manifest(labelled / "manifest.csv")
     train_windows, dev_windows = (
         Windows(manifest.select(s), window_samples=window_samples, short=short) for s in ("train", "dev")
     )
-    network = model.build(config)
-    objective = objectives.build(config, network, train_windows, dev_windows)
+    network = build_model(config)
+    objective = build_objective(config, network, train_windows, dev_windows)
     batch = collate([train_windows[0, i] for i in range(rows)])
     geometry = Geometry.of(config.encoder.strides, config.encoder.padding)
     num_frames = [geometry.num_complete_frames(n) for n in batch.num_samples]
@@ -64,7 +64,7 @@ def views_of(labelled, loss, *, window_samples=4000, short="skip", rows=6):
 
 def loop_classes(labelled, views, classes):
     """Class of each frame, by looking up each frame's own time in the label file."""
-    labels = alignment.read_labels(labelled / "labels.txt")
+    labels = read_labels(labelled / "labels.txt")
     geometry = Geometry.of((5, 4, 2, 2, 2), "none")
     names = views.windows.manifest.table["utterance"].tolist()
     expected = np.full(views.c.shape[:2], -1)
@@ -164,7 +164,7 @@ def test_moco_has_the_keys_of_the_slow_copy_against_the_queue(labelled):
         ours = dict(network.state_dict())[name]
         torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * ours)
     keys = views.pooled(objective.keys["g_ar"](objective.keys["g_enc"](views.waveforms)))
-    first, second = objectives._pairs(views.batch.utterance)
+    first, second = _pairs(views.batch.utterance)
     terms = []
     for a, b in ((first, second), (second, first)):
         positive, negative = cosines(views.pooled()[a], keys[b]) / 0.5, cosines(views.pooled()[a], held) / 0.5
@@ -181,16 +181,16 @@ def test_moco_has_the_keys_of_the_slow_copy_against_the_queue(labelled):
 @pytest.mark.parametrize("name", NAMES)
 def test_each_trains_and_its_run_is_probed_like_any_other(name, labelled, tmp_path):
     run = train(config_of(name, labelled), tmp_path / "run")
-    lines = metrics.read(run / "metrics.jsonl")
+    lines = read_metrics(run / "metrics.jsonl")
     assert {"loss", "accuracy", "log_n"} <= lines[-1].keys()
     assert all(math.isfinite(line["loss"]) for line in lines)
     torch.manual_seed(0)
-    untrained = model.build(config_of(name, labelled)).state_dict()
-    trained = checkpoint.load(run, "last").state_dict()
+    untrained = build_model(config_of(name, labelled)).state_dict()
+    trained = load(run, "last").state_dict()
     assert any(not torch.equal(trained[key], untrained[key]) for key in untrained if key.startswith("g_enc"))
     torch.testing.assert_close(trained["W.weight"], untrained["W.weight"], rtol=0, atol=0)
-    manifest = manifests.read(labelled / "manifest.csv")
-    opened = features.load(features.extract(features.of_run(run, "c"), manifest, tmp_path / "c", progress=False))
+    manifest = read_manifest(labelled / "manifest.csv")
+    opened = open_features(extract_features(extractor_of_run(run, "c"), manifest, tmp_path / "c", progress=False))
     assert opened.dim == 8
 
 
@@ -199,7 +199,7 @@ def test_a_resumed_run_is_bitwise_that_of_an_uninterrupted_one(name, labelled, t
     """The classifier, the queue and the slow copy go on from where they were, as the network does."""
     config = config_of(name, labelled)
     whole = train(config, tmp_path / "whole")
-    original = metrics.append
+    original = append_metrics
 
     def stop_at_four(path, line):
         original(path, line)
@@ -207,11 +207,11 @@ def test_a_resumed_run_is_bitwise_that_of_an_uninterrupted_one(name, labelled, t
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "append", stop_at_four)
+        patch.setattr("cpc.train.loop.append_metrics", stop_at_four)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "halved")
     resumed = train(config, tmp_path / "halved", resume=True)
-    a, b = (checkpoint.read(run / "last.pt")[1] for run in (whole, resumed))
+    a, b = (read_checkpoint(run / "last.pt")[1] for run in (whole, resumed))
     for part in ("model", "objective"):
         assert a[part].keys() == b[part].keys()
         for key in a[part]:
@@ -238,10 +238,10 @@ def test_targets_that_cannot_work_are_one_line_before_anything_is_written(labell
 def test_windows_of_one_utterance_are_asked_for(labelled, name):
     config = tiny_config(labelled / "manifest.csv", loss=LossConfig(name=name))
     with pytest.raises(ConfigError, match=r'set batches.kind = "by_utterance" and batches.windows_per_group = 2'):
-        check(config)
-    check(replace(config, batches=PAIRS))
+        check_config(config)
+    check_config(replace(config, batches=PAIRS))
     with pytest.raises(ConfigError, match=r"loss.temperature: got 0"):
-        check(replace(config, batches=PAIRS, loss=LossConfig(name=name, temperature=0)))
+        check_config(replace(config, batches=PAIRS, loss=LossConfig(name=name, temperature=0)))
 
 
 def test_a_phone_that_train_lacks_takes_no_part(labelled):

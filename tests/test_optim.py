@@ -4,12 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cpc import optim
-from cpc.autoregressor import Autoregressor
-from cpc.encoder import Encoder
-from cpc.model import CPC
-from cpc.optim import Muon, orthogonalise, stacked_maps
-from cpc.predictor import Predictor
+from cpc.model import CPC, Autoregressor, Encoder, Predictor
+from cpc.train import Muon, build_optimisers, learning_rate, orthogonalise, stacked_maps
 
 OPTIONS = dict(lr=1.0, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, momentum=0.95)
 
@@ -20,7 +16,7 @@ def network(norm="channel") -> CPC:
 
 
 def test_biases_and_gains_are_not_decayed():
-    (optimiser,) = optim.build(network(), "adamw", **OPTIONS)
+    (optimiser,) = build_optimisers(network(), "adamw", **OPTIONS)
     decayed, free = optimiser.param_groups
     assert decayed["weight_decay"] == 0.1
     assert all(p.ndim > 1 for p in decayed["params"])
@@ -30,7 +26,7 @@ def test_biases_and_gains_are_not_decayed():
 
 def test_muon_takes_the_hidden_matrices_and_adamw_the_rest_each_parameter_once():
     model = network()
-    adamw, muon = optim.build(model, "muon", **OPTIONS)
+    adamw, muon = build_optimisers(model, "muon", **OPTIONS)
     names = {p: name for name, p in model.named_parameters()}
     of_muon = {names[p]: group["num_maps"] for group in muon.param_groups for p in group["params"]}
     assert of_muon == {
@@ -97,15 +93,15 @@ def test_stacked_maps_of_an_lstm_are_four():
 
 def test_the_schedule_rises_linearly_then_falls_along_half_a_cosine():
     options = dict(lr=1.0, warmup_updates=10, num_updates=110, schedule="cosine")
-    rates = [optim.learning_rate(u, **options) for u in range(110)]
+    rates = [learning_rate(u, **options) for u in range(110)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
     assert rates[60] == pytest.approx(0.5)
     assert 0 < rates[109] < 1e-3
-    assert optim.learning_rate(99, **{**options, "schedule": "constant"}) == 1.0
+    assert learning_rate(99, **{**options, "schedule": "constant"}) == 1.0
 
 
 def test_the_linear_schedule_falls_by_the_same_amount_each_update_to_its_last_step_above_0():
     options = dict(lr=1.0, warmup_updates=10, num_updates=110, schedule="linear")
-    rates = [optim.learning_rate(u, **options) for u in range(10, 110)]
+    rates = [learning_rate(u, **options) for u in range(10, 110)]
     assert rates == pytest.approx([1 - i / 100 for i in range(100)])

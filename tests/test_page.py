@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpc import alignment, features, page
-from cpc import manifest as manifests
-from cpc.alignment import read_phone_classes
 from cpc.config import CriterionConfig, TrainConfig
-from cpc.probes import linear
+from cpc.data import Manifest, read_manifest, write_manifest
+from cpc.features import extract_features, extractor_of_run, open_features
+from cpc.labels import num_labels, read_labels, read_phone_classes
+from cpc.probes import probe_phones, probe_speakers, save
+from cpc.report import write_page
+from cpc.report.page import _paragraph
 from cpc.train import train
 from tests.conftest import make_corpus, tiny_config
 
@@ -29,35 +31,35 @@ NAMES = ["sil", "aa", "p", "<s>"]  # a name that HTML would take for a tag
 def run(tmp_path_factory):
     """A trained, extracted and probed run, its labels beside it; speakers have names that need escaping."""
     root = tmp_path_factory.mktemp("page")
-    manifest = manifests.read(make_corpus(root / "corpus"))
+    manifest = read_manifest(make_corpus(root / "corpus"))
     table = manifest.table.assign(speaker=manifest.table["speaker"].astype(str) + " & <b>co</b>")
-    manifest = manifests.Manifest(manifest.root, table)
-    manifests.write(manifest, root / "corpus" / "manifest.csv")
+    manifest = Manifest(manifest.root, table)
+    write_manifest(manifest, root / "corpus" / "manifest.csv")
     run = train(tiny_config(root / "corpus" / "manifest.csv"), root / "run")
     rng = np.random.default_rng(0)
     lines = []
     for name, n in zip(table["utterance"], table["num_samples"], strict=True):
-        labels = np.repeat(rng.integers(0, 4, 99), 9)[: alignment.num_labels(n)]
+        labels = np.repeat(rng.integers(0, 4, 99), 9)[: num_labels(n)]
         lines.append(" ".join([name, *map(str, labels)]))
     (root / "phone_labels.txt").write_text("\n".join(lines) + "\n")
     (root / "phones.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(NAMES)))
-    opened = features.load(
-        features.extract(features.of_run(run, "c"), manifest, run / "features" / "cpc_c", progress=False)
+    opened = open_features(
+        extract_features(extractor_of_run(run, "c"), manifest, run / "features" / "cpc_c", progress=False)
     )
     classes = read_phone_classes(Path(__file__).resolve().parents[1] / "data" / "phone_classes.csv")
     options = {"Cs": (0.1,), "max_frames": 2000}
-    result = linear.phone(
-        opened, alignment.read_labels(root / "phone_labels.txt"), phone_names=dict(enumerate(NAMES)),
+    result = probe_phones(
+        opened, read_labels(root / "phone_labels.txt"), phone_names=dict(enumerate(NAMES)),
         phone_classes=classes, predictions=run / "probes" / "phone-cpc_c-test.predictions.txt", **options,
     )  # fmt: skip
-    linear.save(result, run / "probes" / "phone-cpc_c-test.json")
-    linear.save(linear.speaker(opened, **options), run / "probes" / "speaker-cpc_c-test.json")
+    save(result, run / "probes" / "phone-cpc_c-test.json")
+    save(probe_speakers(opened, **options), run / "probes" / "speaker-cpc_c-test.json")
     return run
 
 
 @pytest.fixture(scope="module")
 def written(run):
-    page.page(run, run / "report.html", labels=run.parent / "phone_labels.txt", num_utterances=2)
+    write_page(run, run / "report.html", labels=run.parent / "phone_labels.txt", num_utterances=2)
     return run / "report.html"
 
 
@@ -108,9 +110,9 @@ def test_text_from_files_is_escaped(written):
 
 def test_intervals_lie_where_labels_and_frames_do(run, written):
     """Each spoken interval is a run of labels around their centres; each heard one a run of predicted frames."""
-    labels = alignment.read_labels(run.parent / "phone_labels.txt")
-    predicted = alignment.read_labels(run / "probes" / "phone-cpc_c-test.predictions.txt")
-    opened = features.load(run / "features" / "cpc_c")
+    labels = read_labels(run.parent / "phone_labels.txt")
+    predicted = read_labels(run / "probes" / "phone-cpc_c-test.predictions.txt")
+    opened = open_features(run / "features" / "cpc_c")
     for one in utterances_of(written.read_text()):
         name = one["name"].split()[0]
         for intervals, phones, times in (
@@ -135,7 +137,7 @@ def test_the_first_sentences_say_where_negatives_come_from_and_how_many_are_draw
     ):
         config = tiny_config(corpus, criterion=CriterionConfig(num_steps=3, num_negatives=drawn))
         run = train(replace(config, train=TrainConfig(num_updates=2)), tmp_path / str(drawn))
-        assert says in page._paragraph(run, config)
+        assert says in _paragraph(run, config)
 
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it(corpus, tmp_path):
@@ -146,7 +148,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(corpus, tmp_path
     run = train(replace(config, train=replace(config.train, num_updates=6)), tmp_path / "run")
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("".join(line + "\n" for line in lines if '"train"' in line))
-    page.page(run, tmp_path / "report.html")
+    write_page(run, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     for part in (
         "no probe results",

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ import numpy as np
 import pandas
 import pytest
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 
-from cpc import features
-from cpc.alignment import LabelsError, num_labels
-from cpc.features import Features, FeaturesError
-from cpc.probes import classifiers, linear
-from cpc.probes import frames as probe_frames
-from cpc.probes.frames import ProbeError
-from cpc.probes.linear import phone, speaker
+from cpc.features import Features, FeaturesError, open_features
+from cpc.labels import LabelsError, num_labels
+from cpc.probes import (
+    ProbeError,
+    probe_phones,
+    probe_speakers,
+    save,
+    summary,
+)
+from cpc.probes.frames import blocks, census_of, draw
+from cpc.probes.linear import _bootstrap, _score
 
 HOP, FIRST_CENTRE, DIM, NUM_PHONES = 160, 232, 6, 4
 FAST: dict[str, Any] = {"Cs": (0.01, 1.0), "max_iter": 500}
@@ -53,7 +59,7 @@ class Corpus:
         geometry = {"sample_rate": 16000, "hop_samples": HOP, "first_centre_samples": FIRST_CENTRE}
         meta = {"source": "cpc", "layer": "c", "dim": DIM, "dtype": "float32", "complete": True} | geometry
         (folder / "features.json").write_text(json.dumps(meta))
-        return features.load(folder)
+        return open_features(folder)
 
     def of(self, split: str) -> list[str]:
         return list(self.table.loc[self.table["split"] == split, "utterance"])
@@ -66,14 +72,14 @@ def without_time(result: dict[str, Any]) -> dict[str, Any]:
 def test_separable_classes_are_told_apart(tmp_path: Path) -> None:
     corpus = Corpus(signal=5)
     opened = corpus.write(tmp_path / "f")
-    phones = phone(opened, corpus.labels, phone_names={0: "sil"}, **FAST)
+    phones = probe_phones(opened, corpus.labels, phone_names={0: "sil"}, **FAST)
     assert phones["accuracy"] > 0.995
     assert phones["accuracy_interval"][0] <= phones["accuracy"] <= phones["accuracy_interval"][1]
     assert phones["num_unlabelled_frames"] == phones["num_unlabelled_utterances"] == 0
     assert phones["converged"]
     assert phones["warning"] is None
     assert [entry["name"] for entry in phones["per_class"]] == ["sil", "1", "2", "3"]
-    speakers = speaker(opened, **FAST)
+    speakers = probe_speakers(opened, **FAST)
     assert speakers["accuracy"] > 0.995
     assert speakers["utterance_accuracy"] == 1.0
     assert speakers["features"] == {"source": "cpc", "layer": "c", "dim": DIM}
@@ -81,7 +87,7 @@ def test_separable_classes_are_told_apart(tmp_path: Path) -> None:
 
 def test_noise_is_worth_about_the_majority_class(tmp_path: Path) -> None:
     corpus = Corpus(signal=0, num_each=20)
-    result = phone(corpus.write(tmp_path / "f"), corpus.labels, **FAST)
+    result = probe_phones(corpus.write(tmp_path / "f"), corpus.labels, **FAST)
     truth = np.concatenate([corpus.labels[u][: len(corpus.frames[u])] for u in corpus.of("test")])
     train = np.concatenate([corpus.labels[u][: len(corpus.frames[u])] for u in corpus.of("train")])
     most = np.bincount(train).argmax()
@@ -91,7 +97,7 @@ def test_noise_is_worth_about_the_majority_class(tmp_path: Path) -> None:
 
 def test_counts_and_accuracies_agree_with_each_other(tmp_path: Path) -> None:
     corpus = Corpus(signal=0.3)
-    result = phone(corpus.write(tmp_path / "f"), corpus.labels, **FAST)
+    result = probe_phones(corpus.write(tmp_path / "f"), corpus.labels, **FAST)
     confusion = np.array(result["confusion"])
     truth = np.concatenate([corpus.labels[u][: len(corpus.frames[u])] for u in corpus.of("test")])
     assert confusion.sum(axis=1).tolist() == np.bincount(truth).tolist() == [e["count"] for e in result["per_class"]]
@@ -112,7 +118,7 @@ def test_utterances_are_decided_by_the_mean_logit(tmp_path: Path) -> None:
     corpus.frames[name] = frames.astype(np.float32)
     corpus.frames = {u: x for u, x in corpus.frames.items() if u not in corpus.of("test") or u == name}
     corpus.table = corpus.table[corpus.table["utterance"].isin(corpus.frames)]
-    result = speaker(corpus.write(tmp_path / "f"), **FAST)
+    result = probe_speakers(corpus.write(tmp_path / "f"), **FAST)
     assert result["accuracy"] == pytest.approx(0.3)
     assert result["utterance_accuracy"] == 1.0
 
@@ -120,17 +126,17 @@ def test_utterances_are_decided_by_the_mean_logit(tmp_path: Path) -> None:
 def test_the_draw_is_bounded_labelled_and_repeatable(tmp_path: Path) -> None:
     corpus = Corpus(signal=0.5)
     opened = corpus.write(tmp_path / "f")
-    first = phone(opened, corpus.labels, max_frames=400, **FAST)
+    first = probe_phones(opened, corpus.labels, max_frames=400, **FAST)
     assert (first["num_train_frames"], first["num_dev_frames"]) == (400, 100)
     assert first["num_available_train_frames"] == sum(len(corpus.frames[u]) for u in corpus.of("train"))
-    assert without_time(phone(opened, corpus.labels, max_frames=400, **FAST)) == without_time(first)
-    assert without_time(phone(opened, corpus.labels, max_frames=400, seed=1, **FAST)) != without_time(first) | {
+    assert without_time(probe_phones(opened, corpus.labels, max_frames=400, **FAST)) == without_time(first)
+    assert without_time(probe_phones(opened, corpus.labels, max_frames=400, seed=1, **FAST)) != without_time(first) | {
         "seed": 1
     }
 
     corpus.table = corpus.table.sample(frac=1, random_state=0)
     shuffled = corpus.write(tmp_path / "shuffled")
-    assert without_time(phone(shuffled, corpus.labels, max_frames=400, **FAST)) == without_time(first)
+    assert without_time(probe_phones(shuffled, corpus.labels, max_frames=400, **FAST)) == without_time(first)
 
 
 def test_every_train_frame_is_equally_likely_to_be_drawn_and_none_twice(tmp_path: Path) -> None:
@@ -144,10 +150,10 @@ def test_every_train_frame_is_equally_likely_to_be_drawn_and_none_twice(tmp_path
     def targets(utterance: str) -> np.ndarray:
         return np.where(np.arange(len(corpus.frames[utterance])) % 2, 7, -1)
 
-    census = probe_frames.census_of(opened, "train", sorted(corpus.of("train")), targets)
+    census = census_of(opened, "train", sorted(corpus.of("train")), targets)
     hits = np.zeros(count)
     for seed in range(40):
-        x, y = probe_frames.draw(opened, census, targets, 300, (seed, 0))
+        x, y = draw(opened, census, targets, 300, (seed, 0))
         assert len(set(x[:, 0])) == len(x) == 300
         assert set(y) == {7}
         hits[x[:, 0].astype(int)] += 1
@@ -155,20 +161,20 @@ def test_every_train_frame_is_equally_likely_to_be_drawn_and_none_twice(tmp_path
     assert hits[local % 2 == 0].sum() == 0
     halves = np.array_split(hits[local % 2 == 1], 2)
     assert halves[0].mean() == pytest.approx(halves[1].mean(), rel=0.1)
-    everything, _ = probe_frames.draw(opened, census, targets, 10**6, (0, 0))
+    everything, _ = draw(opened, census, targets, 10**6, (0, 0))
     assert everything[:, 0].astype(int).tolist() == np.flatnonzero(local % 2 == 1).tolist()
 
 
 def test_dev_and_test_are_not_seen_by_scaler_or_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Moving and stretching dev and test changes neither mean, nor scale, nor coefficients."""
     fitted: list[Any] = []
-    score = linear._score
-    monkeypatch.setattr(linear, "_score", lambda *a: fitted.append((a[3], copy.deepcopy(a[4]))) or score(*a))
+    score = _score
+    monkeypatch.setattr("cpc.probes.linear._score", lambda *a: fitted.append((a[3], copy.deepcopy(a[4]))) or score(*a))
     corpus = Corpus(signal=0.5)
-    before = phone(corpus.write(tmp_path / "a"), corpus.labels, Cs=(0.1,), max_iter=500)
+    before = probe_phones(corpus.write(tmp_path / "a"), corpus.labels, Cs=(0.1,), max_iter=500)
     for name in corpus.of("dev") + corpus.of("test"):
         corpus.frames[name] = 7 * corpus.frames[name] + 100
-    after = phone(corpus.write(tmp_path / "b"), corpus.labels, Cs=(0.1,), max_iter=500)
+    after = probe_phones(corpus.write(tmp_path / "b"), corpus.labels, Cs=(0.1,), max_iter=500)
     (scaler, model), (scaler_after, model_after) = fitted
     train = np.concatenate([corpus.frames[u] for u in sorted(corpus.of("train"))]).astype(np.float64)
     assert scaler.mean_ == pytest.approx(train.mean(axis=0))
@@ -183,13 +189,13 @@ def test_c_is_chosen_on_dev_and_never_on_test(tmp_path: Path) -> None:
     corpus = Corpus(signal=0.2)
     options: dict[str, Any] = {"Cs": (1e-5, 1e-3, 1.0), "max_iter": 500}
     opened = corpus.write(tmp_path / "f")
-    honest = phone(opened, corpus.labels, **options)
+    honest = probe_phones(opened, corpus.labels, **options)
     best = max(honest["dev_accuracy"].values())
     assert honest["dev_accuracy"][f"{honest['C']:g}"] == best
     assert len(set(honest["dev_accuracy"].values())) > 1
     rng = np.random.default_rng(0)
     permuted = {u: rng.permutation(v) if u in corpus.of("test") else v for u, v in corpus.labels.items()}
-    blind = phone(opened, permuted, **options)
+    blind = probe_phones(opened, permuted, **options)
     assert (blind["C"], blind["dev_accuracy"]) == (honest["C"], honest["dev_accuracy"])
     assert blind["accuracy"] < honest["accuracy"]
 
@@ -197,12 +203,12 @@ def test_c_is_chosen_on_dev_and_never_on_test(tmp_path: Path) -> None:
 def test_the_chosen_classifier_is_the_one_that_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the last one fitted: where every C is right on dev the smallest is taken, and it is what scores."""
     scored: list[Any] = []
-    score = linear._score
-    monkeypatch.setattr(linear, "_score", lambda *a: scored.append(a[4]) or score(*a))
+    score = _score
+    monkeypatch.setattr("cpc.probes.linear._score", lambda *a: scored.append(a[4]) or score(*a))
     corpus = Corpus(signal=8)
     opened = corpus.write(tmp_path / "f")
-    alone = phone(opened, corpus.labels, Cs=(0.1,), max_iter=500, evaluate="dev")
-    result = phone(opened, corpus.labels, Cs=(10.0, 0.1), max_iter=500, evaluate="dev")
+    alone = probe_phones(opened, corpus.labels, Cs=(0.1,), max_iter=500, evaluate="dev")
+    result = probe_phones(opened, corpus.labels, Cs=(10.0, 0.1), max_iter=500, evaluate="dev")
     assert result["dev_accuracy"] == {"0.1": 1.0, "10": 1.0}
     assert result["C"] == 0.1
     assert np.array_equal(scored[0].coef_, scored[1].coef_)
@@ -215,33 +221,33 @@ def test_evaluating_on_dev_never_opens_a_test_utterance(tmp_path: Path) -> None:
     opened = corpus.write(tmp_path / "f")
     for name in corpus.of("test"):
         (opened.folder / "frames" / f"{name}.npy").unlink()
-    assert phone(opened, corpus.labels, evaluate="dev", **FAST)["accuracy"] > 0.5
+    assert probe_phones(opened, corpus.labels, evaluate="dev", **FAST)["accuracy"] > 0.5
     with pytest.raises(FeaturesError, match="no such file"):
-        phone(opened, corpus.labels, **FAST)
+        probe_phones(opened, corpus.labels, **FAST)
 
 
 def test_too_few_iterations_are_reported_in_the_result_and_not_as_a_warning(tmp_path: Path) -> None:
     corpus = Corpus(signal=1)
-    result = phone(corpus.write(tmp_path / "f"), corpus.labels, Cs=(1.0,), max_iter=2, tol=1e-6)
+    result = probe_phones(corpus.write(tmp_path / "f"), corpus.labels, Cs=(1.0,), max_iter=2, tol=1e-6)
     assert (result["converged"], result["num_iterations"]) == (False, 2)
     assert "lbfgs failed to converge" in result["warning"]
-    assert "not converged" in linear.summary(result)
+    assert "not converged" in summary(result)
 
 
 @pytest.mark.filterwarnings("always")
 def test_other_warnings_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = classifiers.LogisticRegression.fit
+    fit = LogisticRegression.fit
 
     def noisy(self: Any, x: Any, y: Any) -> Any:
-        classifiers.warnings.warn("something else", UserWarning, stacklevel=1)
-        classifiers.warnings.warn("slow", ConvergenceWarning, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+        warnings.warn("slow", ConvergenceWarning, stacklevel=1)
         return fit(self, x, y)
 
-    monkeypatch.setattr(classifiers.LogisticRegression, "fit", noisy)
+    monkeypatch.setattr(LogisticRegression, "fit", noisy)
     corpus = Corpus(signal=1)
     opened = corpus.write(tmp_path / "f")
     with pytest.warns(UserWarning, match="something else") as caught:
-        phone(opened, corpus.labels, Cs=(1.0,), max_iter=500)
+        probe_phones(opened, corpus.labels, Cs=(1.0,), max_iter=500)
     assert not [w for w in caught if issubclass(w.category, ConvergenceWarning)]
 
 
@@ -249,7 +255,7 @@ def test_a_phone_that_train_never_had_counts_as_wrong_and_is_reported(tmp_path: 
     corpus = Corpus(signal=5)
     name = corpus.of("test")[0]
     corpus.labels[name] = np.full_like(corpus.labels[name], 30)
-    result = phone(corpus.write(tmp_path / "f"), corpus.labels, **FAST)
+    result = probe_phones(corpus.write(tmp_path / "f"), corpus.labels, **FAST)
     assert result["num_unseen_class_frames"] == len(corpus.frames[name])
     assert result["per_class"][-1] == {
         "id": 30, "name": "30", "seen": False, "count": len(corpus.frames[name]), "accuracy": 0.0,
@@ -267,21 +273,21 @@ def test_labels_are_placed_by_time_and_what_has_none_is_counted(tmp_path: Path) 
         corpus.frames[name] = np.concatenate([frames[5:], np.zeros((10, DIM), np.float32)])
     opened = corpus.write(tmp_path / "f")
     opened.meta["first_centre_samples"] = FIRST_CENTRE + 5 * HOP
-    result = phone(opened, corpus.labels, **FAST)
+    result = probe_phones(opened, corpus.labels, **FAST)
     outside = 0
     for name, labels in corpus.labels.items():
         outside += sum(5 + i >= len(labels) for i in range(len(corpus.frames[name])))
     assert result["num_unlabelled_frames"] == outside > 0
     assert result["num_unlabelled_utterances"] == 2
     assert result["unlabelled_utterances"] == sorted(left_out)
-    assert "left out: 2 utterances" in linear.summary(result)
+    assert "left out: 2 utterances" in summary(result)
     assert result["accuracy"] > 0.9
 
 
 def test_float16_features_and_two_classes_work(tmp_path: Path) -> None:
     corpus = Corpus(signal=5, num_speakers=2)
     corpus.frames = {name: frames.astype(np.float16) for name, frames in corpus.frames.items()}
-    result = speaker(corpus.write(tmp_path / "f"), **FAST)
+    result = probe_speakers(corpus.write(tmp_path / "f"), **FAST)
     assert (result["utterance_accuracy"], result["num_classes"]) == (1.0, 2)
 
 
@@ -292,41 +298,41 @@ def test_features_that_are_not_finite_are_an_error_that_names_utterance_and_fram
         name = corpus.of(split)[1]
         corpus.frames[name][3, 2] = value
         with pytest.raises(ProbeError, match=f"{name}, frame 3: NaN or infinite"):
-            speaker(corpus.write(tmp_path / split), **FAST)
+            probe_speakers(corpus.write(tmp_path / split), **FAST)
 
 
 def test_missing_splits_are_an_error_that_says_how_to_make_them(tmp_path: Path) -> None:
     corpus = Corpus(signal=1)
     corpus.table["split"] = corpus.table["split"].replace("dev", "train")
     with pytest.raises(ProbeError, match=r"no dev utterances.*splits: test, train.*cpc manifest --split"):
-        phone(corpus.write(tmp_path / "dev"), corpus.labels)
+        probe_phones(corpus.write(tmp_path / "dev"), corpus.labels)
     corpus.table["split"] = ""
     with pytest.raises(ProbeError, match=r"no train utterances.*splits: none"):
-        speaker(corpus.write(tmp_path / "empty"))
+        probe_speakers(corpus.write(tmp_path / "empty"))
     del corpus.table["split"]
     with pytest.raises(ProbeError, match=r"splits: none"):
-        speaker(corpus.write(tmp_path / "none"))
+        probe_speakers(corpus.write(tmp_path / "none"))
 
 
 def test_a_speaker_outside_train_is_an_error(tmp_path: Path) -> None:
     corpus = Corpus(signal=1)
     corpus.table.loc[corpus.table["speaker"] == "speaker1", "split"] = "test"
     with pytest.raises(ProbeError, match=r"1 of 3 speakers of test \(e\.g\. speaker1\).*--split utterance"):
-        speaker(corpus.write(tmp_path / "f"))
+        probe_speakers(corpus.write(tmp_path / "f"))
 
 
 def test_labels_that_do_not_fit_are_errors(tmp_path: Path) -> None:
     corpus = Corpus(signal=1)
     opened = corpus.write(tmp_path / "f")
     with pytest.raises(LabelsError, match="another corpus"):
-        phone(opened, {"x": np.zeros(3, np.int16)})
+        probe_phones(opened, {"x": np.zeros(3, np.int16)})
     with pytest.raises(ProbeError, match="no labelled frame in test"):
-        phone(opened, {u: v for u, v in corpus.labels.items() if u not in corpus.of("test")})
+        probe_phones(opened, {u: v for u, v in corpus.labels.items() if u not in corpus.of("test")})
     with pytest.raises(ProbeError, match="one phone only"):
-        phone(opened, {u: np.zeros_like(v) for u, v in corpus.labels.items()})
+        probe_phones(opened, {u: np.zeros_like(v) for u, v in corpus.labels.items()})
     corpus.labels["0-0"] = corpus.labels["0-0"][:-1]
     with pytest.raises(LabelsError, match=r"0-0: .* labels, expected"):
-        phone(opened, corpus.labels)
+        probe_phones(opened, corpus.labels)
 
 
 @pytest.mark.parametrize(
@@ -336,18 +342,18 @@ def test_labels_that_do_not_fit_are_errors(tmp_path: Path) -> None:
 def test_options_that_make_no_sense_are_errors(tmp_path: Path, options: dict[str, Any], expected: str) -> None:
     corpus = Corpus(signal=1, num_each=4)
     with pytest.raises(ProbeError, match=f"{expected}: got"):
-        speaker(corpus.write(tmp_path / "f"), **options)
+        probe_speakers(corpus.write(tmp_path / "f"), **options)
 
 
 def test_a_result_is_saved_as_json_and_summed_up(tmp_path: Path) -> None:
     corpus = Corpus(signal=5)
     opened = corpus.write(tmp_path / "f")
     told: list[str] = []
-    result = speaker(opened, progress=told.append, **FAST)
-    linear.save(result, tmp_path / "out" / "speaker.json")
+    result = probe_speakers(opened, progress=told.append, **FAST)
+    save(result, tmp_path / "out" / "speaker.json")
     assert json.loads((tmp_path / "out" / "speaker.json").read_text()) == result
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["speaker.json"]
-    text = linear.summary(result)
+    text = summary(result)
     assert "speaker: 100.0 % of test utterances right" in text
     assert "not converged" not in text
     assert "left out" not in text
@@ -357,7 +363,7 @@ def test_a_result_is_saved_as_json_and_summed_up(tmp_path: Path) -> None:
 def test_the_bootstrap_interval_is_that_of_a_known_spread() -> None:
     """400 utterances of equal length, half all right and half all wrong: 0.5 ± 1.96 · 0.5 / 20."""
     correct, total = np.tile([0, 10], 200), np.full(400, 10)
-    low, high = linear._bootstrap(correct, total, seed=0)
+    low, high = _bootstrap(correct, total, seed=0)
     assert (low, high) == (pytest.approx(0.451, abs=0.01), pytest.approx(0.549, abs=0.01))
 
 
@@ -365,7 +371,7 @@ def test_the_bootstrap_by_cluster_resamples_clusters_whole() -> None:
     """10 speakers of 40 utterances, half of them all right: the interval is that of 10 draws, not of 400."""
     correct, total = np.repeat([0, 10], 200), np.full(400, 10)
     speakers = [f"s{i // 40}" for i in range(400)]
-    low, high = linear._bootstrap(correct, total, 0, speakers)
+    low, high = _bootstrap(correct, total, 0, speakers)
     rng, means = np.random.default_rng(1), []
     for _ in range(4000):
         picked = rng.integers(10, size=10)
@@ -376,13 +382,13 @@ def test_the_bootstrap_by_cluster_resamples_clusters_whole() -> None:
 
 def test_the_interval_goes_by_speaker_where_train_has_none_of_them(tmp_path: Path) -> None:
     corpus = Corpus(signal=1, num_speakers=6)
-    result = phone(corpus.write(tmp_path / "shared"), corpus.labels, **FAST)
+    result = probe_phones(corpus.write(tmp_path / "shared"), corpus.labels, **FAST)
     assert (result["interval_clusters"], result["num_interval_clusters"]) == ("utterance", len(corpus.of("test")))
     of = {"speaker0": "dev", "speaker1": "test", "speaker2": "test"}
     corpus.table["split"] = [of.get(s, "train") for s in corpus.table["speaker"]]
-    result = phone(corpus.write(tmp_path / "apart"), corpus.labels, **FAST)
+    result = probe_phones(corpus.write(tmp_path / "apart"), corpus.labels, **FAST)
     assert (result["interval_clusters"], result["num_interval_clusters"]) == ("speaker", 2)
-    assert "resamples 2 speakers, none of them in train" in linear.summary(result)
+    assert "resamples 2 speakers, none of them in train" in summary(result)
 
 
 def test_streaming_all_frames_agrees_with_the_full_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,25 +396,24 @@ def test_streaming_all_frames_agrees_with_the_full_fit(tmp_path: Path, monkeypat
     corpus = Corpus(signal=0.3, num_speakers=4, num_each=24)
     opened = corpus.write(tmp_path / "f")
     options: dict[str, Any] = {"Cs": (0.003, 1.0), "evaluate": "dev"}
-    full = phone(opened, corpus.labels, max_frames=10**6, max_iter=1000, tol=1e-6, **options)
+    full = probe_phones(opened, corpus.labels, max_frames=10**6, max_iter=1000, tol=1e-6, **options)
     sizes: list[int] = []
-    blocks = probe_frames.blocks
 
     def watched(*args: Any) -> Any:
         for x, y in blocks(*args):
             sizes.append(len(y))
             yield x, y
 
-    monkeypatch.setattr(linear, "blocks", watched)
-    monkeypatch.setattr(linear, "BLOCK_FRAMES", 1000)
-    streamed = phone(opened, corpus.labels, max_frames=0, **options)
+    monkeypatch.setattr("cpc.probes.linear.blocks", watched)
+    monkeypatch.setattr("cpc.probes.linear.BLOCK_FRAMES", 1000)
+    streamed = probe_phones(opened, corpus.labels, max_frames=0, **options)
     assert streamed["num_train_frames"] == full["num_train_frames"] == full["num_available_train_frames"]
     longest = max(map(len, corpus.frames.values()))
     assert 1000 <= max(sizes) < 1000 + longest
     for C in ("0.003", "1"):
         assert streamed["dev_accuracy"][C] == pytest.approx(full["dev_accuracy"][C], abs=0.003)
     assert streamed["accuracy"] == pytest.approx(full["accuracy"], abs=0.003)
-    assert without_time(phone(opened, corpus.labels, max_frames=0, **options)) == without_time(streamed)
+    assert without_time(probe_phones(opened, corpus.labels, max_frames=0, **options)) == without_time(streamed)
 
 
 def test_blocks_hold_every_labelled_frame_once_in_an_order_of_their_own(tmp_path: Path) -> None:
@@ -421,11 +426,11 @@ def test_blocks_hold_every_labelled_frame_once_in_an_order_of_their_own(tmp_path
     def targets(utterance: str) -> np.ndarray:
         return np.where(np.arange(len(corpus.frames[utterance])) % 3 == 0, 1, -1)
 
-    census = probe_frames.census_of(opened, "train", train, targets)
+    census = census_of(opened, "train", train, targets)
     expected = sorted(x for u in train for x in corpus.frames[u][::3, 0].tolist())
     orders = []
     for seed in ((0, 1), (0, 2)):
-        seen = np.concatenate([x[:, 0] for x, _ in probe_frames.blocks(opened, census, targets, 50, seed)])
+        seen = np.concatenate([x[:, 0] for x, _ in blocks(opened, census, targets, 50, seed)])
         assert sorted(seen.tolist()) == expected
         orders.append(seen.tolist())
     assert orders[0] != orders[1]
@@ -441,14 +446,14 @@ def test_one_hidden_layer_finds_what_no_line_can(tmp_path: Path) -> None:
         frames[:, 0] = np.abs(frames[:, 0]) * np.where(labels % 2, np.sign(frames[:, 1]), -np.sign(frames[:, 1]))
         corpus.labels[name] = corpus.labels[name] % 2
     opened = corpus.write(tmp_path / "f")
-    linear_, mlp = (phone(opened, corpus.labels, classifier=c, hidden=16, **FAST) for c in ("linear", "mlp"))
+    linear_, mlp = (probe_phones(opened, corpus.labels, classifier=c, hidden=16, **FAST) for c in ("linear", "mlp"))
     assert linear_["accuracy"] < 0.6
     assert mlp["accuracy"] > 0.8
     assert (mlp["classifier"], mlp["hidden"], mlp["C"]) == ("mlp", 16, None)
-    assert "16 hidden units, epoch" in linear.summary(mlp)
-    assert without_time(phone(opened, corpus.labels, classifier="mlp", hidden=16, **FAST)) == without_time(mlp)
+    assert "16 hidden units, epoch" in summary(mlp)
+    assert without_time(probe_phones(opened, corpus.labels, classifier="mlp", hidden=16, **FAST)) == without_time(mlp)
     with pytest.raises(ProbeError, match="only the linear classifier takes"):
-        phone(opened, corpus.labels, classifier="mlp", max_frames=0)
+        probe_phones(opened, corpus.labels, classifier="mlp", max_frames=0)
 
 
 @pytest.mark.parametrize("max_frames", [10**6, 0])
@@ -456,22 +461,22 @@ def test_shuffled_labels_teach_nothing_of_the_phones(tmp_path: Path, max_frames:
     corpus = Corpus(signal=1, num_each=24)
     opened = corpus.write(tmp_path / "f")
     real, control = (
-        phone(opened, corpus.labels, shuffle_labels=shuffled, max_frames=max_frames, **FAST)
+        probe_phones(opened, corpus.labels, shuffle_labels=shuffled, max_frames=max_frames, **FAST)
         for shuffled in (False, True)
     )
     assert real["accuracy"] > 0.75
     assert control["accuracy"] < 0.45  # of four phones
     assert (real["control"], control["control"]) == (None, "shuffled labels")
-    assert "control: shuffled labels" in linear.summary(control)
+    assert "control: shuffled labels" in summary(control)
 
 
 def test_every_frame_of_the_evaluated_utterances_gets_a_prediction(tmp_path: Path) -> None:
     """Also where there is no label; in the form of a label file, one a frame of the features."""
-    from cpc.alignment import read_labels
+    from cpc.labels import read_labels
 
     corpus = Corpus(signal=6)
     opened = corpus.write(tmp_path / "f")
-    result = phone(opened, corpus.labels, predictions=tmp_path / "predictions.txt", **FAST)
+    result = probe_phones(opened, corpus.labels, predictions=tmp_path / "predictions.txt", **FAST)
     predicted = read_labels(tmp_path / "predictions.txt")
     assert sorted(predicted) == sorted(corpus.of("test"))
     right = total = 0
@@ -486,7 +491,7 @@ def test_classes_of_phones_are_scored_as_a_loop_over_the_confusions_says(tmp_pat
     corpus = Corpus(signal=0.4)
     names = {0: "p", 1: "b", 2: "s", 3: "unheard"}
     of = {"p": {"manner": "plosive"}, "b": {"manner": "plosive"}, "s": {"manner": "fricative"}}
-    result = phone(corpus.write(tmp_path / "f"), corpus.labels, phone_names=names, phone_classes=of, **FAST)
+    result = probe_phones(corpus.write(tmp_path / "f"), corpus.labels, phone_names=names, phone_classes=of, **FAST)
     by_manner = result["by_manner"]
     assert by_manner["unclassed"] == ["unheard"]
     expected: dict[tuple[str, str], int] = {}
@@ -507,8 +512,7 @@ def test_classes_of_phones_are_scored_as_a_loop_over_the_confusions_says(tmp_pat
 
 
 def test_the_phone_classes_that_come_along_cover_the_phones_of_our_corpora() -> None:
-    from cpc.aligner import PHONES
-    from cpc.alignment import read_phone_classes
+    from cpc.labels import PHONES, read_phone_classes
 
     of = read_phone_classes(Path(__file__).resolve().parents[1] / "data" / "phone_classes.csv")
     assert set(PHONES) | {"ax"} == set(of)

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from cpc import report
-from cpc.metrics import MetricsError
-from cpc.report import ReportError, accuracy_by_k, learning_curves, read_metrics, table
+from cpc.report import ReportError, draw_accuracy_by_k, draw_learning_curves, metrics_of_run, results_table
+from cpc.runs import MetricsError
 
 PNG = b"\x89PNG"
 
@@ -42,20 +41,20 @@ def write_run(folder: Path, *lines: dict[str, Any] | str) -> Path:
 
 def test_read_metrics_leaves_out_a_torn_last_line_only(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", metric("train", 1, 5.0), metric("dev", 2, 4.0), '{"kind": "tra')
-    assert [line["update"] for line in read_metrics(run)] == [1, 2]
-    assert read_metrics(run / "metrics.jsonl") == read_metrics(run)
+    assert [line["update"] for line in metrics_of_run(run)] == [1, 2]
+    assert metrics_of_run(run / "metrics.jsonl") == metrics_of_run(run)
     write_run(run, metric("train", 1, 5.0), '{"kind": "tra', metric("dev", 2, 4.0))
     with pytest.raises(MetricsError, match=r"metrics\.jsonl.*line 2"):
-        read_metrics(run)
+        metrics_of_run(run)
 
 
 def test_read_metrics_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MetricsError, match="no such file"):
-        read_metrics(tmp_path)
+        metrics_of_run(tmp_path)
     with pytest.raises(ReportError, match="empty"):
-        read_metrics(write_run(tmp_path / "empty"))
+        metrics_of_run(write_run(tmp_path / "empty"))
     with pytest.raises(ReportError, match="empty"):
-        read_metrics(write_run(tmp_path / "torn", '{"kind'))
+        metrics_of_run(write_run(tmp_path / "torn", '{"kind'))
 
 
 def test_pictures_are_drawn_for_whole_runs_and_for_those_that_have_just_begun(tmp_path: Path) -> None:
@@ -65,38 +64,38 @@ def test_pictures_are_drawn_for_whole_runs_and_for_those_that_have_just_begun(tm
         metric("dev", 2, 4.9, bound_kind="conditional"),
     ]
     run = write_run(tmp_path / "run", *lines)
-    learning_curves(run, tmp_path / "pictures" / "curves.png")
-    accuracy_by_k(run, tmp_path / "pictures" / "by_k.png")
+    draw_learning_curves(run, tmp_path / "pictures" / "curves.png")
+    draw_accuracy_by_k(run, tmp_path / "pictures" / "by_k.png")
     assert all((tmp_path / "pictures" / name).read_bytes()[:4] == PNG for name in ("curves.png", "by_k.png"))
 
     begun = write_run(tmp_path / "begun", metric("train", 1, 5.4))
-    learning_curves(begun, tmp_path / "curves.png")
+    draw_learning_curves(begun, tmp_path / "curves.png")
     with pytest.raises(ReportError, match="no dev measurement"):
-        accuracy_by_k(begun, tmp_path / "by_k.png")
+        draw_accuracy_by_k(begun, tmp_path / "by_k.png")
 
 
 def test_learning_curves_show_one_log_n_or_that_of_train_and_of_dev(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = []
-    monkeypatch.setattr(report, "_write", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("cpc.report.figures._write", lambda figure, path: figures.append(figure))
     lines = [metric("train", 1, 5.4), metric("train", 2, 5.0), metric("dev", 2, 4.9)]
-    learning_curves(write_run(tmp_path / "same", *lines), "same.png")
-    learning_curves(write_run(tmp_path / "other", *lines[:2], metric("dev", 2, 4.9, log_n=3.0)), "other.png")
+    draw_learning_curves(write_run(tmp_path / "same", *lines), "same.png")
+    draw_learning_curves(write_run(tmp_path / "other", *lines[:2], metric("dev", 2, 4.9, log_n=3.0)), "other.png")
     shown = [[list(line.get_ydata()) for line in figure.axes[0].lines] for figure in figures]
     assert shown == [[[5.4, 5.0], [4.9], [5.5, 5.5]], [[5.4, 5.0], [4.9], [5.5, 5.5], [3.0]]]
 
 
 def test_accuracy_by_k_shows_the_chosen_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = []
-    monkeypatch.setattr(report, "_write", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("cpc.report.figures._write", lambda figure, path: figures.append(figure))
     run = write_run(
         tmp_path / "run",
         metric("dev", 10, 3.0, accuracy_k=[0.5, 0.4], bound_k=[2.5, 2.4]),
         metric("dev", 20, 4.0, bound_kind="conditional"),
     )
-    accuracy_by_k(run, "last.png")
-    accuracy_by_k(run, "best.png", which="best")
+    draw_accuracy_by_k(run, "last.png")
+    draw_accuracy_by_k(run, "best.png", which="best")
     shown = [[list(axes.lines[-2].get_ydata()) for axes in figure.axes] for figure in figures]
     assert shown == [[[30.0, 20.0], [1.0, -0.1]], [[50.0, 40.0], [2.5, 2.4]]]
     titles = [figure.axes[1].get_title() for figure in figures]
@@ -114,7 +113,7 @@ def test_table_is_markdown_aligned_and_in_per_cent() -> None:
         },
         "seconds": {"train": 100.4, "probe": 20.0},
     }
-    text = table(results)
+    text = results_table(results)
     rows = text.split("\n\n")[0].splitlines()
     assert len({len(row) for row in rows}) == 1
     assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows if "--" not in row] == [
@@ -125,4 +124,4 @@ def test_table_is_markdown_aligned_and_in_per_cent() -> None:
     ]
     assert set(rows[1]) == set("|-: ")
     assert text.endswith("Time: train 100 s, probe 20 s; in all 120 s.")
-    assert "Time" not in table({"phone": {"mfcc": {"accuracy": 0.4}}})
+    assert "Time" not in results_table({"phone": {"mfcc": {"accuracy": 0.4}}})

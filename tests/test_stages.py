@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from cpc.stages import Stage, StageError, Stages, digest, plan
+from cpc.experiments import Stage, StageError, Stages, digest_of, plan
 
 
 class Chain:
@@ -192,13 +192,13 @@ def test_a_folder_counts_by_names_sizes_and_times(tmp_path):
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "x").write_text("1")
-    first = digest(folder)
-    assert digest(folder) == first
+    first = digest_of(folder)
+    assert digest_of(folder) == first
     os.utime(folder / "sub" / "x", ns=(1, 1))
-    changed = digest(folder)
+    changed = digest_of(folder)
     assert changed != first
     (folder / "y").write_text("")
-    assert digest(folder) not in {first, changed}
+    assert digest_of(folder) not in {first, changed}
 
 
 def test_what_a_kept_stage_finds_made_elsewhere_is_its_own_to_judge(chain):

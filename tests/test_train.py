@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import cpc
-from cpc import checkpoint, manifest, metrics, optim
 from cpc.config import BatchConfig, Config, ConfigError, CriterionConfig, DataConfig, OptimConfig, TrainConfig
-from cpc.profile import Profile
-from cpc.train import TrainingError, resolve_device, resolve_precision, train
+from cpc.data import read_manifest
+from cpc.devices import resolve_device, resolve_precision
+from cpc.runs import CheckpointError, read_checkpoint, read_metrics
+from cpc.train import Profile, TrainingError, learning_rate, train
 from tests.conftest import make_corpus, tiny_config
 
 
@@ -52,7 +53,7 @@ def test_g_enc_is_compiled_once_for_training_and_once_for_dev_however_many_epoch
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module, **options: compile_(module, backend=count, **options))
     config = tiny_config(corpus, compile="on", train=TrainConfig(num_updates=40, validate_every=10))
-    batches_an_epoch = len(manifest.read(corpus).select("train")) * (32000 // 4000) // config.batches.num_windows
+    batches_an_epoch = len(read_manifest(corpus).select("train")) * (32000 // 4000) // config.batches.num_windows
     assert config.train.num_updates > 2 * batches_an_epoch
     train(config, tmp_path / "run")
     assert len(graphs) == 2
@@ -65,14 +66,12 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(corpus, tmp_path, monkey
     config = replace(config, optim=replace(config.optim, name=optimiser))
     whole = train(config, tmp_path / "whole")
 
-    learning_rate = optim.learning_rate
-
     def dies(update, **options):
         if update == 7:
             raise RuntimeError("power cut")
         return learning_rate(update, **options)
 
-    monkeypatch.setattr(optim, "learning_rate", dies)
+    monkeypatch.setattr("cpc.train.loop.learning_rate", dies)
     with pytest.raises(RuntimeError, match="power cut"):
         train(config, tmp_path / "cut")
     monkeypatch.undo()
@@ -88,14 +87,12 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(corpus, tmp_path, monkey
         for i in a["state"]:
             for name, value in a["state"][i].items():
                 assert torch.equal(value, b["state"][i][name])
-    dev = [[row["loss"] for row in metrics.read(run / "metrics.jsonl") if row["kind"] == "dev"] for run in (whole, cut)]
+    dev = [[row["loss"] for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "dev"] for run in (whole, cut)]
     assert dev[0] == dev[1]
 
 
 def test_ctrl_c_finishes_the_update_saves_and_can_be_resumed(corpus, tmp_path, monkeypatch):
     import signal
-
-    learning_rate = optim.learning_rate
 
     def interrupts(update, **options):
         if update == 6:
@@ -103,7 +100,7 @@ def test_ctrl_c_finishes_the_update_saves_and_can_be_resumed(corpus, tmp_path, m
         return learning_rate(update, **options)
 
     config = tiny_config(corpus)
-    monkeypatch.setattr(optim, "learning_rate", interrupts)
+    monkeypatch.setattr("cpc.train.loop.learning_rate", interrupts)
     with pytest.raises(KeyboardInterrupt, match="stopped after update 7; continue with `cpc train --resume"):
         train(config, tmp_path / "run")
     monkeypatch.undo()
@@ -121,7 +118,7 @@ def test_best_is_the_checkpoint_with_the_lowest_dev_loss(corpus, tmp_path):
         train=TrainConfig(num_updates=12, log_every=4, validate_every=1, validate_batches=2, checkpoint_every=50),
     )
     run = train(config, tmp_path / "run")
-    dev = {r["update"]: r["loss"] for r in metrics.read(run / "metrics.jsonl") if r["kind"] == "dev"}
+    dev = {r["update"]: r["loss"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "dev"}
     best = torch.load(run / "best.pt", weights_only=True)
     assert best["update"] == min(dev, key=dev.get)
     assert best["best_loss"] == min(dev.values())
@@ -135,7 +132,7 @@ def test_training_lowers_the_loss_well_below_log_n(corpus, tmp_path):
         train=TrainConfig(num_updates=250, log_every=50, validate_every=250, validate_batches=2, checkpoint_every=250),
     )
     run = train(config, tmp_path / "run")
-    dev = [row for row in metrics.read(run / "metrics.jsonl") if row["kind"] == "dev"][-1]
+    dev = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "dev"][-1]
     assert dev["loss"] < dev["log_n"] - 0.3
     assert dev["win_rate"] > 0.6
     for k in range(3):
@@ -154,14 +151,14 @@ def test_training_lowers_the_loss_well_below_log_n(corpus, tmp_path):
 def test_every_scheme_trains_with_a_composition_that_offers_candidates(tmp_path, batches, scheme):
     corpus = make_corpus(tmp_path / "corpus", speakers=2, utterances=10)  # two utterances a speaker in dev, too
     run = train(tiny_config(corpus, batches=batches, criterion=CriterionConfig(3, scheme=scheme)), tmp_path / "run")
-    rows = metrics.read(run / "metrics.jsonl")
+    rows = read_metrics(run / "metrics.jsonl")
     assert rows[-1]["bound_kind"] == ("I(x;c)" if batches.kind == "mixed" else "conditional")
 
 
 def test_padded_windows_train(corpus, tmp_path):
     """Utterances shorter than a window take part under short = "pad"."""
     config = tiny_config(corpus, data=DataConfig(manifest=str(corpus), window_samples=30000, short="pad"))
-    rows = metrics.read(train(config, tmp_path / "run") / "metrics.jsonl")
+    rows = read_metrics(train(config, tmp_path / "run") / "metrics.jsonl")
     assert rows[-1]["loss"] < float("inf")
 
 
@@ -222,8 +219,8 @@ def test_nothing_in_a_checkpoint_can_execute(tmp_path):
             return (print, ("executed",))
 
     torch.save({"format": 1, "config": {}, "model": Evil()}, tmp_path / "last.pt")
-    with pytest.raises(checkpoint.CheckpointError, match="cannot be read as weights"):
-        checkpoint.read(tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        read_checkpoint(tmp_path / "last.pt")
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_naming_the_weight(corpus, tmp_path):
@@ -232,7 +229,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_naming_the_weight(corpu
     payload["config"]["encoder"]["channels"] = 32
     torch.save(payload, run / "best.pt")
     with pytest.raises(
-        checkpoint.CheckpointError,
+        CheckpointError,
         match=r"another architecture: g_enc.convs.0.weight: got \(10, 16\), expected \(10, 32\)",
     ):
         cpc.load(run)
@@ -243,7 +240,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(corpus, tmp_path, content):
     run = train(tiny_config(corpus), tmp_path / "run")
     whole = (run / "best.pt").read_bytes()
     (run / "best.pt").write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(checkpoint.CheckpointError, match=r"best\.pt: cannot be read as weights"):
+    with pytest.raises(CheckpointError, match=r"best\.pt: cannot be read as weights"):
         cpc.load(run)
 
 
@@ -255,13 +252,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(corpus, tmp_path):
 import resource, signal, sys
 from pathlib import Path
 import torch
-from cpc import checkpoint, config, model
+from cpc.runs import build_model, read_checkpoint, save_checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-c, _ = checkpoint.read(Path({str(run / "last.pt")!r}))
-m = model.build(c)
+c, _ = read_checkpoint(Path({str(run / "last.pt")!r}))
+m = build_model(c)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    checkpoint.save(Path({str(run / "last.pt")!r}), c, m)
+    save_checkpoint(Path({str(run / "last.pt")!r}), c, m)
 except OSError as error:
     print(type(error).__name__, error.strerror)
 """
@@ -303,7 +300,7 @@ def test_an_absent_device_is_refused_and_auto_finds_one():
 
 def test_bf16_autocast_trains_and_keeps_scores_in_float32(corpus, tmp_path):
     run = train(replace(tiny_config(corpus), precision="bf16"), tmp_path / "run")
-    rows = metrics.read(run / "metrics.jsonl")
+    rows = read_metrics(run / "metrics.jsonl")
     assert abs(rows[-1]["loss"] - rows[-1]["log_n"]) < 1
     assert all(w.dtype == torch.float32 for w in weights(run).values())
 
@@ -365,7 +362,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_anew(corpus, tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
     run = train(tiny_config(corpus), tmp_path / "run")
-    assert all("update" in row for row in metrics.read(run / "metrics.jsonl"))
+    assert all("update" in row for row in read_metrics(run / "metrics.jsonl"))
 
 
 def test_a_checkpoint_of_an_earlier_version_is_told(corpus, tmp_path):
@@ -373,7 +370,7 @@ def test_a_checkpoint_of_an_earlier_version_is_told(corpus, tmp_path):
     payload = torch.load(run / "last.pt", weights_only=True)
     payload["optimiser"] = payload.pop("optimisers")
     torch.save(payload, run / "last.pt")
-    with pytest.raises(checkpoint.CheckpointError, match=r"last.pt: of an earlier version, cannot be continued"):
+    with pytest.raises(CheckpointError, match=r"last.pt: of an earlier version, cannot be continued"):
         train(tiny_config(corpus), run, resume=True)
 
 

@@ -7,17 +7,25 @@ import pandas as pd
 import pytest
 import torch
 
-from cpc import audio
-from cpc import manifest as manifests
-from cpc import windows as windows_module
-from cpc.batches import BatchError, BatchSampler, epoch_batches, num_left_out
-from cpc.manifest import ManifestError
-from cpc.windows import Windows, collate
+from cpc.data import (
+    AudioError,
+    BatchError,
+    BatchSampler,
+    Manifest,
+    ManifestError,
+    Windows,
+    collate,
+    epoch_batches,
+    num_left_out,
+    read_audio,
+    read_manifest,
+)
+from cpc.data.audio import _open
 from tests.conftest import make_corpus
 
 
 def windows_of(corpus, **options):
-    return Windows(manifests.read(corpus), window_samples=4000, **options)
+    return Windows(read_manifest(corpus), window_samples=4000, **options)
 
 
 def test_windows_never_cross_a_file_and_are_end_to_end(corpus):
@@ -51,29 +59,29 @@ def test_normalisation_is_by_the_whole_utterance(corpus):
     """The window is the slice of the normalised file, not a normalised slice."""
     windows = windows_of(corpus)
     row, start, stop = windows.span(2, 7)
-    whole = audio.read(windows.manifest.audio_path(row), sample_rate=16000).astype(np.float64)
+    whole = read_audio(windows.manifest.audio_path(row), sample_rate=16000).astype(np.float64)
     whole = (whole - whole.mean()) / whole.std()
     np.testing.assert_allclose(windows[2, 7].waveform.numpy(), whole[start:stop], atol=1e-4)
     raw = windows_of(corpus, normalise="none")[2, 7].waveform.numpy()
-    np.testing.assert_array_equal(raw, audio.read(windows.manifest.audio_path(row), sample_rate=16000)[start:stop])
+    np.testing.assert_array_equal(raw, read_audio(windows.manifest.audio_path(row), sample_rate=16000)[start:stop])
 
 
 @pytest.mark.parametrize("cache_megabytes", [0, 100])
 def test_a_file_is_decoded_once_for_its_statistics_and_its_first_window(corpus, monkeypatch, cache_megabytes):
     """And to the same bits as one that is too long for that, which is measured piece by piece first."""
-    monkeypatch.setattr(audio, "_PIECE_SAMPLES", 5000)
-    opened, open_ = [], audio._open
+    monkeypatch.setattr("cpc.data.audio._PIECE_SAMPLES", 5000)
+    opened, open_ = [], _open
 
     def count(path):
         opened.append(path)
         return open_(path)
 
-    monkeypatch.setattr(audio, "_open", count)
+    monkeypatch.setattr("cpc.data.audio._open", count)
     whole = windows_of(corpus, cache_megabytes=cache_megabytes)
     first = [int(i) for i in np.unique(whole.utterance, return_index=True)[1]]
     ours = [whole[0, i].waveform for i in first]
     assert len(opened) == len(first)
-    monkeypatch.setattr(windows_module, "_DECODED_ONCE_BYTES", 0)
+    monkeypatch.setattr("cpc.data.windows._DECODED_ONCE_BYTES", 0)
     pieces = windows_of(corpus)
     for i, waveform in zip(first, ours, strict=True):
         assert torch.equal(pieces[0, i].waveform, waveform)
@@ -82,7 +90,7 @@ def test_a_file_is_decoded_once_for_its_statistics_and_its_first_window(corpus, 
 
 
 def test_short_utterances_are_skipped_and_counted_or_padded(corpus):
-    table = manifests.read(corpus)
+    table = read_manifest(corpus)
     skipping = Windows(table, window_samples=20480)
     assert skipping.num_skipped == (table.table["num_samples"] < 20480).sum() > 0
     assert set(skipping.utterance) == set(np.flatnonzero(table.table["num_samples"] >= 20480))
@@ -96,22 +104,22 @@ def test_short_utterances_are_skipped_and_counted_or_padded(corpus):
 
 
 def test_utterances_too_short_for_one_anchor_are_left_out_even_when_padding(corpus):
-    windows = Windows(manifests.read(corpus), window_samples=20480, short="pad", min_samples=17000)
+    windows = Windows(read_manifest(corpus), window_samples=20480, short="pad", min_samples=17000)
     assert windows.num_skipped == (windows.num_samples < 17000).sum() > 0
 
 
 def test_no_utterance_long_enough_is_an_error(corpus):
     with pytest.raises(ManifestError, match=r"none of 15 utterances is long enough.*pass --data\.short pad"):
-        Windows(manifests.read(corpus), window_samples=10**6)
+        Windows(read_manifest(corpus), window_samples=10**6)
 
 
 def test_another_rate_is_an_error_unless_resampled(tmp_path):
     corpus = make_corpus(tmp_path, speakers=1, utterances=3, rate=8000)
-    with pytest.raises(audio.AudioError, match=r"8000 Hz, expected 16000; pass --audio\.resample"):
+    with pytest.raises(AudioError, match=r"8000 Hz, expected 16000; pass --audio\.resample"):
         windows_of(corpus)
     windows = windows_of(corpus, resample=True)
     row, start, stop = windows.span(0, 1)
-    whole = audio.read(windows.manifest.audio_path(row), sample_rate=16000, resample=True)
+    whole = read_audio(windows.manifest.audio_path(row), sample_rate=16000, resample=True)
     assert len(whole) == windows.num_samples[row]
     np.testing.assert_allclose(
         windows[0, 1].waveform.numpy(), ((whole - whole.mean()) / whole.std())[start:stop], atol=1e-4
@@ -150,10 +158,10 @@ def test_by_speaker_takes_different_utterances(corpus):
 
 def test_speakers_of_one_utterance_are_passed_over_where_every_group_needs_several(corpus):
     """In the dev split each speaker but the last has one utterance; then same_speaker_excl would have no negative."""
-    table = manifests.read(corpus).table
+    table = read_manifest(corpus).table
     one_each = table.groupby("speaker").head(1)
     rest = table[table["speaker"] == table["speaker"].iloc[-1]]
-    mixed = manifests.Manifest(manifests.read(corpus).root, pd.concat([one_each.iloc[:-1], rest], ignore_index=True))
+    mixed = Manifest(read_manifest(corpus).root, pd.concat([one_each.iloc[:-1], rest], ignore_index=True))
     windows = Windows(mixed, window_samples=4000)
     how = {"kind": "by_speaker", "num_windows": 4, "windows_per_group": 2, "shrink": True}
     loose, strict = (epoch_batches(windows, 0, **how, several_utterances=several) for several in (False, True))

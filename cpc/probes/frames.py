@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cpc.alignment import UNLABELLED
+from cpc.labels import UNLABELLED
 
 if TYPE_CHECKING:
     from cpc.features import Features

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
-from cpc.alignment import UNLABELLED, labelled_utterances, labels_at
 from cpc.files import write_bytes
+from cpc.labels import UNLABELLED, labelled_utterances, labels_at
 from cpc.probes.classifiers import HIDDEN, Progress, logistic, one_hidden_layer, streamed
 from cpc.probes.frames import Census, Evaluate, ProbeError, Targets, blocks, census_of, draw, read, splits_of
 
@@ -47,7 +47,7 @@ SCALER_ROWS = 8192  # rows that the scaler takes to float64 at a time
 Classifier = Literal["linear", "mlp"]
 
 
-def phone(
+def probe_phones(
     features: "Features",
     labels: Mapping[str, NDArray[Any]],
     *,
@@ -122,7 +122,7 @@ def phone(
     return result
 
 
-def speaker(
+def probe_speakers(
     features: "Features",
     *,
     max_frames: int = MAX_FRAMES,

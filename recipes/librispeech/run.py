@@ -34,23 +34,34 @@ import numpy as np
 from torchaudio.datasets import LIBRISPEECH
 from tqdm import tqdm
 
-from cpc import aligner, alignment, estimate, features, manifest, page, report
-from cpc import config as configuration
-from cpc.baselines import SpectralExtractor
-from cpc.config import Config
+from cpc.config import Config, config_identity, read_config
+from cpc.data import (
+    SPLITS,
+    Manifest,
+    read_manifest,
+    read_utterance_list,
+    scan_folder,
+    scan_summary,
+    split_as_listed,
+    split_manifest,
+    write_manifest,
+)
+from cpc.devices import resolve_device
+from cpc.experiments import Stage, Stages, measure_speed, plan
+from cpc.features import Dtype, Extractor, SpectralExtractor, extract_features, extractor_of_run, open_features
 from cpc.files import write_bytes
-from cpc.probes import linear
-from cpc.stages import Stage, Stages, plan
-from cpc.tables import markdown
-from cpc.train import complete, resolve_device
+from cpc.labels import align, labelled_utterances, read_labels, read_phone_classes, read_phones, read_transcripts
+from cpc.probes import Classifier, probe_phones, probe_speakers, save
+from cpc.report import draw_accuracy_by_k, draw_learning_curves, markdown_table, write_page
+from cpc.train import complete
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SUBSET = "train-clean-100"
 NUM_UTTERANCES, HOURS, ARCHIVE_GB = 28_539, 100.6, 6.3
-SPLITS = ("utterance", "chapter", "speaker")  # by what train and test are apart; by utterance is the closed set
+UNITS = ("utterance", "chapter", "speaker")  # by what train and test are apart; by utterance is the closed set
 FRACTIONS = (0.72, 0.08, 0.2)  # the authors' lists are 80 % train and 20 % test; a tenth of train is our dev
 DEV_OF_TRAIN = 0.1
-DTYPE: features.Dtype = "float16"  # of frames on disk: 18.5 GB for c of the whole corpus, 37 in float32
+DTYPE: Dtype = "float16"  # of frames on disk: 18.5 GB for c of the whole corpus, 37 in float32
 CS = (0.01, 0.1, 1.0)
 MLP_FRAMES = 1_000_000  # that the probe with a hidden layer draws, where the linear one reads them all from disk
 
@@ -79,7 +90,7 @@ class Probe:
     task: str  # "phone" or "speaker"
     frames: str  # a folder in features/
     split: str = "utterance"
-    classifier: linear.Classifier = "linear"
+    classifier: Classifier = "linear"
     shuffled: bool = False  # the control: labels that say nothing
 
     @property
@@ -100,8 +111,8 @@ class Probe:
 # The closed set gives the paper's tables. There, a speaker probe can read the recording session instead of the voice,
 # so the other splits stand beside it; with the speakers apart there is no closed set of speakers to probe.
 PROBES = (
-    *(Probe("phone", frames, split) for frames in ("cpc_c", "mfcc", "untrained") for split in SPLITS),
-    *(Probe("speaker", frames, split) for frames in ("cpc_c", "mfcc", "untrained") for split in SPLITS[:2]),
+    *(Probe("phone", frames, split) for frames in ("cpc_c", "mfcc", "untrained") for split in UNITS),
+    *(Probe("speaker", frames, split) for frames in ("cpc_c", "mfcc", "untrained") for split in UNITS[:2]),
     Probe("phone", "cpc_z"),
     Probe("speaker", "cpc_z"),
     Probe("phone", "cpc_c", classifier="mlp"),
@@ -126,7 +137,7 @@ def main() -> None:
     parser.add_argument("--test-list", type=Path, help="the authors' test_split.txt")
     parser.add_argument("--labels", type=Path, help="the authors' converted_aligned_phones.txt; else we align")
     parser.add_argument("--phones", type=Path, help="names of the phones in --labels, `id name` a line")
-    parser.add_argument("--pretrain-split", choices=SPLITS, default="utterance", help="pretrain on train of this split")
+    parser.add_argument("--pretrain-split", choices=UNITS, default="utterance", help="pretrain on train of this split")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that align")
     parser.add_argument("--probe-frames", type=int, default=0, help="train frames of each probe; 0 takes all")
     parser.add_argument("--stage", help="run this stage alone")
@@ -153,7 +164,7 @@ def experiment(options: argparse.Namespace) -> Stages:
     out: Path = options.out
     corpus = find(options.root) or options.root / "LibriSpeech" / SUBSET
     table, labels, checkpoint = out / "manifest.csv", out / "labels" / "phone_labels.txt", out / "best.pt"
-    splits = {f"{split} split": out / "splits" / f"{split}.csv" for split in SPLITS}
+    splits = {f"{split} split": out / "splits" / f"{split}.csv" for split in UNITS}
     closed = {"utterance split": splits["utterance split"]}
     lists = given(train_list=options.train_list, test_list=options.test_list)
     labels_from = given(labels=options.labels, phones=options.phones) if options.labels else {"transcripts": corpus}
@@ -199,7 +210,7 @@ def experiment(options: argparse.Namespace) -> Stages:
                 lambda: pretrain(config, out),
                 inputs={"split": splits[f"{options.pretrain_split} split"]},
                 outputs=[out / name for name in ("config.toml", "metrics.jsonl", "last.pt", "best.pt")],
-                settings=configuration.identity(config),
+                settings=config_identity(config),
                 keep=True,
             ),
             Stage(
@@ -231,7 +242,7 @@ def experiment(options: argparse.Namespace) -> Stages:
                 settings={
                     **probing,
                     "dtype": DTYPE,
-                    **{name: configuration.identity(c) for name, c in toplines.items()},
+                    **{name: config_identity(c) for name, c in toplines.items()},
                 },
                 keep=True,
             ),
@@ -290,10 +301,10 @@ def download(options: argparse.Namespace) -> None:
 
 def make_manifest(corpus: Path, table: Path) -> None:
     """List the utterances, each decoded to its end; sound and transcripts must name the same ones."""
-    scan = manifest.scan(corpus)
-    print(manifest.summary(scan))
+    scan = scan_folder(corpus)
+    print(scan_summary(scan))
     sounds = {Path(path).stem for path in [*scan.manifest.table["path"], *(path for path, _ in scan.left_out)]}
-    lonely = sorted(sounds ^ aligner.read_transcripts(corpus).keys())
+    lonely = sorted(sounds ^ read_transcripts(corpus).keys())
     if lonely:
         raise ValueError(
             f"{corpus}: {len(lonely)} utterances have a sound file or a transcript but not both (e.g. {lonely[0]}); "
@@ -301,42 +312,42 @@ def make_manifest(corpus: Path, table: Path) -> None:
         )
     if len(sounds) != NUM_UTTERANCES:
         print(f"note: {len(sounds)} utterances, where {SUBSET} has {NUM_UTTERANCES}")
-    manifest.write(scan.manifest, table)
+    write_manifest(scan.manifest, table)
 
 
 def make_splits(options: argparse.Namespace, table: Path) -> None:
     """The closed set, by the authors' lists or our own; and the same utterances apart by chapter and by speaker."""
-    utterances = manifest.read(table)
+    utterances = read_manifest(table)
     if options.train_list:
-        train, test = manifest.read_list(options.train_list), manifest.read_list(options.test_list)
-        closed = manifest.split_as_listed(utterances, train, test, dev_fraction=DEV_OF_TRAIN, seed=options.seed)
+        train, test = read_utterance_list(options.train_list), read_utterance_list(options.test_list)
+        closed = split_as_listed(utterances, train, test, dev_fraction=DEV_OF_TRAIN, seed=options.seed)
         print(f"in neither list, left out: {len(utterances) - len(closed)} of {len(utterances)} utterances")
     else:
-        closed = manifest.split(utterances, by="utterance", fractions=FRACTIONS, seed=options.seed)
-    for by in SPLITS:
-        split = closed if by == "utterance" else manifest.split(closed, by=by, fractions=FRACTIONS, seed=options.seed)
+        closed = split_manifest(utterances, by="utterance", fractions=FRACTIONS, seed=options.seed)
+    for by in UNITS:
+        split = closed if by == "utterance" else split_manifest(closed, by=by, fractions=FRACTIONS, seed=options.seed)
         counts = split.table["split"].value_counts()
-        print(f"split by {by}: " + ", ".join(f"{name} {counts.get(name, 0)}" for name in manifest.SPLITS))
-        manifest.write(split, options.out / "splits" / f"{by}.csv")
+        print(f"split by {by}: " + ", ".join(f"{name} {counts.get(name, 0)}" for name in SPLITS))
+        write_manifest(split, options.out / "splits" / f"{by}.csv")
 
 
 def make_labels(options: argparse.Namespace, corpus: Path, labels: Path) -> None:
     """A phone every 10 ms: the authors' file, its lengths checked against the audio; or our forced alignment."""
-    utterances = manifest.read(options.out / "splits" / "utterance.csv")
+    utterances = read_manifest(options.out / "splits" / "utterance.csv")
     if options.labels:
-        known = alignment.labelled_utterances(utterances, alignment.read_labels(options.labels))
+        known = labelled_utterances(utterances, read_labels(options.labels))
         print(f"labels: {len(known)} of {len(utterances)} utterances have them")
         if options.phones:
-            alignment.read_phones(options.phones)
+            read_phones(options.phones)
             write_bytes(labels.with_name("phones.txt"), options.phones.read_bytes())
         write_bytes(labels, options.labels.read_bytes())
     else:
-        aligner.align(utterances, aligner.read_transcripts(corpus), labels.parent, jobs=options.jobs)
+        align(utterances, read_transcripts(corpus), labels.parent, jobs=options.jobs)
 
 
 def configured(options: argparse.Namespace) -> Config:
     """The preset, on this corpus."""
-    preset = configuration.read(options.preset)
+    preset = read_config(options.preset)
     return dataclasses.replace(
         preset,
         seed=options.seed,
@@ -359,59 +370,59 @@ def supervised(config: Config, target: str, options: argparse.Namespace) -> Conf
 def pretrain(config: Config, out: Path) -> None:
     """Train CPC, or go on; draw how it learned."""
     complete(config, out)
-    report.learning_curves(out, out / "learning_curves.png")
-    report.accuracy_by_k(out, out / "accuracy_by_k.png", which="best")
+    draw_learning_curves(out, out / "learning_curves.png")
+    draw_accuracy_by_k(out, out / "accuracy_by_k.png", which="best")
 
 
 def extract(stage: str, options: argparse.Namespace) -> None:
     """Frames of every utterance of the closed set."""
     out, device = options.out, resolve_device(options.device)
-    utterances = manifest.read(out / "splits" / "utterance.csv")
-    extractors: dict[str, Callable[[], features.Extractor]] = {
-        "cpc_z": lambda: features.of_run(out, "z", device=device),
-        "cpc_c": lambda: features.of_run(out, "c", device=device),
+    utterances = read_manifest(out / "splits" / "utterance.csv")
+    extractors: dict[str, Callable[[], Extractor]] = {
+        "cpc_z": lambda: extractor_of_run(out, "z", device=device),
+        "cpc_c": lambda: extractor_of_run(out, "c", device=device),
         "mfcc": lambda: SpectralExtractor("mfcc"),
-        "untrained": lambda: features.of_run(out, "c", untrained=True, device=device),
-        "supervised_phone": lambda: features.of_run(out / "topline" / "phone", "c", device=device),
-        "supervised_speaker": lambda: features.of_run(out / "topline" / "speaker", "c", device=device),
+        "untrained": lambda: extractor_of_run(out, "c", untrained=True, device=device),
+        "supervised_phone": lambda: extractor_of_run(out / "topline" / "phone", "c", device=device),
+        "supervised_speaker": lambda: extractor_of_run(out / "topline" / "speaker", "c", device=device),
     }
     for name in FRAMES[stage]:
-        features.extract(extractors[name](), utterances, out / "features" / name, dtype=DTYPE)
+        extract_features(extractors[name](), utterances, out / "features" / name, dtype=DTYPE)
 
 
 def probe(stage: str, options: argparse.Namespace) -> None:
     """What classifiers read out of a stage's frames, a file each. A file that is there was made from these inputs."""
     out: Path = options.out
-    labels = alignment.read_labels(out / "labels" / "phone_labels.txt")
+    labels = read_labels(out / "labels" / "phone_labels.txt")
     phones = out / "labels" / "phones.txt"
-    phone_names = alignment.read_phones(phones) if phones.exists() else None
-    phone_classes = alignment.read_phone_classes(DATA / "phone_classes.csv") if phone_names else None
+    phone_names = read_phones(phones) if phones.exists() else None
+    phone_classes = read_phone_classes(DATA / "phone_classes.csv") if phone_names else None
     for asked in (asked for asked in PROBES if asked.frames in FRAMES[stage] and not (out / asked.file).exists()):
         print(f"-- {asked.file}", file=sys.stderr)
-        split = manifest.read(out / "splits" / f"{asked.split}.csv")
+        split = read_manifest(out / "splits" / f"{asked.split}.csv")
         max_frames = options.probe_frames or (MLP_FRAMES if asked.classifier == "mlp" else 0)
         how: dict[str, Any] = {
             "max_frames": max_frames, "Cs": CS, "seed": options.seed, "classifier": asked.classifier,
             "shuffle_labels": asked.shuffled, "progress": tqdm.write,
         }  # fmt: skip
         if asked.task == "phone":
-            opened = features.load(out / "features" / asked.frames, split)
+            opened = open_features(out / "features" / asked.frames, split)
             predictions = out / PREDICTIONS if asked == Probe("phone", "cpc_c") else None
             named = {"phone_names": phone_names, "phone_classes": phone_classes}
-            result = linear.phone(opened, labels, predictions=predictions, **named, **how)
+            result = probe_phones(opened, labels, predictions=predictions, **named, **how)
         else:
             known = of_known_speakers(split)
-            opened = features.load(out / "features" / asked.frames, known)
-            result = linear.speaker(opened, **how)
+            opened = open_features(out / "features" / asked.frames, known)
+            result = probe_speakers(opened, **how)
             result["num_left_out_utterances"] = len(split) - len(known)
-        linear.save(result, out / asked.file)
+        save(result, out / asked.file)
 
 
-def of_known_speakers(split: manifest.Manifest) -> manifest.Manifest:
+def of_known_speakers(split: Manifest) -> Manifest:
     """Without the utterances of speakers who are not in train: some read one chapter alone."""
     table = split.table
     known = table["speaker"].isin(table["speaker"][table["split"] == "train"])
-    return manifest.Manifest(split.root, table[known].reset_index(drop=True))
+    return Manifest(split.root, table[known].reset_index(drop=True))
 
 
 def write_report(out: Path, seconds: dict[str, float]) -> None:
@@ -425,7 +436,7 @@ def write_report(out: Path, seconds: dict[str, float]) -> None:
     times = ", ".join(f"{name} {value / 3600:.2f} h" for name, value in seconds.items())
     text = "\n\n".join([closed_set(results), side_by_side(found), f"Time: {times}."]) + "\n"
     write_bytes(out / "table.md", text.encode())
-    page.page(out, out / "report.html", labels=out / "labels" / "phone_labels.txt")
+    write_page(out, out / "report.html", labels=out / "labels" / "phone_labels.txt")
     print(text)
 
 
@@ -437,19 +448,19 @@ def closed_set(results: dict[str, dict[str, Any]]) -> str:
         said = ["–" if value is None else f"{value:g}" for value in paper]
         frame, utterance = percent(speaker, "accuracy"), percent(speaker, "utterance_accuracy")
         rows.append([name, percent(phone, "accuracy"), said[0], frame, said[1], utterance])
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def side_by_side(found: dict[Probe, dict[str, Any]]) -> str:
     """The same probes with train and test apart by utterance (the closed set), by chapter, and by speaker."""
-    columns = [("phone", split, "accuracy") for split in SPLITS]
-    columns += [("speaker", split, kind) for kind in ("accuracy", "utterance_accuracy") for split in SPLITS[:2]]
+    columns = [("phone", split, "accuracy") for split in UNITS]
+    columns += [("speaker", split, kind) for kind in ("accuracy", "utterance_accuracy") for split in UNITS[:2]]
     units = {"accuracy": "frame", "utterance_accuracy": "utterance"}
     rows = [["accuracy in %", *(f"{task}, {units[kind]}; by {split}" for task, split, kind in columns)]]
     for frames in ("untrained", "mfcc", "cpc_c"):
         cells = [percent(found[Probe(task, frames, split)], kind) for task, split, kind in columns]
         rows.append([ROWS[frames][0], *cells])
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def percent(result: dict[str, Any], kind: str) -> str:
@@ -464,7 +475,7 @@ def show_plan(stages: Stages, options: argparse.Namespace) -> None:
     """What would be done, with hours and gigabytes: speed measured here, the corpus's size as found or as known."""
     config, corpus = configured(options), find(options.root)
     print(f"measuring the speed of {options.preset} on {resolve_device(options.device)}", file=sys.stderr)
-    speed = estimate.measure(config)
+    speed = measure_speed(config)
     corpus_gb = sum(file.stat().st_size for file in corpus.rglob("*.flac")) / 1e9 if corpus else ARCHIVE_GB
     hours = HOURS * corpus_gb / ARCHIVE_GB
     frames = hours * 3600 * 100

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cpc import aligner, alignment, manifest
+from cpc.data import scan_folder
+from cpc.labels import align, read_labels, read_phones, read_transcripts
 
 
 def main() -> None:
@@ -34,9 +35,9 @@ def main() -> None:
 
 def run(corpus: Path, out: Path, jobs: int) -> None:
     """Align, compare, print."""
-    utterances = manifest.scan(corpus).manifest
+    utterances = scan_folder(corpus).manifest
     started = time.monotonic()
-    summary = aligner.align(utterances, aligner.read_transcripts(corpus), out, jobs=jobs)
+    summary = align(utterances, read_transcripts(corpus), out, jobs=jobs)
     seconds = time.monotonic() - started
     table = utterances.table
     audio = float((table["num_samples"] / table["sample_rate"]).sum())
@@ -74,9 +75,9 @@ def run(corpus: Path, out: Path, jobs: int) -> None:
 
 def named(folder: Path) -> dict[str, np.ndarray]:
     """Phone names by utterance, schwa as ah."""
-    names = alignment.read_phones(folder / "phones.txt")
+    names = read_phones(folder / "phones.txt")
     lookup = np.array(["ah" if names[i] == "ax" else names[i] for i in range(len(names))])
-    return {u: lookup[labels] for u, labels in alignment.read_labels(folder / "phone_labels.txt").items()}
+    return {u: lookup[labels] for u, labels in read_labels(folder / "phone_labels.txt").items()}
 
 
 def borders(phones: np.ndarray) -> dict[tuple[str, str], list[int]]:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from cpc import alignment, features, manifest
-from cpc import config as configuration
-from cpc.baselines import SpectralExtractor
-from cpc.checkpoint import read
+from cpc.config import read_config
+from cpc.data import read_manifest
+from cpc.features import Extractor, SpectralExtractor, extract_features, extractor_of_run, open_features
 from cpc.files import replacing, write_bytes
-from cpc.probes import linear
+from cpc.labels import read_labels
+from cpc.probes import probe_phones, save
+from cpc.runs import read_checkpoint
 from cpc.train import complete
 
 # Name: preset or file, changed fields, updates, updates between probes.
@@ -38,16 +39,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning_speed"))
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
-    utterances = manifest.read(options.corpus / "manifest.csv")
-    labels = alignment.read_labels(options.corpus / "phone_labels.txt")
+    utterances = read_manifest(options.corpus / "manifest.csv")
+    labels = read_labels(options.corpus / "phone_labels.txt")
 
-    def accuracy(extractor: features.Extractor, path: Path) -> float:
+    def accuracy(extractor: Extractor, path: Path) -> float:
         """Phone accuracy on dev; the frames are thrown away, the result stays at `path`."""
         if not path.exists():
             frames = options.out / "frames"
             shutil.rmtree(frames, ignore_errors=True)
-            opened = features.load(features.extract(extractor, utterances, frames))
-            linear.save(linear.phone(opened, labels, max_frames=30_000, Cs=(0.1,), evaluate="dev"), path)
+            opened = open_features(extract_features(extractor, utterances, frames))
+            save(probe_phones(opened, labels, max_frames=30_000, Cs=(0.1,), evaluate="dev"), path)
             shutil.rmtree(frames)
         return float(json.loads(path.read_text())["accuracy"])
 
@@ -55,7 +56,7 @@ def main() -> None:
     table: dict[str, list[tuple[int, float, float]]] = {}
     for name in options.only:
         preset, changes, num_updates, every = SETTINGS[name]
-        config = configuration.read(preset)
+        config = read_config(preset)
         for section, fields in changes.items():
             config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **fields)})
         config = dataclasses.replace(
@@ -70,8 +71,8 @@ def main() -> None:
         complete(config, run)
         table[name] = []
         for kept in sorted((run / "kept").glob("*.pt")):
-            payload = read(kept)[1]
-            result = accuracy(features.of_run(kept, "c"), run / "probes" / f"{kept.stem}.json")
+            payload = read_checkpoint(kept)[1]
+            result = accuracy(extractor_of_run(kept, "c"), run / "probes" / f"{kept.stem}.json")
             table[name].append((payload["update"], payload["seconds"], result))
 
     print(f"\nMFCC: {100 * mfcc:.1f} % of dev frames\n\n| setting | updates | minutes | phone accuracy, % |")

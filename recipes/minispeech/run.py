@@ -25,12 +25,13 @@ from pathlib import Path
 
 from synthesise import synthesise
 
-from cpc import alignment, features, manifest, page, report
-from cpc import config as configuration
-from cpc.baselines import SpectralExtractor
-from cpc.config import Config
+from cpc.config import Config, read_config
+from cpc.data import read_manifest, scan_folder, scan_summary, split_manifest, write_manifest
+from cpc.features import Extractor, SpectralExtractor, extract_features, extractor_of_run, open_features
 from cpc.files import write_bytes
-from cpc.probes import linear
+from cpc.labels import read_labels, read_phone_classes, read_phones
+from cpc.probes import probe_phones, probe_speakers, save
+from cpc.report import draw_accuracy_by_k, draw_learning_curves, results_table, write_page
 from cpc.train import complete
 
 PHONE_CLASSES = Path(__file__).resolve().parents[2] / "data" / "phone_classes.csv"
@@ -68,27 +69,27 @@ def run(options: argparse.Namespace) -> None:
 
     with seconds.stage("manifest"):
         if not (corpus / "manifest.csv").exists():
-            scan = manifest.scan(corpus)
-            print(manifest.summary(scan))
-            split = manifest.split(scan.manifest, by="utterance", seed=options.seed)
-            manifest.write(split, corpus / "manifest.csv")
-        utterances = manifest.read(corpus / "manifest.csv")
+            scan = scan_folder(corpus)
+            print(scan_summary(scan))
+            split = split_manifest(scan.manifest, by="utterance", seed=options.seed)
+            write_manifest(split, corpus / "manifest.csv")
+        utterances = read_manifest(corpus / "manifest.csv")
 
     with seconds.stage("train"):
         config = configured(corpus / "manifest.csv", options)
         complete(config, out)
-        report.learning_curves(out, out / "learning_curves.png")
-        report.accuracy_by_k(out, out / "accuracy_by_k.png", which="best")
+        draw_learning_curves(out, out / "learning_curves.png")
+        draw_accuracy_by_k(out, out / "accuracy_by_k.png", which="best")
 
     with seconds.stage("features"):
-        extractors: dict[str, features.Extractor] = {
+        extractors: dict[str, Extractor] = {
             "mfcc": SpectralExtractor("mfcc"),
-            "untrained": features.of_run(out, "c", untrained=True),
-            "cpc_z": features.of_run(out, "z"),
-            "cpc_c": features.of_run(out, "c"),
+            "untrained": extractor_of_run(out, "c", untrained=True),
+            "cpc_z": extractor_of_run(out, "z"),
+            "cpc_c": extractor_of_run(out, "c"),
         }
         folders = {
-            name: features.extract(extractor, utterances, out / "features" / name)
+            name: extract_features(extractor, utterances, out / "features" / name)
             for name, extractor in extractors.items()
         }
         probed = [(name, task, folder) for name, folder in folders.items() for task in ("phone", "speaker")]
@@ -100,13 +101,13 @@ def run(options: argparse.Namespace) -> None:
                     config.loss, name="supervised", target=task, labels=str(corpus / "phone_labels.txt")
                 )
                 topline = complete(dataclasses.replace(config, loss=loss), out / "topline" / task)
-                folder = features.extract(features.of_run(topline, "c"), utterances, topline / "features")
+                folder = extract_features(extractor_of_run(topline, "c"), utterances, topline / "features")
                 probed.append(("supervised", task, folder))
 
     with seconds.stage("probes"):
-        labels = alignment.read_labels(corpus / "phone_labels.txt")
-        names = alignment.read_phones(corpus / "phones.txt")
-        phone_classes = alignment.read_phone_classes(PHONE_CLASSES)
+        labels = read_labels(corpus / "phone_labels.txt")
+        names = read_phones(corpus / "phones.txt")
+        phone_classes = read_phone_classes(PHONE_CLASSES)
         results: dict[str, dict[str, dict[str, object]]] = {
             "phone": {"majority": {}},
             "speaker": {"majority": {}},
@@ -114,16 +115,16 @@ def run(options: argparse.Namespace) -> None:
         for name, task, folder in probed:
             path = out / "probes" / f"{task}-{name}-{options.evaluate}.json"
             if not path.exists():
-                opened = features.load(folder)
+                opened = open_features(folder)
                 probing = {**PROBE, "seed": options.seed, "evaluate": options.evaluate, "progress": print}
                 if task == "phone":
-                    result = linear.phone(
+                    result = probe_phones(
                         opened, labels, phone_names=names, phone_classes=phone_classes,
                         predictions=path.with_suffix(".predictions.txt") if name == "cpc_c" else None, **probing,
                     )  # fmt: skip
                 else:
-                    result = linear.speaker(opened, **probing)
-                linear.save(result, path)
+                    result = probe_speakers(opened, **probing)
+                save(result, path)
             result = json.loads(path.read_text())
             results[task]["majority"] = result["majority"]
             results[task][name] = {key: result[key] for key in REPORTED if key in result}
@@ -131,8 +132,8 @@ def run(options: argparse.Namespace) -> None:
     table = {**results, "evaluate": options.evaluate, "seconds": seconds.of_stage}
     write_bytes(out / "results.json", (json.dumps(table, indent=2) + "\n").encode())
     print(f"\nAccuracy in %, {options.evaluate} split (utterances not seen in training, speakers shared):\n")
-    print(report.table(table))
-    page.page(out, out / "report.html", labels=corpus / "phone_labels.txt")
+    print(results_table(table))
+    write_page(out, out / "report.html", labels=corpus / "phone_labels.txt")
     print(f"wrote {out}/results.json, learning_curves.png, accuracy_by_k.png, and report.html to look at")
 
 
@@ -144,7 +145,7 @@ REPORTED = (
 
 def configured(manifest_csv: Path, options: argparse.Namespace) -> Config:
     """The small preset, on this corpus."""
-    preset = configuration.read("small")
+    preset = read_config("small")
     return dataclasses.replace(
         preset,
         seed=options.seed,

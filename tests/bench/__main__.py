@@ -25,18 +25,16 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 
-from cpc import config, features, model, optim
-from cpc import manifest as manifests
-from cpc.batches import BatchSampler
-from cpc.encoder import recomputing
-from cpc.features import CPCExtractor
-from cpc.infonce import infonce
+from cpc.config import Config, Scheme, read_config
+from cpc.data import BatchSampler, Windows, read_manifest, scan_folder, write_manifest
+from cpc.devices import keep_freed_buffers, resolve_precision
+from cpc.features import CPCExtractor, extract_features
+from cpc.infonce import Negatives, infonce
 from cpc.losses import info_nce, nt_xent, sup_con
-from cpc.memory import keep_freed_buffers
-from cpc.negatives import Negatives
-from cpc.probes import classifiers, linear
-from cpc.train import resolve_precision
-from cpc.windows import Windows
+from cpc.model import Encoder, recomputing
+from cpc.probes import BLOCK_FRAMES, TOL, streamed
+from cpc.runs import build_model
+from cpc.train import build_optimisers, stacked_maps
 from tests.bench.plain import PlainCPC
 
 S, FRAMES, K = 20480, 126, 12  # samples and frames of a window, steps
@@ -74,7 +72,7 @@ def alone(options, table, variant, *flags):
 
 def shaped(channels, kind="lstm", scheme="mixed_speaker", negatives=0):
     """The default configuration (Adam, the paper's 12 steps) in another width; an LSTM, as CPC_audio has."""
-    parts = config.Config()
+    parts = Config()
     return replace(
         parts, encoder=replace(parts.encoder, channels=channels), autoregressor=replace(parts.autoregressor, kind=kind),
         criterion=replace(parts.criterion, scheme=scheme, num_negatives=negatives),
@@ -84,7 +82,7 @@ def shaped(channels, kind="lstm", scheme="mixed_speaker", negatives=0):
 def our_step(parts, windows, precision, *, compiled=False, recompute=0):
     """A callable: forward, backward and optimiser of our model on a batch."""
     torch.manual_seed(0)
-    network, x = model.build(parts), torch.randn(windows, S)
+    network, x = build_model(parts), torch.randn(windows, S)
     optimise = our_optimiser(network, parts, precision)
     encode = torch.compile(network.g_enc, dynamic=False) if compiled else network.g_enc
     if recompute:
@@ -107,7 +105,7 @@ def our_step(parts, windows, precision, *, compiled=False, recompute=0):
 
 def our_optimiser(network, parts, precision):
     """A callable: clip and update, as training does."""
-    optimisers = optim.build(
+    optimisers = build_optimisers(
         network, parts.optim.name, lr=parts.optim.lr, betas=parts.optim.betas, eps=parts.optim.eps,
         weight_decay=parts.optim.weight_decay, momentum=parts.optim.momentum,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
@@ -214,7 +212,7 @@ def encoder_flops(channels, windows):
 def stages(parts, windows, precision):
     """{stage: callable} of one training step, each forward and backward by itself, and the FLOPs of its products."""
     torch.manual_seed(0)
-    network, updated, x = model.build(parts), model.build(parts), torch.randn(windows, S)
+    network, updated, x = build_model(parts), build_model(parts), torch.randn(windows, S)
     for p in updated.parameters():
         p.grad = torch.randn_like(p)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -249,7 +247,7 @@ def stages(parts, windows, precision):
         "optimiser": 0,
     }
     if parts.optim.name == "muon":
-        for p, n in optim.stacked_maps(network).items():  # of n maps each; five rounds of three products
+        for p, n in stacked_maps(network).items():  # of n maps each; five rounds of three products
             short, long = sorted((len(p) // n, p.shape[1]))
             flops["optimiser"] += 5 * n * (4 * short**2 * long + 2 * short**3)
     return runs, flops
@@ -258,7 +256,7 @@ def stages(parts, windows, precision):
 def account(options):
     """Where each millisecond of a step goes: products at a large product's rate, overhead of operations, the rest."""
     shapes = {
-        "preset small": config.read("small"),
+        "preset small": read_config("small"),
         f"GRU, {options.channels} channels, all pairs, Adam": shaped(options.channels, "gru"),
     }
     if options.variant:  # the whole step with malloc as it is
@@ -302,7 +300,7 @@ def encoder(options):
     for norm in ("channel", "none"):
         for precision in rates:
             for compiled in (False, True) if options.compile else (False,):
-                network = model.Encoder(options.channels, norm=norm)
+                network = Encoder(options.channels, norm=norm)
                 encode = torch.compile(network, dynamic=False) if compiled else network
 
                 def run(network=network, encode=encode, precision=precision):
@@ -342,7 +340,7 @@ def criterion(options):
 
     base = "plain: 128 gathered an anchor (and W_k)"
     variants = {base: lambda: plain.criterion(z, c).backward()}
-    for scheme in config.Scheme.__args__:
+    for scheme in Scheme.__args__:
         variants[f"{scheme}, all"] = run_of(scheme, 0)
     variants["mixed_speaker, 128 drawn"] = run_of("mixed_speaker", 128)
     print_table(median_seconds(variants, options.rounds), base)
@@ -384,7 +382,7 @@ def embedding_losses(options):
 def data(options):
     """Windows per second from files and from memory; start-up with a manifest of many rows."""
     with tempfile.TemporaryDirectory() as folder:
-        short = manifests.read(options.manifest)
+        short = read_manifest(options.manifest)
         for rows in (len(short), options.rows):
             table = pd.concat([short.table] * -(-rows // len(short)), ignore_index=True).head(rows)
             table["path"] = [str((short.root / path).resolve()) for path in table["path"]]
@@ -392,7 +390,7 @@ def data(options):
             path = Path(folder) / "manifest.csv"
             table.to_csv(path, index=False)
             before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-            manifest = manifests.read(path)
+            manifest = read_manifest(path)
             read = time.perf_counter() - began
             windows = Windows(manifest, resample=True)
             sampler = BatchSampler(windows, 0, 10, kind="mixed", num_windows=8, windows_per_group=4, seed=0)
@@ -424,7 +422,7 @@ def hours(options):
     if options.variant:
         open_hours(options)
         return
-    short = manifests.read(options.manifest)
+    short = read_manifest(options.manifest)
     corpus_hours = (short.table["num_samples"] / short.table["sample_rate"]).sum() / 3600
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -434,8 +432,8 @@ def hours(options):
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(short.audio_path(i).resolve())
         began = time.perf_counter()
-        table = manifests.scan(folder / "sound", speaker="none", progress=False).manifest
-        manifests.write(table, folder / "sound" / "manifest.csv")
+        table = scan_folder(folder / "sound", speaker="none", progress=False).manifest
+        write_manifest(table, folder / "sound" / "manifest.csv")
         print(f"cpc manifest: {len(table)} files in {time.perf_counter() - began:.1f} s", flush=True)
         for name in ("files", "cache"):
             print(
@@ -446,7 +444,7 @@ def hours(options):
 def open_hours(options):
     """Read windows at random, from the files or from a cache on disk; the memory of the process must level out."""
     before, began = private_megabytes(), time.perf_counter()
-    table = manifests.read(options.manifest)
+    table = read_manifest(options.manifest)
     cache = str(table.root / "cache") if options.variant == "cache" else ""
     windows = Windows(table, resample=True, cache_megabytes=256, cache=cache)
     opened, audio_hours = time.perf_counter() - began, windows.num_samples.sum() / windows.sample_rate / 3600
@@ -473,7 +471,7 @@ def feature_rate(options):
     if options.variant:
         long_file(options)
         return
-    short = manifests.read(options.manifest)
+    short = read_manifest(options.manifest)
     seconds = (short.table["num_samples"] / short.table["sample_rate"]).sum()
     network = network_of(options)
     with tempfile.TemporaryDirectory() as folder:
@@ -481,7 +479,7 @@ def feature_rate(options):
             layer = f"c, {precision}"
             extractor = CPCExtractor(network, "c", precision=precision)
             began = time.perf_counter()
-            features.extract(extractor, short, Path(folder) / layer, resample=True, progress=False)
+            extract_features(extractor, short, Path(folder) / layer, resample=True, progress=False)
             taken = time.perf_counter() - began
             print(f"{layer}: {len(short)} files, {seconds:.0f} s in {taken:.1f} s: {seconds / taken:.0f} x real time")
     print(alone(options, "features", "long"), end="")
@@ -496,9 +494,9 @@ def long_file(options):
             with soundfile.SoundFile(sound, "w", 16000, 1) as file:
                 for i in range(minutes):
                     file.write(0.1 * np.random.default_rng(i).standard_normal(16000 * 60))
-            table = manifests.scan(sound.parent, speaker="none", progress=False).manifest
+            table = scan_folder(sound.parent, speaker="none", progress=False).manifest
             began = time.perf_counter()
-            features.extract(CPCExtractor(network_of(options), "c", precision="bf16"), table,
+            extract_features(CPCExtractor(network_of(options), "c", precision="bf16"), table,
                              Path(folder) / f"f{minutes}", progress=False)  # fmt: skip
             taken, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(f"c, bf16: a file of {minutes} min: {60 * minutes / taken:.0f} x real time, peak {peak:.0f} MB")
@@ -506,8 +504,8 @@ def long_file(options):
 
 def network_of(options):
     """A random model of the wanted width, without normalisation."""
-    parts = config.Config()
-    return model.build(replace(parts, encoder=replace(parts.encoder, channels=options.channels, norm="none")))
+    parts = Config()
+    return build_model(replace(parts, encoder=replace(parts.encoder, channels=options.channels, norm="none")))
 
 
 def probes(options):
@@ -525,17 +523,17 @@ def probes(options):
     def stream(x, y, x_dev, y_dev):
         def blocks(epoch):
             order = np.random.default_rng(epoch).permutation(len(x))
-            for first in range(0, len(x), linear.BLOCK_FRAMES):
-                rows = order[first : first + linear.BLOCK_FRAMES]
+            for first in range(0, len(x), BLOCK_FRAMES):
+                rows = order[first : first + BLOCK_FRAMES]
                 yield x[rows], y[rows]
 
-        return classifiers.streamed(blocks, len(x), np.arange(40), x_dev, y_dev, (0.1,), 0, lambda line: None)[0].model
+        return streamed(blocks, len(x), np.arange(40), x_dev, y_dev, (0.1,), 0, lambda line: None)[0].model
 
     x_dev, y_dev = draw(20_000)
     for frames in options.frames:
         x, y = draw(frames)
         solvers = {
-            "lbfgs": LogisticRegression(C=0.1, max_iter=200, tol=linear.TOL),
+            "lbfgs": LogisticRegression(C=0.1, max_iter=200, tol=TOL),
             "newton-cg": LogisticRegression(C=0.1, max_iter=50, tol=1e-3, solver="newton-cg"),
             "saga": LogisticRegression(C=0.1, max_iter=20, tol=1e-3, solver="saga"),
             "SGD (partial_fit, 5 passes)": SGDClassifier("log_loss", alpha=1e-5, average=True, random_state=0),

@@ -1,0 +1,5 @@
+"""`python -m cpc …` is the command `cpc …`, so that `torchrun -m cpc train …` works."""
+
+from cpc.cli import main
+
+main()

@@ -1,0 +1,87 @@
+"""The CPC model: g_enc, g_ar and all W_k, wired as in the paper's Fig. 1.
+
+waveform x → g_enc → z → g_ar → c → W_k c / tau, the prediction of z_{t+k}
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cpc.model.autoregressor import Autoregressor, State
+from cpc.model.encoder import Encoder
+from cpc.model.predictor import Predictor
+
+# Below this deviation a waveform is silence; dividing by it would blow up rounding noise.
+_SILENCE = 1e-8
+
+
+class CPC(nn.Module):
+    """Contrastive predictive coding.
+
+    Args:
+        g_enc: waveform (B, S) → z (B, T, D_z).
+        g_ar: z → c (B, T, D_c).
+        predictor: c → predictions (K, B, T, D_z).
+        tau: divisor of the scores.
+        sample_rate: Hz, of the waveforms it was made for.
+        normalise: whether each utterance is brought to zero mean and unit variance before g_enc.
+    """
+
+    def __init__(
+        self,
+        g_enc: Encoder,
+        g_ar: Autoregressor,
+        predictor: Predictor,
+        *,
+        tau: float,
+        sample_rate: int = 16000,
+        normalise: bool = True,
+    ) -> None:
+        super().__init__()
+        self.g_enc, self.g_ar, self.W = g_enc, g_ar, predictor
+        self.tau, self.sample_rate, self.normalise = tau, sample_rate, normalise
+
+    def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Represent whole utterances.
+
+        Args:
+            waveforms: (B, S) float32 at `sample_rate`, each row a whole utterance, at any level.
+
+        Returns:
+            z (B, T, D_z) and c (B, T, D_c); frame i is centred at sample `g_enc.geometry.centre(i)`.
+        """
+        if self.normalise:
+            std, mean = torch.std_mean(waveforms, dim=1, correction=0, keepdim=True)
+            waveforms = (waveforms - mean) / std.clamp_min(_SILENCE)
+        return self.represent(waveforms)
+
+    def represent(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Represent windows (B, S) cut from utterances that are normalised already: z and c as `forward`."""
+        z = self.g_enc(windows)
+        return z, self.g_ar(z)
+
+    def predict(self, c: Tensor) -> Tensor:
+        """W_k c_t / tau for all k: (B, T, D_c) → (K, B, T, D_z); its product with z_{t+k} is log f_k."""
+        predictions: Tensor = self.W(c / self.tau)
+        return predictions
+
+    def stream(
+        self, block: Tensor, state: tuple[list[Tensor], State | None] | None, *, last: bool
+    ) -> tuple[Tensor, Tensor, tuple[list[Tensor], State | None]]:
+        """Represent the next block of a long, normalised waveform; blocks in a row equal the whole.
+
+        Args:
+            block: (B, S) the next samples.
+            state: what the previous block returned; None at the start of a file.
+            last: whether the file ends here.
+
+        Returns:
+            z and c of the frames that are now complete, and the state for the next block.
+        """
+        tails, hidden = state if state is not None else (None, None)
+        z, tails = self.g_enc.stream(block, tails, last=last)
+        if z.shape[1] == 0:
+            return z, z.new_zeros(z.shape[0], 0, self.g_ar.hidden_dim), (tails, hidden)
+        c, hidden = self.g_ar.stream(z, hidden)
+        return z, c, (tails, hidden)

@@ -1,0 +1,167 @@
+"""A run folder's checkpoints: last.pt to go on from, best.pt with the lowest dev loss.
+
+A checkpoint holds tensors and plain values only and is read with `weights_only`: nothing in it can execute. The
+configuration travels inside, so the weights need no other file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from cpc.config import Config, config_from_dict, config_to_dict
+from cpc.files import write_bytes
+from cpc.model import CPC, Autoregressor, Encoder, Predictor
+
+FORMAT = 1
+Which = Literal["best", "last"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of another architecture."""
+
+
+def save_checkpoint(path: Path, config: Config, model: CPC, **rest: Any) -> None:
+    """Write atomically; `rest` are further tensors and plain values (the optimiser's state, the update)."""
+    buffer = io.BytesIO()  # to memory first, so that a full disk shows as an OSError that names the file
+    payload = {"format": FORMAT, "config": config_to_dict(config), "model": model.state_dict(), **rest}
+    torch.save(payload, buffer)
+    write_bytes(path, buffer.getbuffer())
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Config, dict[str, Any]]:
+    """The configuration inside a checkpoint, and its whole content.
+
+    Raises:
+        CheckpointError: missing, damaged, or not one of ours.
+    """
+    try:
+        payload = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint; `cpc train` writes it into its --out folder") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path}: cannot be read as weights ({reason}); it is damaged, or no checkpoint of cpc"
+        ) from None
+    if not isinstance(payload, dict) or not {"format", "config", "model"} <= payload.keys():
+        raise CheckpointError(f"{path}: not a checkpoint of cpc; expected one written by `cpc train`")
+    if payload["format"] != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {payload['format']}, this version reads {FORMAT}")
+    return config_from_dict(payload["config"], where=str(path)), payload
+
+
+def restore_weights(model: CPC, payload: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's weights into a model of the same architecture.
+
+    Raises:
+        CheckpointError: naming the first weight that differs.
+    """
+    ours, theirs = model.state_dict(), payload["model"]
+    for name in [*ours, *theirs]:
+        got = tuple(theirs[name].shape) if name in theirs else "no such weight"
+        expected = tuple(ours[name].shape) if name in ours else "no such weight"
+        if got != expected:
+            raise CheckpointError(
+                f"{path}: a checkpoint of another architecture: {name}: got {got}, expected {expected}; use the "
+                "configuration it was trained with"
+            )
+    model.load_state_dict(theirs)
+
+
+def locate_checkpoint(run: str | Path, which: Which = "best") -> Path:
+    """The checkpoint file of a run folder; a path to a file is returned as it is.
+
+    Raises:
+        CheckpointError: if it is not there, naming what is.
+    """
+    run = Path(run)
+    if run.is_file():
+        return run
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run folder; `cpc train CONFIG.toml --out {run}` makes it")
+    path = run / f"{which}.pt"
+    if not path.exists():
+        there = ", ".join(sorted(p.name for p in run.glob("*.pt"))) or "none"
+        raise CheckpointError(f"{path}: no such checkpoint; in this folder: {there}")
+    return path
+
+
+def load(run: str | Path, which: Which = "best", device: str = "cpu") -> CPC:
+    """The trained model of a run folder (or of a checkpoint file), ready to represent audio.
+
+    Args:
+        run: folder that `cpc train` wrote, or a .pt file in it.
+        which: "best" (lowest dev loss) or "last".
+        device: where to put it.
+
+    Returns:
+        The model in evaluation mode: z, c = model(waveforms).
+
+    Raises:
+        CheckpointError: missing, damaged, or of another architecture.
+    """
+    path = locate_checkpoint(run, which)
+    config, payload = read_checkpoint(path, device)
+    model = build_model(config).to(device)
+    restore_weights(model, payload, path)
+    return model.eval().requires_grad_(False)
+
+
+def build_model(config: Config) -> CPC:
+    """A model with random weights, as the configuration says."""
+    encoder, autoregressor, criterion = config.encoder, config.autoregressor, config.criterion
+    return CPC(
+        Encoder(encoder.channels, encoder.strides, encoder.norm, encoder.padding),
+        Autoregressor(encoder.channels, autoregressor.hidden, autoregressor.kind, autoregressor.layers),
+        Predictor(autoregressor.hidden, encoder.channels, criterion.num_steps),
+        tau=math.sqrt(encoder.channels) if criterion.tau == "sqrt_dim" else criterion.tau,
+        sample_rate=config.audio.sample_rate,
+        normalise=config.audio.normalise == "utterance",
+    )
+
+
+# --- metrics
+
+
+class MetricsError(ValueError):
+    """A metrics file that is missing or damaged."""
+
+
+def append_metrics(path: Path, line: dict[str, Any]) -> None:
+    """Add a line; a crash of the machine may lose it or tear it, which `read` allows for."""
+    with path.open("a") as f:
+        f.write(json.dumps(line) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All lines; a last line torn by a crash is left out.
+
+    Raises:
+        MetricsError: missing file, or a line in the middle that is not JSON.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise MetricsError(f"{path}: no such file; `cpc train --out {path.parent}` writes it") from None
+    rows = []
+    for i, line in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if i < len(lines) - 1:
+                raise MetricsError(f"{path}: line {i + 1} is not JSON") from None
+    return rows
+
+
+def keep_metrics_until(path: Path, update: int) -> None:
+    """Drop the lines after `update`: what a resumed run is about to write again."""
+    if path.exists():
+        rows = [row for row in read_metrics(path) if row["update"] <= update]
+        write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
