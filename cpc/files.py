@@ -1,19 +1,32 @@
-"""Files that are either whole or not there: written beside their place, then moved into it."""
+"""Files that are whole or absent, and folders that belong to one identity.
+
+`replacing` and `write_bytes` write a file beside its place and then move it there. `claim` is the one protocol by which a
+folder is begun, resumed after an interruption, and found finished.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+_MAX_SHOWN = 60  # characters of a value in a message
+
+
+class ClaimError(ValueError):
+    """A folder that belongs to something else."""
 
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; move it to `path` at the end, or remove it on any error.
+    """Yield a temporary path in the same folder; move it to `path` at the end, or remove it after an error.
 
-    What was at `path` stays intact until the new file is complete and on disk, so a full disk or a killed
-    process loses nothing. Without `sync` a crash of the machine may leave a new file that is too short.
+    What was at `path` stays intact until the new file is complete and on disk, so a full disk or a killed process loses
+    nothing. Without `sync`, a crash of the machine may leave a new file that is too short.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,3 +44,94 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a whole file atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+@dataclass
+class Claim:
+    """A folder that is ours to fill.
+
+    Attributes:
+        record: the JSON file that says what the folder holds.
+        identity: what it holds.
+        complete: whether an earlier call finished it.
+        content: what `finish` recorded beside the identity.
+    """
+
+    record: Path
+    identity: dict[str, Any]
+    complete: bool
+    content: dict[str, Any] = field(default_factory=dict)
+
+    def finish(self, **content: Any) -> None:
+        """Record that the folder is complete, and further content about it."""
+        self.complete, self.content = True, content
+        write_json(self.record, {**self.identity, **content, "complete": True})
+
+
+def claim(folder: Path, identity: Mapping[str, Any], *, record: str, what: str) -> Claim:
+    """Take a folder for one identity: a new or empty folder, or one that the same identity has begun or finished.
+
+    The record is written at once with `"complete": false`, so that an interrupted call can be told from a finished one.
+    A record without the key `complete` counts as finished.
+
+    Args:
+        folder: where the output goes.
+        identity: what decides the output, as JSON can hold it; nested mappings are compared key by key.
+        record: name of the JSON file in the folder.
+        what: a noun for messages: "features", "alignment".
+
+    Raises:
+        ClaimError: the folder is a file, is not empty without a record, or belongs to another identity; the message names
+            the first key that differs, and both values.
+    """
+    path, ours = folder / record, json.loads(json.dumps(identity))
+    way_out = "pass another folder, or remove this one"
+    if folder.exists() and not folder.is_dir():
+        raise ClaimError(f"{folder}: a file, expected a folder to write {what} to")
+    if path.exists():
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ClaimError(f"{path}: not JSON ({error}); {way_out}") from None
+        if not isinstance(there, dict):
+            raise ClaimError(f"{path}: got a {type(there).__name__}, expected the record of {what}; {way_out}")
+        if changed := difference({key: value for key, value in there.items() if key in ours}, ours):
+            raise ClaimError(f"{folder}: holds other {what}: {changed}; {way_out}")
+        content = {key: value for key, value in there.items() if key not in ours and key != "complete"}
+        return Claim(path, ours, bool(there.get("complete", True)), content)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ClaimError(f"{folder}: not empty, and holds no {what} (no {record}); {way_out}")
+    write_json(path, {**ours, "complete": False})
+    return Claim(path, ours, False)
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say what differs first between two sets of settings: "optim.lr was 0.1, is 0.2"; empty if nothing does."""
+    was, given = flatten(before), flatten(now)
+    for key in [*given, *(key for key in was if key not in given)]:
+        if key not in was or key not in given or was[key] != given[key]:
+            return f"{key} was {_short(was, key)}, is {_short(given, key)}"
+    return ""
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted keys, values as JSON gives them back: {"optim": {"lr": 1}} → {"optim.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.loads(json.dumps(value))
+    return flat
+
+
+def _short(settings: Mapping[str, Any], key: str) -> str:
+    if key not in settings:
+        return "not given"
+    text = json.dumps(settings[key], ensure_ascii=False)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

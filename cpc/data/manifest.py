@@ -10,14 +10,17 @@ import os
 import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cpc.data.audio import EXTENSIONS, AudioError, audio_blocks, audio_info
@@ -32,20 +35,86 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A table of utterances.
+    """A table of utterances, in the domain's words; nobody outside this room names the columns of `table`.
 
-    Its audio is not opened before it is needed. Index of `table`: 0 … len - 1.
+    The sound files are not opened before they are needed. Rows are numbered 0 … len − 1.
+
+    Attributes:
+        root: the folder that relative paths start from.
+        table: one row an utterance.
     """
 
-    root: Path  # the folder that relative paths start from
+    root: Path
     table: pd.DataFrame
 
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns."""
+        return [str(name) for name in self.table.columns]
+
+    @cached_property
+    def utterances(self) -> list[str]:
+        """Utterance ids, one a row."""
+        return self.column("utterance")
+
+    @cached_property
+    def speakers(self) -> list[str]:
+        """Speakers, one a row."""
+        return self.column("speaker")
+
+    @cached_property
+    def speaker_of(self) -> dict[str, str]:
+        """The speaker of each utterance."""
+        return dict(zip(self.utterances, self.speakers, strict=True))
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Paths of the sound files relative to `root`, one a row."""
+        return self.column("path")
+
+    @cached_property
+    def num_samples(self) -> NDArray[np.int64]:
+        """(U,) lengths in samples, each at the file's own rate."""
+        return self.table["num_samples"].to_numpy(np.int64)
+
+    @cached_property
+    def sample_rates(self) -> NDArray[np.int64]:
+        """(U,) Hz, of the files."""
+        return self.table["sample_rate"].to_numpy(np.int64)
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """(U,) lengths in seconds."""
+        return self.num_samples / self.sample_rates
+
+    def num_samples_at(self, sample_rate: int) -> NDArray[np.int64]:
+        """(U,) lengths in samples after resampling to `sample_rate`, Hz."""
+        lengths: NDArray[np.int64] = -(-self.num_samples * sample_rate // self.sample_rates)
+        return lengths
+
+    def column(self, name: str) -> list[str]:
+        """The text of one column, one a row.
+
+        Raises:
+            ManifestError: no such column; the message lists those that there are.
+        """
+        if name not in self.table:
+            raise ManifestError(f"column {name!r}: the manifest has none, it has {', '.join(self.columns)}")
+        return [str(value) for value in self.table[name].tolist()]
+
     def audio_path(self, i: int) -> Path:
-        """Path of utterance i's sound file."""
-        return self.root / str(self.table["path"].iloc[i])
+        """Path of the sound file of row i."""
+        return self.root / self.paths[i]
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """The number of utterances in each split; empty without a split column."""
+        if "split" not in self.table:
+            return {}
+        return {str(name): int(count) for name, count in self.table["split"].value_counts().items()}
 
     def select(self, split: str) -> "Manifest":
         """Keep the rows of one split.
@@ -59,7 +128,15 @@ class Manifest:
         if not rows.any():
             present = ", ".join(sorted(map(repr, self.table["split"].unique())))
             raise ManifestError(f"split {split!r}: no such row, the manifest has {present}; see cpc manifest --split")
-        return Manifest(self.root, self.table[rows].reset_index(drop=True))
+        return self.keep(rows.to_numpy())
+
+    def keep(self, rows: NDArray[np.bool_] | Sequence[bool]) -> "Manifest":
+        """Keep the rows for which `rows` (U,) is true, in their order."""
+        return Manifest(self.root, self.table[np.asarray(rows, bool)].reset_index(drop=True))
+
+    def with_column(self, name: str, values: Sequence[str]) -> "Manifest":
+        """Add a column, or replace it: one value a row."""
+        return Manifest(self.root, self.table.assign(**{name: list(values)}))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cpc.data.manifest import Manifest, read_manifest
+from cpc.data import Manifest, read_manifest
 
 Layer = Literal["z", "c"]
 Frames = NDArray[Any]

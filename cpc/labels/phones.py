@@ -10,6 +10,7 @@ interval of one hop around that centre; there are 1 + (S - 400) // 160 labels in
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,41 @@ def read_phone_classes(path: str | Path) -> dict[str, dict[str, str]]:
         )
     columns = [column for column in table.columns if column != "phone"]
     return {str(row["phone"]): {column: str(row[column]) for column in columns} for _, row in table.iterrows()}
+
+
+@dataclass(frozen=True)
+class PhoneLabels:
+    """Phone labels of some utterances, and what is known about the phones.
+
+    Attributes:
+        of: by utterance, labels (num_labels,), integers of 0 or more.
+        names: by label, the phone's name; may be empty.
+        classes: by name, what phones have in common, e.g. {"manner": "stop", "place": "bilabial"}; may be empty.
+    """
+
+    of: Mapping[str, NDArray[Any]]
+    names: Mapping[int, str] = field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def name(self, label: int) -> str:
+        """The phone's name; the number itself where no name is known."""
+        return self.names.get(label, str(label))
+
+
+def read_phone_labels(path: str | Path, *, names: Path | None = None, classes: Path | None = None) -> PhoneLabels:
+    """Read a label file with the phones' names and classes.
+
+    Args:
+        path: label file, see `read_labels`.
+        names: file of phone names, see `read_phones`.
+        classes: table of phone classes, see `read_phone_classes`.
+
+    Raises:
+        LabelsError: a file that is missing or not as described.
+    """
+    return PhoneLabels(
+        read_labels(path), read_phones(names) if names else {}, read_phone_classes(classes) if classes else {}
+    )
 
 
 def num_labels(num_samples: int, sample_rate: int = LABEL_SAMPLE_RATE) -> int:
