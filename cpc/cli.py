@@ -1,11 +1,12 @@
-"""The `cpc` command: one thin command a stage.
+"""The `cpc` command: one thin command for each stage.
 
-cpc manifest DIR -o manifest.csv --split utterance     which files there are, and their train/dev/test splits
-cpc align --manifest manifest.csv --transcripts DIR …   phone labels, from the words
-cpc train small --data.manifest manifest.csv --out RUN train on them
-cpc features RUN --out FEATURES --layer c              frames of every utterance
-cpc probe phone FEATURES --labels phone_labels.txt     what a linear classifier reads from them
-cpc ablate TABLE.toml --labels phone_labels.txt …      settings side by side, with seeds and the paper's values
+cpc manifest DIR -o manifest.csv --split utterance     list sound files and split them into train, dev and test
+cpc align --manifest manifest.csv --transcripts DIR …   make phone labels from the words
+cpc train small --data.manifest manifest.csv --out RUN train a network
+cpc features RUN --out FEATURES --layer c              extract frames of every utterance
+cpc probe phone FEATURES --labels phone_labels.txt     measure what a classifier reads from them
+cpc ablate TABLE.toml --labels phone_labels.txt …      compare settings, with seeds and the paper's values
+cpc report RUN                                         make a page with results, pictures and sound
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 from cpc.config import Config, ConfigError, check_config, read_config
+from cpc.probes import Evaluate, Options
 
 
 def manifest(
@@ -35,22 +38,23 @@ def manifest(
 ) -> None:
     """List the sound files of a folder, and split them into train, dev and test.
 
-    Every file is decoded once. What is unreadable, truncated, empty or silent is listed with the reason and left out.
+    Every file is decoded once. Files that are unreadable, truncated, empty or silent are left out and listed with the
+    reason.
 
         cpc manifest LibriSpeech/train-clean-100 -o manifest.csv --split utterance
         cpc manifest fsdd -o fsdd.csv --speaker '{digit}_{speaker}_*' --split utterance
-        cpc manifest manifest.csv --split speaker        (an existing table, split anew)
+        cpc manifest manifest.csv --split speaker        (split an existing table again)
 
     Args:
         source: A folder of wav, flac, ogg, mp3, … files, or an existing manifest to split.
-        out: The table to write (CSV); by default the manifest given, or manifest.csv in the folder.
-        speaker: Where the speaker stands in a file's path: {speaker} and other {names} become columns, * is any text.
-            The word none: all files are of one unknown speaker.
-        split: Make train, dev and test by utterance (speakers shared), by chapter, or by speaker.
+        out: The table to write (CSV); by default the given manifest, or manifest.csv in the folder.
+        speaker: Pattern of the paths: {speaker} and other {names} become columns, * matches any text. The word none
+            means that all files are of one unknown speaker.
+        split: Split by utterance (all splits share the speakers), by chapter, or by speaker.
         fractions: Shares of train, dev and test.
-        seed: Of the split.
+        seed: Seed of the split.
     """
-    from cpc.data import SPLITS, read_manifest, scan_folder, scan_summary, split_manifest, write_manifest
+    from cpc.data import SPLITS, read_manifest, scan_folder, split_manifest, write_manifest
 
     if source.is_file():
         if split is None:
@@ -59,13 +63,30 @@ def manifest(
     else:
         scan = scan_folder(source, speaker=speaker)
         table, target = scan.manifest, out or source / "manifest.csv"
-        print(scan_summary(scan))
+        print(scan)
     if split is not None:
         table = split_manifest(table, by=split, fractions=fractions, seed=seed)
-        counts = table.table["split"].value_counts()
-        print(f"split by {split}: " + ", ".join(f"{name} {counts.get(name, 0)}" for name in SPLITS))
+        print(f"split by {split}: " + ", ".join(f"{name} {table.splits.get(name, 0)}" for name in SPLITS))
     write_manifest(table, target)
     print(f"wrote {target}")
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    """How labels are made."""
+
+    tier: str = "phones"
+    """Tier of the TextGrids to import."""
+    phones: Path | None = None
+    """Ids of the imported phones, one `id name` a line; by default silence is 0, and the others follow by name."""
+    dictionary: Path | None = None
+    """Words to add to the dictionary, one `word P H O N E S` a line."""
+    resample: bool = False
+    """Resample files of another rate to 16 kHz."""
+    textgrids: bool = False
+    """Also write OUT/textgrids/UTTERANCE.TextGrid, to look at in Praat."""
+    jobs: int = os.cpu_count() or 1
+    """Number of processes."""
 
 
 def align(
@@ -74,17 +95,13 @@ def align(
     out: Path,
     transcripts: Path | None = None,
     intervals: Path | None = None,
-    tier: str = "phones",
-    phones: Path | None = None,
-    dictionary: Path | None = None,
-    resample: bool = False,
-    textgrids: bool = False,
-    jobs: int = os.cpu_count() or 1,
+    options: Annotated[AlignOptions, arg(name="")] = AlignOptions(),
 ) -> None:
-    """Make phone labels: from the words, by forced alignment; or from another aligner's TextGrids or CTM.
+    """Make phone labels from words by forced alignment, or import another aligner's TextGrids or CTM.
 
-    English, ARPAbet's 39 phones and silence, about 28 × real time a core. An utterance with a word that the dictionary
-    lacks is left out and listed in left_out.csv; --dictionary adds words. What was interrupted goes on.
+    The acoustic model is English, with ARPAbet's 39 phones and silence; a core aligns about 28 × real time. An
+    utterance with a word that the dictionary lacks is left out and listed in left_out.csv; --dictionary adds words. An
+    interrupted alignment resumes.
 
         cpc align --manifest manifest.csv --transcripts LibriSpeech/train-clean-100 --out labels
         cpc align --manifest manifest.csv --transcripts words.txt --out labels --textgrids
@@ -94,34 +111,31 @@ def align(
     Args:
         manifest: Utterances (CSV).
         out: Folder to write: phone_labels.txt and phones.txt, for `cpc probe phone`; left_out.csv; intervals.ctm.
-        transcripts: `utterance-id words …` a line; or a folder of such *.trans.txt, or of UTTERANCE.txt.
-        intervals: A CTM file or a folder of TextGrids to import, instead of aligning.
-        tier: Of the TextGrids.
-        phones: Ids for the imported phones, `id name` a line; by default silence is 0, then the others by name.
-        dictionary: Words that the dictionary lacks, `word P H O N E S` a line.
-        resample: Bring files of another rate to 16 kHz.
-        textgrids: Also write OUT/textgrids/UTTERANCE.TextGrid, to look at in Praat.
-        jobs: Processes.
+        transcripts: A file with one `utterance-id words …` a line, a folder of such *.trans.txt files, or a folder of
+            UTTERANCE.txt files.
+        intervals: A CTM file or a folder of TextGrids to import instead of aligning.
+        options: How labels are made.
     """
     from cpc.data import read_manifest
     from cpc.labels import align, import_labels, read_transcripts, write_textgrids
 
     table = read_manifest(manifest)
     if (transcripts is None) == (intervals is None):
-        raise ConfigError("align: pass --transcripts, the words, or --intervals, what another aligner found")
+        raise ConfigError("align: pass either --transcripts with the words, or --intervals from another aligner")
     if intervals is not None:
-        without = import_labels(table, intervals, out, tier=tier, phones=phones)
+        without = import_labels(table, intervals, out, tier=options.tier, phones=options.phones)
         print(f"imported: {len(table) - len(without)} utterances; without intervals: {len(without)} {without[:3]}")
     elif transcripts is not None:
         words = read_transcripts(transcripts)
-        print(align(table, words, out, jobs=jobs, dictionary=dictionary, resample=resample))
-        if textgrids:
+        how = {"jobs": options.jobs, "dictionary": options.dictionary, "resample": options.resample}
+        print(align(table, words, out, **how))  # type: ignore[arg-type]  # each value has its argument's type
+        if options.textgrids:
             write_textgrids(table, out)
     print(f"wrote {out}/phone_labels.txt")
 
 
 def _train_command(default: Config) -> Callable[..., None]:
-    """The train command with the defaults of the configuration that was named on the command line."""
+    """Make the train command, with the configuration named on the command line as its defaults."""
 
     def train(
         toml: Positional[str] = "",
@@ -132,33 +146,28 @@ def _train_command(default: Config) -> Callable[..., None]:
         profile: bool = False,
         config: Annotated[Config, arg(name="")] = default,
     ) -> None:
-        """Train CPC: a preset (small, paper) or a TOML file, and any field changed on the command line.
+        """Train CPC from a preset (small, paper) or a TOML file; any field can be changed on the command line.
 
             cpc train small --data.manifest manifest.csv --out runs/first
             cpc train small --data.manifest manifest.csv --out runs/second --optim.lr 1e-4 --criterion.num-steps 8
             cpc train --resume runs/first
 
         Args:
-            toml: A preset or a TOML file; what it leaves out keeps the default shown here.
+            toml: A preset or a TOML file. Fields that it leaves out keep the defaults shown here.
             out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.pt.
-            resume: Run folder to continue; its own configuration is used, only --device may be given with it.
+            resume: Run folder to continue with its own configuration; only --device may be given with it.
             profile: Time the stages of some early updates: a table on the screen, and trace.json in the run folder.
             config: Any field of the configuration.
         """
+        from cpc.train import resume as continue_run
         from cpc.train import train as run
 
         if resume is not None:
-            import dataclasses
-
-            from cpc.runs import locate_checkpoint, read_checkpoint
-
             if toml or out:
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
-            saved, _ = read_checkpoint(locate_checkpoint(resume, "last"))
-            if dataclasses.replace(config, device="auto") != Config():
+            if replace(config, device="auto") != Config():
                 raise ConfigError("--resume RUN continues with that run's configuration; only --device can be given")
-            device = config.device if config.device != "auto" else saved.device
-            run(dataclasses.replace(saved, device=device), resume, resume=True, profile=profile)
+            continue_run(resume, device=config.device, profile=profile)
             return
         if not toml:
             raise ConfigError("train: no configuration given; pass a TOML file or a preset: small, paper")
@@ -170,6 +179,24 @@ def _train_command(default: Config) -> Callable[..., None]:
     return train
 
 
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How frames are extracted."""
+
+    checkpoint: Literal["best", "last"] = "best"
+    """The checkpoint with the lowest dev loss, or the last one."""
+    sample_rate: int = 16000
+    """Sample rate in Hz for mfcc and logmel; a run has its own."""
+    resample: bool = False
+    """Resample files of another rate; a run that was trained this way does so anyway."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Type of the numbers on disk."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Type of the network's products; bf16 is about twice as fast where the device has it, and precise to 1 in 100."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
 def features(
     run: Positional[Path | None] = None,
     /,
@@ -178,62 +205,49 @@ def features(
     manifest: Path | None = None,
     layer: Literal["z", "c"] = "c",
     baseline: Literal["mfcc", "logmel", "untrained"] | None = None,
-    checkpoint: Literal["best", "last"] = "best",
-    sample_rate: int = 16000,
-    resample: bool = False,
-    dtype: Literal["float32", "float16"] = "float32",
-    precision: Literal["float32", "bf16"] = "float32",
-    device: str = "auto",
+    options: Annotated[ExtractOptions, arg(name="")] = ExtractOptions(),
 ) -> None:
-    """Write the frames of whole utterances: z or c of a run, or a baseline's.
+    """Write the frames of whole utterances: z or c of a run, or a baseline.
 
-    Long files are streamed in constant memory. A command that was interrupted goes on where it stopped.
+    Long files are streamed in constant memory. An interrupted command resumes where it stopped.
 
         cpc features runs/first --out features/c --layer c
         cpc features runs/first --out features/untrained --baseline untrained
         cpc features --baseline mfcc --manifest manifest.csv --out features/mfcc
 
     Args:
-        run: Run folder of `cpc train`; not needed for mfcc and logmel.
+        run: Run folder of `cpc train`; mfcc and logmel do not need one.
         out: Folder to write: features.json, manifest.csv, frames/UTTERANCE.npy.
         manifest: Utterances (CSV); by default those that the run was trained with.
-        layer: z, the latents of g_enc; or c, the contexts of g_ar.
-        baseline: mfcc: 39 dimensions; logmel: 40; untrained: the run's network as it was before training.
-        checkpoint: The one with the lowest dev loss, or the last.
-        sample_rate: Hz, for mfcc and logmel; a run has its own.
-        resample: Resample files of another rate; a run that was trained so does it anyway.
-        dtype: Of the numbers on disk.
-        precision: Of the network's products; bf16 is about twice as fast where the device has it, and good to 1 in 100.
-        device: auto, cpu, cuda, mps.
+        layer: z, the latents of g_enc, or c, the contexts of g_ar.
+        baseline: mfcc (39 dimensions), logmel (40), or untrained: the run's network before training.
+        options: How frames are extracted.
     """
     from cpc.data import read_manifest
-    from cpc.features import Extractor, extract_features, extractor_of_run
-    from cpc.runs import locate_checkpoint, read_checkpoint
+    from cpc.devices import resolve_device
+    from cpc.features import Extractor, SpectralExtractor, extract_features, extractor_of_run
+    from cpc.runs import config_of_run
 
     extractor: Extractor
+    resample = options.resample
     if baseline in ("mfcc", "logmel"):
-        from cpc.features import SpectralExtractor
-
-        extractor = SpectralExtractor(baseline, sample_rate)
+        extractor = SpectralExtractor(baseline, options.sample_rate)
+    elif run is None:
+        raise ConfigError("features: no run given; pass RUN, or --baseline mfcc or logmel, which need none")
     else:
-        from cpc.devices import resolve_device
-
-        if run is None:
-            raise ConfigError("features: no run given; pass RUN, or --baseline mfcc or logmel, which need none")
-        saved, _ = read_checkpoint(locate_checkpoint(run, checkpoint))
-        resample = resample or saved.audio.resample
-        manifest = manifest or Path(saved.data.manifest)
+        saved = config_of_run(run, options.checkpoint)
+        resample, manifest = resample or saved.audio.resample, manifest or Path(saved.data.manifest)
         extractor = extractor_of_run(
             run,
             layer,
-            which=checkpoint,
+            which=options.checkpoint,
             untrained=baseline == "untrained",
-            device=resolve_device(device),
-            precision=precision,
+            device=resolve_device(options.device),
+            precision=options.precision,
         )
     if manifest is None:
         raise ConfigError("features: pass --manifest, the CSV that lists the utterances")
-    extract_features(extractor, read_manifest(manifest), out, resample=resample, dtype=dtype)
+    extract_features(extractor, read_manifest(manifest), out, resample=resample, dtype=options.dtype)
     print(f"wrote {out}")
 
 
@@ -244,21 +258,15 @@ def probe(
     *,
     labels: Path | None = None,
     phones: Path | None = None,
-    out: Path | None = None,
-    evaluate: Literal["test", "dev"] = "test",
-    classifier: Literal["linear", "mlp"] = "linear",
-    hidden: int = 256,
-    max_frames: int = 100_000,
-    Cs: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0),
-    shuffle_labels: bool = False,
     classes: Path | None = None,
     predictions: Path | None = None,
-    seed: int = 0,
+    out: Path | None = None,
+    options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008  (frozen)
 ) -> None:
-    """Ask a classifier what features hold: which phone, which speaker.
+    """Measure what a classifier reads from features: which phone, or which speaker.
 
-    Logistic regression on standardised frames of the train split; its regularisation is chosen on dev, its accuracy
-    measured on test, each frame at its own time. Or a network with one hidden layer.
+    Train logistic regression, or a network with one hidden layer, on standardised frames of the train split; choose its
+    regularisation on dev; measure its accuracy on test. Each label is placed at its own time.
 
         cpc probe phone features/c --labels phone_labels.txt --phones phones.txt --out phone.json
         cpc probe speaker features/c --out speaker.json
@@ -267,45 +275,31 @@ def probe(
 
     Args:
         task: phone: accuracy by frame; speaker: by frame, and by the mean over an utterance.
-        features: Folder that `cpc features` wrote, of a manifest with splits.
-        labels: For phone: `utterance-id l_0 l_1 …` a line, an integer each 10 ms (the CPC authors' format).
-        phones: Names of the phones: `id name` a line.
-        out: Where to write the result (JSON).
-        evaluate: The split that accuracy is measured on; dev while you still choose.
-        classifier: linear; or mlp, one hidden layer, whose epoch is chosen on dev.
-        hidden: Units of the hidden layer.
-        max_frames: Train frames drawn, which bounds memory and time; 0 streams all of them from disk.
-        Cs: Inverse strengths of the regularisation to choose from.
-        shuffle_labels: A control: train frames get each other's labels.
-        classes: What phones have in common (CSV: phone, manner, place, …; data/phone_classes.csv), to score by.
-        predictions: For phone: file to write with the phone predicted at every evaluated frame.
-        seed: Of the draw.
+        features: Folder that `cpc features` wrote from a manifest with splits.
+        labels: Phone labels: `utterance-id l_0 l_1 …` a line, one integer each 10 ms (the CPC authors' format).
+        phones: Names of the phones, one `id name` a line.
+        classes: What phones have in common (CSV: phone, manner, place, …; data/phone_classes.csv), to group scores by.
+        predictions: File to write with the phone predicted at every evaluated frame.
+        out: File to write the result to (JSON).
+        options: How the probe is trained and scored.
     """
     from cpc.features import open_features
-    from cpc.labels import read_labels, read_phone_classes, read_phones
-    from cpc.probes import probe_phones, probe_speakers, save, summary
+    from cpc.labels import read_phone_labels
+    from cpc.probes import probe_phones, probe_speakers
 
-    opened = open_features(features)
-    options: dict[str, Any] = {
-        "max_frames": max_frames, "Cs": Cs, "seed": seed, "evaluate": evaluate, "classifier": classifier,
-        "hidden": hidden, "shuffle_labels": shuffle_labels, "progress": partial(print, file=sys.stderr),
-    }  # fmt: skip
-    if task == "phone":
-        if labels is None:
-            raise ConfigError("probe phone: pass --labels, the file of phone labels")
-        names = read_phones(phones) if phones else None
-        phone_classes = read_phone_classes(classes) if classes else None
-        if classes and not names:
-            raise ConfigError("probe phone: --classes goes by the phones' names; pass --phones as well")
-        result = probe_phones(
-            opened, read_labels(labels), phone_names=names, phone_classes=phone_classes,
-            predictions=predictions, **options,
-        )  # fmt: skip
+    opened, progress = open_features(features), partial(print, file=sys.stderr)
+    if task == "speaker":
+        result = probe_speakers(opened, options, progress=progress)
+    elif labels is None:
+        raise ConfigError("probe phone: pass --labels, the file of phone labels")
+    elif classes and not phones:
+        raise ConfigError("probe phone: --classes goes by the phones' names; pass --phones as well")
     else:
-        result = probe_speakers(opened, **options)
-    print(summary(result))
+        known = read_phone_labels(labels, names=phones, classes=classes)
+        result = probe_phones(opened, known, options, predictions=predictions, progress=progress)
+    print(result)
     if out is not None:
-        save(result, out)
+        result.save(out)
         print(f"wrote {out}")
 
 
@@ -316,30 +310,30 @@ def ablate(
     out: Path,
     labels: Path,
     manifest: Path | None = None,
-    evaluate: Literal["test", "dev"] = "test",
+    evaluate: Evaluate = "dev",
     max_frames: int = 30_000,
     jobs: int = 1,
 ) -> None:
-    """Compare settings: a base run with some fields changed a row, several seeds, and a table with the paper's values.
+    """Compare settings: a base run, some changed fields a row, several seeds, and a table with the paper's values.
 
-    Finished runs are skipped and an interrupted one goes on, so the same command can be given again.
+    Finished runs are skipped and an interrupted one resumes, so the same command can be given again.
 
         cpc ablate ablate_steps.toml --manifest manifest.csv --labels phone_labels.txt --out runs/steps
 
     Args:
-        table: TOML: base, seeds, and [[row]] tables or a [grid]; recipes/minispeech/ablate_*.toml are examples.
+        table: TOML with base, seeds, and [[row]] tables or a [grid]; recipes/minispeech/ablate_*.toml are examples.
         out: Folder to write: a run for each row and seed, results.json, table.md, table.png.
-        labels: `utterance-id l_0 l_1 …` a line, an integer each 10 ms.
+        labels: Phone labels: `utterance-id l_0 l_1 …` a line, one integer each 10 ms.
         manifest: Utterances with splits, instead of those that the base names.
-        evaluate: The split that accuracy is measured on; dev while you still choose.
+        evaluate: Split on which accuracy is measured; test only when nothing is chosen any more.
         max_frames: Train frames of each probe.
-        jobs: Runs side by side, each with its share of the cores.
+        jobs: Number of runs side by side, each with its share of the cores.
     """
     from cpc.experiments import read_ablation, run_ablation
 
     rows = read_ablation(table, manifest_csv=str(manifest or ""), labels=str(labels))
     written = run_ablation(rows, out, labels=labels, evaluate=evaluate, max_frames=max_frames, jobs=jobs)
-    print(written.read_text())
+    print(written.read_text(encoding="utf-8"))
     print(f"wrote {written}")
 
 
@@ -355,9 +349,9 @@ def report(
     predictions: Path | None = None,
     num_utterances: int = 5,
 ) -> None:
-    """Make a page to look at: results, learning curves, confusions, maps of c, and utterances to listen to.
+    """Make a page with results, learning curves, confusions, maps of c, and utterances to listen to.
 
-    One file with everything inside. What is not there yet it says, with the command that makes it.
+    The page is one file. Where something is missing, it shows the command that makes it.
 
         cpc report runs/first
         cpc report runs/first -o first.html --features features/c --probes probes --labels phone_labels.txt
@@ -365,25 +359,32 @@ def report(
     Args:
         run: Run folder of `cpc train`, finished or not.
         out: The page (HTML); by default report.html in the run folder.
-        probes: Folder of results of `cpc probe --out` (JSON); by default `probes` in the run folder.
+        probes: Folder of results that `cpc probe --out` wrote (JSON); by default `probes` in the run folder.
         features: Features of c; by default features/cpc_c in the run folder.
         labels: Phone labels, for the maps and the utterances.
         phones: Names of the phones; by default phones.txt beside the labels.
-        predictions: What `cpc probe phone --predictions` wrote; by default *.predictions.txt among the probes.
-        num_utterances: To listen to.
+        predictions: Predicted phones that `cpc probe phone --predictions` wrote; by default *.predictions.txt among the
+            probes.
+        num_utterances: Number of utterances to listen to.
     """
     from cpc.report import write_page
 
     target = out or run / "report.html"
     write_page(
-        run, target, probes=probes, features=features, labels=labels, phones=phones, predictions=predictions,
+        run,
+        target,
+        probes=probes,
+        features=features,
+        labels=labels,
+        phones=phones,
+        predictions=predictions,
         num_utterances=num_utterances,
-    )  # fmt: skip
+    )
     print(f"wrote {target}")
 
 
 def _named_configuration(arguments: list[str]) -> Config:
-    """The configuration whose preset or TOML file stands first among the train command's arguments."""
+    """Read the configuration whose preset or TOML file is the first argument of the train command."""
     if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
         return read_config(arguments[1])
     return Config()
@@ -402,23 +403,23 @@ def main() -> None:
             "ablate": ablate,
             "report": report,
         }
-        if not arguments or arguments[0].startswith("-"):  # the list of commands: a sentence each
+        if not arguments or arguments[0].startswith("-"):  # in the list of commands, each gets one sentence
             for command in commands.values():
                 command.__doc__ = (command.__doc__ or "").partition("\n\n")[0]
         tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="cpc",
-            description="Contrastive predictive coding on audio, a command for each stage.",
+            description="Contrastive predictive coding on audio: one command for each stage.",
             args=arguments,
         )
     except KeyboardInterrupt as stop:
-        print(f"cpc: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"cpc: {str(stop) or 'interrupted'}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("CPC_DEBUG"):
             raise
-        # Of several processes (torchrun) all refuse bad input alike, and the first says it; what went wrong later in
-        # one of them, only that one can say.
+        # With several processes (torchrun) all of them refuse bad input alike, and the first reports it. What fails
+        # later in one of them, only that one can report.
         if os.environ.get("RANK", "0") == "0" or hasattr(error, "rank"):
             print(f"cpc: error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
@@ -427,12 +428,8 @@ def main() -> None:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # a full disk, a folder without permission
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror.lower()}; nothing that was there before is changed"
+        return f"{where}{error.strerror.lower()}; existing files are unchanged"
     text = str(error)
-    if text.startswith("Caught "):  # in a process that reads audio: its traceback ends in "cpc.audio.AudioError: ..."
+    if text.startswith("Caught "):  # from a process that reads audio: the traceback ends in "….AudioError: message"
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()) or type(error).__name__
-
-
-if __name__ == "__main__":
-    main()

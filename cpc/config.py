@@ -1,23 +1,33 @@
-"""Everything a training run can be told, as frozen dataclasses read from TOML; defaults are the paper's numbers.
+"""All settings of a training run: frozen dataclasses that are read from TOML. The defaults are the paper's numbers.
 
-An unknown key or a wrong value is an error that lists what is allowed. The same dataclasses make the command line
-(`cpc train --help`).
+Types carry the constraints, so an unknown key or a wrong value is an error that lists what is allowed. The command line
+(`cpc train --help`) is made from the same dataclasses.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
 
 from cpc.files import write_bytes
 
 T = TypeVar("T")
+# What pydantic inserts into the location of an error: the alternative of a union that it tried.
+_ALTERNATIVE = re.compile(r"int|float|literal\[.*|tuple\[.*|constrained-.*|function-.*")
 
 Scheme = Literal["mixed_speaker", "same_speaker", "mixed_speaker_excl", "same_speaker_excl", "current_sequence"]
+PositiveInt = Annotated[int, Field(gt=0)]
+NotNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NotNegativeFloat = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ConfigError(ValueError):
@@ -28,58 +38,63 @@ class ConfigError(ValueError):
 class AudioConfig:
     """How waveforms reach g_enc."""
 
-    sample_rate: int = 16000
-    """Hz; files of another rate are an error unless `resample` is on."""
+    sample_rate: PositiveInt = 16000
+    """Hz. A file of another rate is an error unless `resample` is on."""
     resample: bool = False
-    """Resample files of another rate on the fly."""
+    """Resample files of another rate while reading them."""
     normalise: Literal["utterance", "none"] = "utterance"
-    """Bring each whole utterance to zero mean and unit variance. The paper does not say; without it the loss stays
-    at log N for hundreds of updates and loudness is a shortcut."""
+    """Normalise each whole utterance to zero mean and unit variance. The paper does not say whether it does; without it
+    the loss stays at log N for hundreds of updates, and loudness is a shortcut."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on."""
+    """The training data."""
 
     manifest: str = ""
-    """CSV made by `cpc manifest`, relative to the working directory; its `split` column says train and dev."""
-    window_samples: int = 20480
+    """CSV file that `cpc manifest` wrote, relative to the working directory. Its `split` column names train and dev."""
+    window_samples: PositiveInt = 20480
     """Length of a window at `audio.sample_rate` (the paper: 20480, 1.28 s)."""
     short: Literal["skip", "pad"] = "skip"
-    """Utterances shorter than a window: leave them out, or fill them up with zeros that take part in nothing."""
-    cache_megabytes: int = 1024
-    """Keep up to this much decoded audio in memory, per worker (1 h at 16 kHz is 220 MB)."""
+    """Leave out utterances that are shorter than a window, or pad them with zeros that no anchor and no negative
+    uses."""
+    cache_megabytes: NotNegativeInt = 1024
+    """Keep up to this much decoded audio in memory, per worker (1 h at 16 kHz takes 220 MB)."""
     cache: str = ""
-    """Folder for the decoded audio as memory-mapped 16-bit samples, built at first use (115 MB an hour at 16 kHz): for
-    corpora larger than memory whose files are slow to decode. None by default."""
-    workers: int = 0
-    """Processes that read audio; 0 reads in the training process."""
+    """Folder for decoded audio as memory-mapped 16-bit samples, built at first use (115 MB an hour at 16 kHz). It helps
+    with corpora larger than memory whose files are slow to decode. There is none by default."""
+    workers: NotNegativeInt = 0
+    """Number of processes that read audio; 0 reads in the training process."""
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """Which windows share a batch."""
+    """The composition of a batch."""
 
     kind: Literal["mixed", "by_speaker", "by_utterance"] = "mixed"
-    """Any windows; or groups of windows of one speaker or utterance, for negatives of the same speaker."""
-    num_windows: int = 64
+    """Fill batches with any windows, or with groups of windows of one speaker or one utterance."""
+    num_windows: PositiveInt = 64
     """Windows in a batch (the paper: 8 GPUs × 8)."""
-    windows_per_group: int = 4
-    """Windows of each speaker or utterance in a batch; with kind = "mixed" it means nothing."""
+    windows_per_group: PositiveInt = 4
+    """Windows of each speaker or utterance in a batch; ignored with kind = "mixed"."""
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """g_enc, the strided convolutions."""
+    """g_enc, the encoder."""
 
-    channels: int = 512
+    channels: PositiveInt = 512
     """Width of each layer and of z, D_z (the paper: 512)."""
-    strides: tuple[int, ...] = (5, 4, 2, 2, 2)
-    """Stride of each layer; its kernel is twice as long (the paper: 5,4,2,2,2 and 10,8,4,4,4)."""
+    strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (5, 4, 2, 2, 2)
+    """Stride of each convolution; its kernel is twice as long (the paper: 5,4,2,2,2 and 10,8,4,4,4)."""
     norm: Literal["channel", "none", "batch"] = "channel"
-    """Over the channels of each frame (CPC_audio), none, or batch (lets the batch into z: it warns)."""
+    """Normalise each frame over its channels (CPC_audio), not at all, or over the batch (which leaks other windows into
+    z and prints a warning)."""
     padding: Literal["none", "same", "cpc_audio"] = "none"
-    """No padding; S // hop frames each centred in its hop; or 3,2,1,1,1 as in CPC_audio."""
+    """Zero padding: none; "same" gives S // hop frames, each centred in its hop; "cpc_audio" pads 3,2,1,1,1 as
+    CPC_audio."""
+    kind: Literal["conv", "logmel"] = "conv"
+    """Strided convolutions on the waveform (the paper), or one linear layer on log-mel energies."""
 
 
 @dataclass(frozen=True)
@@ -87,47 +102,48 @@ class AutoregressorConfig:
     """g_ar, the recurrent network."""
 
     kind: Literal["gru", "lstm"] = "gru"
-    """The paper: gru; CPC_audio: lstm."""
-    hidden: int = 256
-    """Units, D_c (the paper: 256)."""
-    layers: int = 1
-    """Stacked layers (the paper: 1)."""
+    """The paper uses a GRU, CPC_audio an LSTM."""
+    hidden: PositiveInt = 256
+    """Number of units, D_c (the paper: 256)."""
+    layers: PositiveInt = 1
+    """Number of stacked layers (the paper: 1)."""
 
 
 @dataclass(frozen=True)
 class CriterionConfig:
     """InfoNCE."""
 
-    num_steps: int = 12
-    """K, how many steps ahead are predicted; one step is one hop of g_enc, 10 ms (the paper: 12)."""
-    tau: float | Literal["sqrt_dim"] = "sqrt_dim"
-    """Scores are z^T W_k c / tau. The paper: 1; at 256 channels that never left log N in 300 updates, sqrt(D_z) did
-    before 100."""
+    num_steps: PositiveInt = 12
+    """K, the number of steps predicted ahead; a step is one hop of g_enc, 10 ms (the paper: 12)."""
+    tau: PositiveFloat | Literal["sqrt_dim"] = "sqrt_dim"
+    """Divisor of the scores: z^T W_k c / tau. The paper uses 1, with which 256 channels never left log N in 300
+    updates; sqrt(D_z) did before update 100."""
     scheme: Scheme = "mixed_speaker"
-    """Where negatives come from (the paper's Table 2): anything in the batch, the same speaker, either without the
-    current utterance, or the current sequence only."""
-    num_negatives: int = 0
-    """Drawn for each anchor and step, with replacement; 0 takes all that the scheme admits, which is faster."""
+    """Source of the negatives (the paper's Table 2): the whole batch, the same speaker, either of them without the
+    current utterance, or the current sequence alone."""
+    num_negatives: NotNegativeInt = 0
+    """Negatives drawn for each anchor and step, with replacement. 0 takes all that the scheme admits, which is
+    faster."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is minimised: CPC, or an objective that it is compared with."""
+    """The objective: CPC, or one that it is compared with."""
 
     name: Literal["cpc", "supervised", "nt_xent", "clip", "moco", "sup_con"] = "cpc"
-    """cpc: predict the next latents, as [criterion] says. supervised: name each frame's class by a linear layer on c.
-    nt_xent (SimCLR), clip (symmetric InfoNCE), moco (a queue of keys): tell two windows of an utterance from others, by
-    c averaged over each. sup_con: pull windows of one class together, or frames of one phone."""
+    """cpc predicts the next latents, as [criterion] says. supervised classifies each frame by a linear layer on c.
+    nt_xent (SimCLR), clip (symmetric InfoNCE) and moco (a queue of keys) tell two windows of an utterance from others,
+    by c averaged over each window. sup_con attracts windows of one class, or frames of one phone."""
     target: str = "speaker"
-    """Of supervised and sup_con: phone, or a column of the manifest."""
+    """Target of supervised and sup_con: phone, or a column of the manifest."""
     labels: str = ""
-    """Phone labels for the target phone: a line an utterance, an integer each 10 ms."""
-    temperature: float = 0.1
-    """Cosines are divided by it (SimCLR: 0.1; MoCo and CLIP: 0.07)."""
-    queue_length: int = 1024
-    """Of moco: keys of earlier batches that are negatives (MoCo: 65536, of a million images)."""
-    momentum: float = 0.99
-    """Of moco: how slowly the network that makes the keys follows (MoCo: 0.999, over many more updates)."""
+    """Phone labels for the target phone: one line an utterance, one integer each 10 ms."""
+    temperature: PositiveFloat = 0.1
+    """Divisor of the cosines (SimCLR: 0.1; MoCo and CLIP: 0.07)."""
+    queue_length: PositiveInt = 1024
+    """Keys of earlier batches that serve moco as negatives (MoCo: 65536, from a million images)."""
+    momentum: Share = 0.99
+    """Momentum of moco's key network (MoCo: 0.999, over many more updates)."""
 
 
 @dataclass(frozen=True)
@@ -135,59 +151,60 @@ class OptimConfig:
     """The optimiser and its learning rate."""
 
     name: Literal["adam", "adamw", "muon"] = "adam"
-    """The paper: Adam. muon: Muon on the matrices between hidden units, AdamW on the rest."""
-    lr: float = 2e-4
+    """The paper uses Adam. muon applies Muon to the matrices between hidden units and AdamW to the other weights."""
+    lr: PositiveFloat = 2e-4
     """Learning rate after warm-up (the paper: 2e-4)."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of Adam's running moments (PyTorch's values)."""
-    eps: float = 1e-8
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay rates of Adam's moments (PyTorch's values)."""
+    eps: NotNegativeFloat = 1e-8
     """Adam's epsilon (PyTorch's value)."""
-    momentum: float = 0.95
-    """Of Muon (its authors' value)."""
-    weight_decay: float = 0.0
-    """On matrices; biases and gains have none."""
-    warmup_updates: int = 0
+    momentum: Share = 0.95
+    """Momentum of Muon (its authors' value)."""
+    weight_decay: NotNegativeFloat = 0.0
+    """Weight decay of matrices; biases and gains have none."""
+    warmup_updates: NotNegativeInt = 0
     """Updates over which the learning rate rises linearly from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """After warm-up: constant, or down to 0 at the last update, along half a cosine or a line."""
-    clip_norm: float = 0.0
+    """Learning rate after warm-up: constant, or falling along half a cosine or a line that would reach 0 one update
+    after the last."""
+    clip_norm: NotNegativeFloat = 0.0
     """Largest norm of the whole gradient; 0 does not clip."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, and what is written when."""
+    """The length of training and what is written when."""
 
-    num_updates: int = 300_000
-    """Updates in all (the paper: about 300k)."""
-    log_every: int = 20
+    num_updates: PositiveInt = 300_000
+    """Number of updates (the paper: about 300k)."""
+    log_every: PositiveInt = 20
     """Updates between lines of metrics.jsonl."""
-    validate_every: int = 1000
-    """Updates between passes over the dev split; the checkpoint with the lowest dev loss is best.pt."""
-    validate_batches: int = 50
-    """Batches of a pass over the dev split, at most."""
-    checkpoint_every: int = 1000
-    """Updates between writings of last.pt."""
-    keep_every: int = 0
-    """Updates between checkpoints of the weights that are kept, kept/UPDATE.pt; 0 keeps none."""
+    validate_every: PositiveInt = 1000
+    """Updates between passes over the dev split. best.pt holds the weights with the lowest dev loss."""
+    validate_batches: PositiveInt = 50
+    """Largest number of batches in a pass over the dev split."""
+    checkpoint_every: PositiveInt = 1000
+    """Updates between writes of last.pt."""
+    keep_every: NotNegativeInt = 0
+    """Updates between checkpoints of the weights that are kept as kept/UPDATE.pt; 0 keeps none."""
 
 
 @dataclass(frozen=True)
 class Config:
     """A training run."""
 
-    seed: int = 0
-    """Of weights, windows, batches and negatives."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of weights, windows, batches and negatives."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps; auto takes the first there is of cuda, mps, cpu."""
+    """auto, cpu, cuda, cuda:1 or mps; auto takes the first that is available of cuda, mps, cpu."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """bf16 computes the networks under autocast (scores stay float32); auto takes it where the device multiplies
-    bf16 in hardware."""
+    """bf16 runs the networks under autocast (scores stay float32); auto chooses it where the hardware multiplies
+    bf16."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of g_enc; auto takes it on CUDA for 2000 updates or more, where it pays its warm-up back."""
-    recompute: int = 0
-    """Encode a batch in this many pieces, each computed anew in the backward pass: less memory, up to a fifth slower
-    (`docs/performance.md`). 0 keeps all activations."""
+    """torch.compile of g_enc; auto uses it on CUDA for 2000 updates or more, where it pays back its warm-up."""
+    recompute: NotNegativeInt = 0
+    """Encode a batch in this many pieces and recompute each in the backward pass: less memory, up to a fifth slower
+    (tests/bench/README.md). 0 keeps all activations."""
     audio: AudioConfig = field(default_factory=AudioConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batches: BatchConfig = field(default_factory=BatchConfig)
@@ -203,10 +220,10 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 def read_config(path: str | Path) -> Config:
-    """Read a TOML file, or a preset by its name ("small", "paper"); what it leaves out keeps its default.
+    """Read a TOML file, or a preset by its name ("small", "paper"). Keys that the file leaves out keep their defaults.
 
     Raises:
-        ConfigError: missing file, not TOML, an unknown key, a value of the wrong type or out of range.
+        ConfigError: missing file, not TOML, an unknown key, or a value of the wrong type or out of range.
     """
     path = Path(path)
     presets = sorted(p.stem for p in PRESETS.glob("*.toml"))
@@ -217,13 +234,13 @@ def read_config(path: str | Path) -> Config:
 
 
 def read_toml(path: Path, *, missing: str) -> dict[str, Any]:
-    """The values of a TOML file.
+    """Read a TOML file as nested dictionaries.
 
     Raises:
-        ConfigError: the file is not there, which is said in the words of `missing`; or it is not TOML.
+        ConfigError: the file is missing, which the message says in the words of `missing`; or it is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: {missing}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -233,45 +250,38 @@ def read_toml(path: Path, *, missing: str) -> dict[str, Any]:
 def config_from_dict(values: dict[str, Any], *, where: str) -> Config:
     """Build a checked Config from nested dictionaries; `where` names their source in errors."""
     config = parse_as(Config, values, where=where)
-    check_config(config, where=where)
+    refuse_conflicts(config, where=where)
     return config
 
 
-def parse_as(kind: type[T], values: dict[str, Any], *, where: str) -> T:
-    """Plain values as the dataclass that describes them.
-
-    Raises:
-        ConfigError: an unknown key, or a value of the wrong type; items of lists are counted from 1.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    refuse_unknown(values, kind, where)
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        parts = [str(part + 1 if isinstance(part, int) else part) for part in first["loc"]]
-        key = ".".join(part for part in parts if not part.startswith(("literal[", "float", "tuple")))
-        raise ConfigError(f"{where}: {key}: got {first['input']!r}: {first['msg'].lower()}") from None
-
-
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """Nested dictionaries of plain values, from which `from_dict` builds the same Config."""
+    """Nested dictionaries of plain values, from which `config_from_dict` builds the same Config."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
 
+def check_config(config: Config, *, where: str = "configuration") -> None:
+    """Check a Config that was built in Python or by the command line.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    config_from_dict(config_to_dict(config), where=where)
+
+
 def config_identity(config: Config) -> dict[str, Any]:
-    """The settings that decide what is learned: not where it runs, nor where its data lie and how they are read."""
+    """The settings that decide what is learned. Where the run takes place, and how its data are read, do not."""
     values = config_to_dict(config)
     del values["device"], values["compile"], values["recompute"], values["loss"]["labels"]
     for key in ("manifest", "workers", "cache", "cache_megabytes"):
         del values["data"][key]
+    if values["encoder"]["kind"] == "conv":  # runs from before there were other kinds have no such key
+        del values["encoder"]["kind"]
     return values
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write as TOML, such that `read` gives the same Config."""
+    """Write a Config as TOML, such that `read_config` gives the same Config."""
     values = config_to_dict(config)
     lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
     for section, fields in values.items():
@@ -285,8 +295,27 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def parse_as(kind: type[T], values: dict[str, Any], *, where: str) -> T:
+    """Turn plain values into the dataclass that describes them.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type or out of range; items of lists are counted from 1.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    refuse_unknown(values, kind, where)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        parts = [str(part + 1 if isinstance(part, int) else part) for part in first["loc"]]
+        key = ".".join(part for part in parts if not _ALTERNATIVE.fullmatch(part))
+        expected = first["msg"].lower().replace("input should be", "expected")
+        raise ConfigError(f"{where}: {key}: got {first['input']!r}, {expected}") from None
+
+
 def refuse_unknown(values: dict[str, Any], kind: Any, where: str, prefix: str = "") -> None:
-    """Refuse keys that are no field of a dataclass, in its sections as well.
+    """Refuse keys that are no field of a dataclass or of its sections.
 
     Raises:
         ConfigError: naming the key and those that are allowed.
@@ -303,63 +332,30 @@ def refuse_unknown(values: dict[str, Any], kind: Any, where: str, prefix: str = 
             refuse_unknown(value, section, where, f"{prefix}{key}.")
 
 
-def check_config(config: Config, *, where: str = "configuration") -> None:
-    """Refuse values that cannot work.
+def refuse_conflicts(config: Config, *, where: str = "configuration") -> None:
+    """Refuse values that are allowed by themselves but do not work together.
 
     Raises:
-        ConfigError: naming the key, its value and what is allowed.
+        ConfigError: naming the key, its value and the way out.
     """
-    positive = {
-        "audio.sample_rate": config.audio.sample_rate,
-        "data.window_samples": config.data.window_samples,
-        "batches.num_windows": config.batches.num_windows,
-        "batches.windows_per_group": config.batches.windows_per_group,
-        "encoder.channels": config.encoder.channels,
-        "encoder.strides": min(config.encoder.strides, default=0),
-        "autoregressor.hidden": config.autoregressor.hidden,
-        "autoregressor.layers": config.autoregressor.layers,
-        "criterion.num_steps": config.criterion.num_steps,
-        "criterion.tau": 1 if config.criterion.tau == "sqrt_dim" else config.criterion.tau,
-        "loss.temperature": config.loss.temperature,
-        "loss.queue_length": config.loss.queue_length,
-        "optim.lr": config.optim.lr,
-        "train.num_updates": config.train.num_updates,
-        "train.log_every": config.train.log_every,
-        "train.validate_every": config.train.validate_every,
-        "train.validate_batches": config.train.validate_batches,
-        "train.checkpoint_every": config.train.checkpoint_every,
-    }
-    for key, value in positive.items():
-        if not value > 0:
-            raise ConfigError(f"{where}: {key}: got {value}, expected more than 0")
-    not_negative = {
-        "seed": config.seed,
-        "recompute": config.recompute,
-        "data.cache_megabytes": config.data.cache_megabytes,
-        "data.workers": config.data.workers,
-        "criterion.num_negatives": config.criterion.num_negatives,
-        "train.keep_every": config.train.keep_every,
-        "optim.weight_decay": config.optim.weight_decay,
-        "optim.warmup_updates": config.optim.warmup_updates,
-        "optim.clip_norm": config.optim.clip_norm,
-    }
-    for key, value in not_negative.items():
-        if not value >= 0:
-            raise ConfigError(f"{where}: {key}: got {value}, expected 0 or more")
-    for key, value in {"optim.momentum": config.optim.momentum, "loss.momentum": config.loss.momentum}.items():
-        if not 0 <= value < 1:
-            raise ConfigError(f"{where}: {key}: got {value}, expected 0 or more, below 1")
+    loss, batches = config.loss, config.batches
     if config.recompute and config.encoder.norm == "batch":
         raise ConfigError(
             f"{where}: recompute: got {config.recompute}, but encoder.norm = 'batch' needs the whole batch; pass 0"
         )
-    if config.loss.name in ("supervised", "sup_con") and config.loss.target == "phone" and not config.loss.labels:
-        raise ConfigError(f"{where}: loss.labels: got none, a phone target needs one; pass --loss.labels FILE")
-    in_group = config.batches.windows_per_group if config.batches.kind == "by_utterance" else 1
-    if config.loss.name in ("nt_xent", "clip", "moco") and (
-        in_group < 2 or (config.loss.name != "nt_xent" and in_group != 2)
-    ):
+    if loss.name in ("supervised", "sup_con") and loss.target == "phone" and not loss.labels:
+        raise ConfigError(f"{where}: loss.labels: got none, a phone target needs labels; pass --loss.labels FILE")
+    in_group = batches.windows_per_group if batches.kind == "by_utterance" else 1
+    if (loss.name == "nt_xent" and in_group < 2) or (loss.name in ("clip", "moco") and in_group != 2):
         raise ConfigError(
-            f"{where}: loss.name: {config.loss.name} compares windows of one utterance; set batches.kind = "
+            f"{where}: loss.name: {loss.name} compares windows of one utterance; set batches.kind = "
             '"by_utterance" and batches.windows_per_group = 2'
+        )
+    # In other batches most speakers have one utterance, and its anchors would silently get negatives of their own
+    # sequence (same_speaker), or none (same_speaker_excl).
+    alone = batches.kind != "by_speaker" or batches.windows_per_group < 2
+    if loss.name == "cpc" and config.criterion.scheme in ("same_speaker", "same_speaker_excl") and alone:
+        raise ConfigError(
+            f"{where}: criterion.scheme: {config.criterion.scheme} needs several windows of each speaker in a batch; "
+            'set batches.kind = "by_speaker" and batches.windows_per_group = 2 or more'
         )

@@ -1,38 +1,26 @@
-"""How the process holds on to memory."""
+"""The machine: devices, precision, and how the process holds on to memory."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Literal
 
 import torch
 
 from cpc.config import ConfigError
 
+Precision = Literal["float32", "bf16"]
+
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
-def keep_freed_buffers() -> None:
-    """Let malloc keep large freed buffers for the next step, instead of giving each back to the system.
-
-    By default glibc maps every buffer of some MB anew, and the kernel clears it page by page at its first touch. For a
-    training step on a CPU that is nearly half its time (`docs/performance.md`). Resident memory then stays at its peak;
-    the peak itself does not change. Not on glibc: nothing happens.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def resolve_device(name: str) -> torch.device:
-    """The device that a name means here; "auto" takes the first there is of cuda, mps, cpu.
+    """Return the device that a name stands for; "auto" is the first that is available of cuda, mps, cpu.
 
     Raises:
-        ConfigError: if there is no such device.
+        ConfigError: no such device.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -47,8 +35,8 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """float32 or bf16; "auto" takes bf16 only where the hardware multiplies it (elsewhere it is far slower)."""
+def resolve_precision(precision: Literal["auto", "float32", "bf16"], device: torch.device) -> Precision:
+    """Resolve "auto" to bf16 where the hardware multiplies bf16, and to float32 elsewhere, where bf16 is far slower."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -57,3 +45,18 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         fast = device.type == "cpu" and any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
     return "bf16" if fast else "float32"
+
+
+def keep_freed_buffers() -> None:
+    """Let malloc keep large freed buffers for the next step instead of returning them to the system.
+
+    By default glibc maps every buffer of some MB anew, and the kernel clears it page by page at its first touch, which
+    takes nearly half the time of a training step on a CPU (tests/bench/README.md). With kept buffers the resident
+    memory stays at its peak; the peak itself does not change. Without glibc this does nothing.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

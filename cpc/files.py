@@ -1,7 +1,7 @@
 """Files that are whole or absent, and folders that belong to one identity.
 
-`replacing` and `write_bytes` write a file beside its place and then move it there. `claim` is the one protocol by which a
-folder is begun, resumed after an interruption, and found finished.
+`replacing` and `write_bytes` write a file beside its place and then move it there. `claim` is the one protocol by which
+a folder is begun, resumed after an interruption, and found finished.
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ class Claim:
     complete: bool
     content: dict[str, Any] = field(default_factory=dict)
 
+    def reopen(self) -> None:
+        """Record that the folder is not complete any more: there is more to write."""
+        self.complete = False
+        write_json(self.record, {**self.identity, "complete": False})
+
     def finish(self, **content: Any) -> None:
         """Record that the folder is complete, and further content about it."""
         self.complete, self.content = True, content
@@ -86,7 +91,8 @@ def claim(folder: Path, identity: Mapping[str, Any], *, record: str, what: str) 
         what: a noun for messages: "features", "alignment".
 
     Raises:
-        ClaimError: the folder is a file, is not empty without a record, or belongs to another identity; the message names
+        ClaimError: the folder is a file, is not empty without a record, or belongs to another identity; the message
+        names
             the first key that differs, and both values.
     """
     path, ours = folder / record, json.loads(json.dumps(identity))

@@ -1,7 +1,8 @@
-"""A run folder's checkpoints: last.pt to go on from, best.pt with the lowest dev loss.
+"""A run folder: last.pt to continue from, best.pt with the lowest dev loss, metrics.jsonl; and the model in it.
 
-A checkpoint holds tensors and plain values only and is read with `weights_only`: nothing in it can execute. The
-configuration travels inside, so the weights need no other file.
+A checkpoint holds tensors and plain values only and is read with `weights_only`, so nothing in it can execute. The
+configuration is part of it, so the weights need no other file. torch is imported on first use: reading metrics does not
+need it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import json
 import math
 import pickle
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from cpc.config import Config, config_from_dict, config_to_dict
 from cpc.files import write_bytes
-from cpc.model import CPC, Autoregressor, Encoder, Predictor
+
+if TYPE_CHECKING:
+    import torch
+
+    from cpc.model import CPC
 
 FORMAT = 1
 Which = Literal["best", "last"]
@@ -27,20 +30,84 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or of another architecture."""
 
 
+class MetricsError(ValueError):
+    """A metrics file that is missing or damaged."""
+
+
+# --- the model
+
+
+def build_model(config: Config) -> CPC:
+    """Build a model with random weights."""
+    from cpc.model import CPC, Autoregressor, Encoder, LogMelEncoder, Predictor
+
+    encoder, autoregressor, criterion = config.encoder, config.autoregressor, config.criterion
+    match encoder.kind:
+        case "conv":
+            g_enc: Encoder | LogMelEncoder = Encoder(encoder.channels, encoder.strides, encoder.norm, encoder.padding)
+        case "logmel":
+            g_enc = LogMelEncoder(encoder.channels, config.audio.sample_rate)
+    return CPC(
+        g_enc,
+        Autoregressor(encoder.channels, autoregressor.hidden, autoregressor.kind, autoregressor.layers),
+        Predictor(autoregressor.hidden, encoder.channels, criterion.num_steps),
+        tau=math.sqrt(encoder.channels) if criterion.tau == "sqrt_dim" else criterion.tau,
+        sample_rate=config.audio.sample_rate,
+        normalise=config.audio.normalise == "utterance",
+    )
+
+
+def load(run: str | Path, which: Which = "best", device: str = "cpu") -> CPC:
+    """Load the trained model of a run folder (or of a checkpoint file), ready to represent audio.
+
+    Args:
+        run: folder that `cpc train` wrote, or a .pt file in it.
+        which: "best" (lowest dev loss) or "last".
+        device: device to put the model on.
+
+    Returns:
+        The model in evaluation mode: z, c = model(waveforms).
+
+    Raises:
+        CheckpointError: missing, damaged, or of another architecture.
+    """
+    path = locate_checkpoint(run, which)
+    config, payload = read_checkpoint(path, device)
+    model = build_model(config).to(device)
+    restore_weights(model, payload, path)
+    return model.eval().requires_grad_(False)
+
+
+def config_of_run(run: str | Path, which: Which = "best") -> Config:
+    """Read the configuration inside a checkpoint of a run folder (or a checkpoint file).
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    return read_checkpoint(locate_checkpoint(run, which))[0]
+
+
+# --- checkpoints
+
+
 def save_checkpoint(path: Path, config: Config, model: CPC, **rest: Any) -> None:
-    """Write atomically; `rest` are further tensors and plain values (the optimiser's state, the update)."""
-    buffer = io.BytesIO()  # to memory first, so that a full disk shows as an OSError that names the file
+    """Write a checkpoint atomically; `rest` are further tensors and plain values (optimiser states, the update)."""
+    import torch
+
+    buffer = io.BytesIO()  # write to memory first, so that a full disk shows as an OSError that names the file
     payload = {"format": FORMAT, "config": config_to_dict(config), "model": model.state_dict(), **rest}
     torch.save(payload, buffer)
     write_bytes(path, buffer.getbuffer())
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Config, dict[str, Any]]:
-    """The configuration inside a checkpoint, and its whole content.
+    """Read a checkpoint: its configuration, and its whole content.
 
     Raises:
-        CheckpointError: missing, damaged, or not one of ours.
+        CheckpointError: missing, damaged, or not written by cpc.
     """
+    import torch
+
     try:
         payload = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -58,7 +125,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Con
 
 
 def restore_weights(model: CPC, payload: dict[str, Any], path: Path) -> None:
-    """Put a checkpoint's weights into a model of the same architecture.
+    """Copy a checkpoint's weights into a model of the same architecture.
 
     Raises:
         CheckpointError: naming the first weight that differs.
@@ -76,10 +143,10 @@ def restore_weights(model: CPC, payload: dict[str, Any], path: Path) -> None:
 
 
 def locate_checkpoint(run: str | Path, which: Which = "best") -> Path:
-    """The checkpoint file of a run folder; a path to a file is returned as it is.
+    """Return the checkpoint file of a run folder; return the path of a file unchanged.
 
     Raises:
-        CheckpointError: if it is not there, naming what is.
+        CheckpointError: no such checkpoint; the message lists those that there are.
     """
     run = Path(run)
     if run.is_file():
@@ -93,61 +160,23 @@ def locate_checkpoint(run: str | Path, which: Which = "best") -> Path:
     return path
 
 
-def load(run: str | Path, which: Which = "best", device: str = "cpu") -> CPC:
-    """The trained model of a run folder (or of a checkpoint file), ready to represent audio.
-
-    Args:
-        run: folder that `cpc train` wrote, or a .pt file in it.
-        which: "best" (lowest dev loss) or "last".
-        device: where to put it.
-
-    Returns:
-        The model in evaluation mode: z, c = model(waveforms).
-
-    Raises:
-        CheckpointError: missing, damaged, or of another architecture.
-    """
-    path = locate_checkpoint(run, which)
-    config, payload = read_checkpoint(path, device)
-    model = build_model(config).to(device)
-    restore_weights(model, payload, path)
-    return model.eval().requires_grad_(False)
-
-
-def build_model(config: Config) -> CPC:
-    """A model with random weights, as the configuration says."""
-    encoder, autoregressor, criterion = config.encoder, config.autoregressor, config.criterion
-    return CPC(
-        Encoder(encoder.channels, encoder.strides, encoder.norm, encoder.padding),
-        Autoregressor(encoder.channels, autoregressor.hidden, autoregressor.kind, autoregressor.layers),
-        Predictor(autoregressor.hidden, encoder.channels, criterion.num_steps),
-        tau=math.sqrt(encoder.channels) if criterion.tau == "sqrt_dim" else criterion.tau,
-        sample_rate=config.audio.sample_rate,
-        normalise=config.audio.normalise == "utterance",
-    )
-
-
 # --- metrics
 
 
-class MetricsError(ValueError):
-    """A metrics file that is missing or damaged."""
-
-
 def append_metrics(path: Path, line: dict[str, Any]) -> None:
-    """Add a line; a crash of the machine may lose it or tear it, which `read` allows for."""
-    with path.open("a") as f:
+    """Append a line. A crash of the machine may lose or tear it, which `read_metrics` allows for."""
+    with path.open("a", encoding="utf-8") as f:
         f.write(json.dumps(line) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All lines; a last line torn by a crash is left out.
+    """Read all lines, except a last line that a crash tore.
 
     Raises:
-        MetricsError: missing file, or a line in the middle that is not JSON.
+        MetricsError: missing file, or a line before the last that is not JSON.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise MetricsError(f"{path}: no such file; `cpc train --out {path.parent}` writes it") from None
     rows = []
@@ -161,7 +190,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_metrics_until(path: Path, update: int) -> None:
-    """Drop the lines after `update`: what a resumed run is about to write again."""
+    """Drop the lines after `update`, which a resumed run will write again."""
     if path.exists():
         rows = [row for row in read_metrics(path) if row["update"] <= update]
         write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

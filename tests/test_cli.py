@@ -250,10 +250,8 @@ def test_an_unknown_configuration_key(labelled, tmp_path, refused):
 
 def test_a_batch_too_small_for_its_scheme(labelled, tmp_path, refused):
     arguments = ["train", "small", "--data.manifest", labelled / "manifest.csv", "--out", tmp_path / "r", *TINY]
-    refused(
-        *arguments, "--criterion.scheme", "same_speaker_excl", "--batches.num-windows", "2",
-        says=["same_speaker_excl", "batch of 2 windows", "by_speaker"],
-    )  # fmt: skip
+    scheme = ("--criterion.scheme", "mixed_speaker_excl", "--batches.num-windows", "1")
+    refused(*arguments, *scheme, says=["mixed_speaker_excl", "batch of 1 windows", "use batches of several utterances"])
     refused(*arguments, "--batches.num-windows", "999", says=["do not fill one batch of 999"])
 
 
