@@ -1,4 +1,4 @@
-"""Every way of reading gives the samples of the whole-file decode, or an error that names the file."""
+"""Every way of reading gives the samples of the decoded whole, or an error that names the file."""
 
 import math
 import tracemalloc
@@ -12,16 +12,8 @@ import soundfile
 import torch
 import torchaudio
 
-from cpc.data import (
-    AudioError,
-    AudioInfo,
-    audio_blocks,
-    audio_info,
-    audio_statistics,
-    normalise,
-    num_resampled,
-    read_audio,
-)
+from cpc.data import AudioError, audio_blocks, audio_statistics, normalise, num_resampled, read_audio
+from cpc.data.audio import AudioInfo, audio_info
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -37,7 +29,7 @@ EXACT = [
 
 
 def noise(num_samples: int, *channels: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Noise under a slow tone, so that a shift of one sample or one group shows."""
+    """Return noise with a slow tone, so that a shift by one sample or one group shows."""
     rng = np.random.default_rng(seed)
     tone = 0.2 * np.sin(np.arange(num_samples) / 9)
     wave = tone.reshape(-1, *[1] * len(channels)) + 0.1 * rng.standard_normal((num_samples, *channels))
@@ -50,7 +42,7 @@ def write(path: Path, wave: npt.NDArray[np.float32], rate: int, subtype: str | N
 
 
 def whole(path: Path, rate: int) -> npt.NDArray[np.float32]:
-    """The oracle: one decode, mean over channels, torchaudio on the whole signal."""
+    """Decode the whole file at once, average its channels and resample them by torchaudio: the oracle."""
     wave, source = soundfile.read(path, dtype="float32", always_2d=True)
     mono = torch.from_numpy(wave.mean(1))
     return torchaudio.functional.resample(mono, source, rate).numpy() if source != rate else mono.numpy()
@@ -77,7 +69,7 @@ def test_blocks_and_slices_equal_torchaudio_on_the_whole_file(
 
 
 def test_a_long_file_has_the_exact_length() -> None:
-    """The ceiling is taken in integers; in float32, as torchaudio does, it is off by one here."""
+    """The ceiling is taken in integers; in float32, which torchaudio uses, it is off by one here."""
     num_samples = 441 * 100_000 + 1
     assert num_resampled(num_samples, 44100, 16000) == 16_000_001
     assert int(torch.ceil(torch.as_tensor(160 * num_samples / 441))) == 16_000_000
@@ -96,7 +88,7 @@ def test_a_slice_is_the_slice_of_the_whole_decode(tmp_path: Path, name: str, sub
 @pytest.mark.parametrize("block_samples", [100, 1000, 4096])
 @pytest.mark.parametrize(("name", "subtype"), EXACT + LOSSY)
 def test_the_block_length_does_not_change_a_sample(tmp_path: Path, name: str, subtype: str, block_samples: int) -> None:
-    """An MP3 read with soundfile's own block reads fails this: it seeks between them."""
+    """soundfile's own reader fails this for an MP3, since it seeks between blocks."""
     path = write(tmp_path / name, noise(48_000), 16000, subtype)
     found = list(audio_blocks(path, sample_rate=16000, resample=False, block_samples=block_samples))
     np.testing.assert_allclose(np.concatenate(found), whole(path, 16000), atol=1e-6)
@@ -110,7 +102,7 @@ def test_stereo_is_the_mean_of_its_channels(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, (wave[:, 0] + wave[:, 1]) / 2, atol=1e-7)
 
 
-def test_statistics_are_those_of_the_resampled_whole_in_float64(tmp_path: Path) -> None:
+def test_statistics_are_those_of_the_whole_resampled_file_in_float64(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", 0.01 * noise(200_000) + np.float32(0.5), 44100, "FLOAT")
     mean, std = audio_statistics(path, sample_rate=16000, resample=True)
     expected = whole(path, 16000).astype(np.float64)
@@ -127,7 +119,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, rate: int) -> None:
     peaks = []
     for seconds in (20, 80):
         path = write(tmp_path / f"{seconds}.wav", np.tile(noise(rate), seconds), rate)
-        audio_statistics(path, sample_rate=16000, resample=True)  # imports and filters are in place
+        audio_statistics(path, sample_rate=16000, resample=True)  # first, so that imports and filters are not measured
         tracemalloc.start()
         audio_statistics(path, sample_rate=16000, resample=True)
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -143,7 +135,7 @@ def _cut(path: Path, fraction: float) -> None:
 @pytest.mark.parametrize("fraction", [0.5, 0.97])
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.au", "a.w64", "a.caf"])
 def test_a_truncated_file_is_an_error(tmp_path: Path, name: str, fraction: float) -> None:
-    """For FLAC libsndfile raises, but returns the beginning of a WAV or an Ogg as if it were all."""
+    """libsndfile raises for a FLAC, but returns the beginning of a WAV or an Ogg as if it were the whole."""
     path = write(tmp_path / name, noise(80_000), 16000)
     audio_statistics(path, sample_rate=16000, resample=False)
     _cut(path, fraction)
@@ -160,7 +152,7 @@ def test_an_ogg_cut_between_pages_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_wav_written_to_a_pipe_is_read_whole(tmp_path: Path) -> None:
-    """Its header says 2^32 - 1 bytes, for the writer could not go back to fill it in."""
+    """Its header says 2^32 - 1 bytes, since the writer could not go back to fill in the length."""
     path = write(tmp_path / "a.wav", noise(1000), 16000)
     data = bytearray(path.read_bytes())
     at = data.find(b"data")

@@ -1,5 +1,7 @@
-"""The cache of decoded audio: exact where it can be, resumable, never stale, never another corpus's."""
+"""The cache of decoded audio: exact where possible, resumable, never stale, never that of another corpus."""
 
+import json
+import pickle
 import shutil
 
 import numpy as np
@@ -7,12 +9,13 @@ import pytest
 import soundfile
 import torch
 
-from cpc.data import CacheError, Windows, read_audio, read_manifest, scan_folder, write_manifest
+from cpc.data import CacheError, WindowOptions, Windows, read_audio, read_manifest, scan_folder, write_manifest
+from cpc.files import ClaimError
 from tests.conftest import make_corpus, write_sound
 
 
 def windows_of(manifest, cache="", **options):
-    return Windows(read_manifest(manifest), window_samples=4000, cache=cache, **options)
+    return Windows(read_manifest(manifest), WindowOptions(window_samples=4000, cache=cache, **options))
 
 
 def test_windows_from_the_cache_are_bitwise_those_from_16_bit_files(corpus, tmp_path):
@@ -24,10 +27,10 @@ def test_windows_from_the_cache_are_bitwise_those_from_16_bit_files(corpus, tmp_
 
 
 def test_other_sources_are_rounded_to_16_bits_below_their_peak(tmp_path):
-    """Quiet 24-bit sound, above full scale, and resampled: within half a step of the peak's 16 bits."""
+    """Quiet 24-bit sound, sound above full scale and resampled sound are within half a step of the peak's 16 bits."""
     rng = np.random.default_rng(0)
-    for name, level, rate, subtype in [("1-1-0", 1e-4, 16000, "PCM_24"), ("1-1-1", 3.0, 16000, "FLOAT"),
-                                       ("1-1-2", 0.3, 8000, "PCM_16")]:  # fmt: skip
+    sources = [("1-1-0", 1e-4, 16000, "PCM_24"), ("1-1-1", 3.0, 16000, "FLOAT"), ("1-1-2", 0.3, 8000, "PCM_16")]
+    for name, level, rate, subtype in sources:
         path = tmp_path / f"1/1/{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, level * rng.uniform(-1, 1, 9000), rate, subtype=subtype)
@@ -42,7 +45,7 @@ def test_other_sources_are_rounded_to_16_bits_below_their_peak(tmp_path):
         assert (ours - theirs).abs().max() <= 0.51 * np.abs(whole).max() / 32767
 
 
-def test_an_interrupted_build_goes_on_and_a_changed_file_is_read_again(tmp_path, monkeypatch):
+def test_an_interrupted_build_resumes_and_a_changed_file_is_read_again(tmp_path, monkeypatch):
     manifest = make_corpus(tmp_path / "corpus")
     read, decoded = read_audio, []
 
@@ -70,12 +73,36 @@ def test_an_interrupted_build_goes_on_and_a_changed_file_is_read_again(tmp_path,
 def test_another_corpus_or_rate_or_a_folder_of_something_else_is_refused(corpus, tmp_path):
     windows_of(corpus, tmp_path / "cache")
     other = make_corpus(tmp_path / "other", speakers=2)
-    with pytest.raises(CacheError, match=r"cache of another manifest or rate; pass another --data\.cache"):
+    with pytest.raises(ClaimError, match=r"cache: holds other decoded audio: utterances was \"\w+\", is \"\w+\"; pass"):
         windows_of(other, tmp_path / "cache")
+    with pytest.raises(ClaimError, match=r"holds other decoded audio: sample_rate was 16000, is 8000; pass another"):
+        windows_of(corpus, tmp_path / "cache", sample_rate=8000, resample=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(CacheError, match="not empty and no cache"):
+    with pytest.raises(ClaimError, match=r"mine: not empty, and holds no decoded audio \(no cache.json\)"):
         windows_of(corpus, tmp_path / "mine")
+
+
+def test_a_cache_of_an_earlier_version_opens_without_decoding(corpus, tmp_path, monkeypatch):
+    """Its cache.json has no key `complete`, and the keys stand in another order."""
+    direct = windows_of(corpus, tmp_path / "cache")
+    record = tmp_path / "cache" / "cache.json"
+    written = json.loads(record.read_text())
+    assert written.pop("complete") is True
+    record.write_text(json.dumps({key: written[key] for key in ("utterances", "sample_rate")}))
+    monkeypatch.setattr("cpc.data.cache.read_audio", None)
+    assert torch.equal(windows_of(corpus, tmp_path / "cache")[0, 3].waveform, direct[0, 3].waveform)
+
+
+def test_a_cache_interrupted_before_its_index_is_built_anew(corpus, tmp_path):
+    """A call that ended while it reserved the space leaves a record and perhaps samples, but no index."""
+    direct = windows_of(corpus, tmp_path / "cache")
+    record = tmp_path / "cache" / "cache.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "complete": False}))
+    (tmp_path / "cache" / "index.npy").unlink()
+    (tmp_path / "cache" / "samples.int16").write_bytes(b"x")
+    assert torch.equal(windows_of(corpus, tmp_path / "cache")[0, 3].waveform, direct[0, 3].waveform)
+    assert json.loads(record.read_text())["complete"] is True
 
 
 def test_a_full_disk_is_told_before_anything_is_written(corpus, tmp_path, monkeypatch):
@@ -87,9 +114,7 @@ def test_a_full_disk_is_told_before_anything_is_written(corpus, tmp_path, monkey
 
 
 def test_processes_that_read_audio_map_the_files_themselves(corpus, tmp_path):
-    """Pickled, the windows of a cache are small, and read the same samples."""
-    import pickle
-
+    """The windows of a cache are small when pickled, and read the same samples."""
     cached = windows_of(corpus, tmp_path / "cache")
     pickled = pickle.dumps(cached)
     assert len(pickled) < (tmp_path / "cache" / "samples.int16").stat().st_size / 4
@@ -99,10 +124,10 @@ def test_processes_that_read_audio_map_the_files_themselves(corpus, tmp_path):
 def test_utterances_that_no_window_uses_are_not_read(tmp_path):
     """A short silent file is counted as skipped, with the cache as without."""
     manifest = make_corpus(tmp_path / "corpus", speakers=1)
-    table = read_manifest(manifest)
-    soundfile.write(table.audio_path(0), np.zeros(100), 16000)
-    table.table.loc[0, "num_samples"] = 100
-    write_manifest(table, manifest)
+    listed = read_manifest(manifest)
+    soundfile.write(listed.audio_path(0), np.zeros(100), 16000)
+    listed.table.loc[0, "num_samples"] = 100
+    write_manifest(listed, manifest)
     for cache in ("", tmp_path / "cache"):
         assert windows_of(manifest, cache).num_skipped == 1
 
@@ -111,5 +136,5 @@ def test_utterances_that_no_window_uses_are_not_read(tmp_path):
 def test_a_damaged_cache_is_told(corpus, tmp_path, name):
     windows_of(corpus, tmp_path / "cache")
     (tmp_path / "cache" / name).write_bytes(b"x")
-    with pytest.raises(CacheError, match=r"damaged|another manifest"):
+    with pytest.raises((CacheError, ClaimError), match=r"damaged|not JSON"):
         windows_of(corpus, tmp_path / "cache")

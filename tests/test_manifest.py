@@ -17,16 +17,15 @@ from cpc.data import (
     By,
     Manifest,
     ManifestError,
-    Scan,
     read_manifest,
     read_utterance_list,
     refuse_leaks,
     scan_folder,
-    scan_summary,
     split_as_listed,
     split_manifest,
     write_manifest,
 )
+from cpc.data.scan import Scan
 from tests.conftest import make_corpus
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -37,7 +36,7 @@ def noise(num_samples: int = 800, seed: int = 0) -> npt.NDArray[np.float32]:
 
 
 def put(path: Path, wave: npt.NDArray[Any] | None = None, rate: int = 16000, **options: Any) -> Path:
-    """Write a recording; each path its own noise."""
+    """Write a recording; by default, noise that differs from path to path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, noise(seed=crc32(path.name.encode())) if wave is None else wave, rate, **options)
     return path
@@ -142,7 +141,7 @@ def test_unusable_files_are_left_out_and_listed_with_their_reason(tmp_path: Path
         "silent.wav": "silent",
         "text.wav": "not a sound file that libsndfile can read",
     }
-    shown = scan_summary(found)
+    shown = str(found)
     assert shown.startswith("1 utterances, 1 speakers, 0.00 hours, 16000 Hz (1)\n")
     assert "left out: 6\n" in shown
     assert all(f"{path}: {reason}" in shown for path, reason in found.left_out)
@@ -191,7 +190,7 @@ def test_the_same_samples_have_the_same_hash_in_another_format(tmp_path: Path) -
 
 
 def test_written_and_read_again_it_is_the_same(tmp_path: Path) -> None:
-    """Text that looks like numbers or like nothing stays text, further columns stay."""
+    """Text that looks like a number or a missing value stays text, and further columns stay."""
     rows = table(5).table.assign(speaker=["0012", "NA", "nan", "1e5", "None"], note=["", "a,b", 'say "x"', "é", "NULL"])
     write_manifest(Manifest(tmp_path, rows), tmp_path / "m.csv")
     again = read_manifest(tmp_path / "m.csv")
@@ -374,7 +373,7 @@ def test_what_two_splits_share_is_refused(tmp_path: Path, by: By, change: dict[s
     refuse_leaks(Manifest(tmp_path, rows.assign(split="train")), by=by)
 
 
-def test_lists_say_train_and_test_and_dev_comes_out_of_train_the_same_every_time(tmp_path):
+def test_lists_give_train_and_test_and_dev_is_taken_out_of_train_the_same_way_every_time(tmp_path):
     table = read_manifest(make_corpus(tmp_path, speakers=3, utterances=7))
     names = table.table["utterance"].tolist()
     test, train, neither = names[::3], [n for i, n in enumerate(names) if i % 3 and n != names[1]], names[1]
@@ -399,7 +398,7 @@ def test_lists_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ManifestError, match=r"is in the list of train and in that of test \(1 such"):
         split_as_listed(table, names[:4], names[3:])
     path = tmp_path / "list.txt"
-    for text, message in (("a\nb\na\n", "'a' stands in it 2 times"), ("\n", "empty")):
+    for text, message in (("a\nb\na\n", "names utterance 'a' 2 times"), ("\n", "empty")):
         path.write_text(text)
         with pytest.raises(ManifestError, match=message):
             read_utterance_list(path)

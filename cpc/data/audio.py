@@ -1,8 +1,8 @@
-"""Sound files to mono float32 waveforms: decode, mix down, resample. The only place that opens sound files.
+"""Decode sound files to mono float32 waveforms and resample them. No other module opens sound files.
 
-Everything downstream counts samples, so the one promise here is exactness: whichever way a file is read
-(whole, by blocks, or a slice from its middle) the samples are those of the whole-file decode, mixed down to
-mono and resampled. A file that cannot keep it (truncated, NaN, empty, another rate) raises `AudioError`.
+Everything downstream counts samples, so this module promises exactness: whichever way a file is read (whole, in blocks,
+or a slice from its middle), the samples are those of the whole file, decoded, mixed down to mono and resampled. A file
+that cannot keep this promise (truncated, NaN, empty, another rate) raises `AudioError`.
 """
 
 import math
@@ -11,31 +11,28 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile  # type: ignore[import-untyped, unused-ignore]
 
-Waveform = npt.NDArray[np.float32]
+from cpc.data.resampling import Waveform, has_small_filter, num_resampled, resampler
 
-# What libsndfile decodes and people keep speech in; lower case, with the dot.
+# The formats that libsndfile decodes and in which people keep speech; lower case, with the dot.
 _NAMES = "wav flac ogg oga opus mp3 aiff aif aifc au snd w64 rf64 caf sph nist"
 EXTENSIONS = frozenset("." + name for name in _NAMES.split())
 
-_PIECE_SAMPLES = 1 << 16  # read at a time where nobody asked for a size: 4 s at 16 kHz, 256 kB
-_MAX_KERNEL = 1 << 26  # weights of a resampling filter (256 MB); 44101 Hz to 16000 Hz would take 700 M
+_PIECE_SAMPLES = 1 << 16  # samples read at a time unless the caller sets a size: 4 s at 16 kHz, 256 kB
 
 
 class AudioError(ValueError):
-    """A sound file that cannot be used as asked; one line: file, what is wrong, the way out."""
+    """A sound file that cannot be used as asked. The message is one line: the file, what is wrong, the way out."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What a file's header says."""
+    """The contents of a sound file's header."""
 
     num_samples: int  # per channel, at the file's own rate
     sample_rate: int  # Hz
@@ -43,10 +40,11 @@ class AudioInfo:
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """A SoundFile that reads straight on.
+    """A SoundFile that never seeks between reads.
 
-    SoundFile.read seeks after each read of a seekable file. Seeking in an MP3 loses the bit reservoir: read
-    in blocks of 1000, a file decodes to other samples than read at once. Read as a pipe, it does not.
+    SoundFile.read seeks after each read of a seekable file. Seeking in an MP3 loses the bit reservoir, so a file that
+    is read in blocks of 1000 would decode to other samples than the same file read at once. A pipe is not seekable, and
+    decodes to the same samples.
     """
 
     def seekable(self) -> bool:
@@ -57,33 +55,27 @@ def audio_info(path: str | Path) -> AudioInfo:
     """Read length, rate and number of channels without decoding.
 
     Raises:
-        AudioError: missing, not a sound file, empty, or visibly truncated (see `blocks`).
+        AudioError: the file is missing, not a sound file, empty, or visibly truncated.
     """
     with _open(path) as file:
         return AudioInfo(int(file.frames), int(file.samplerate), int(file.channels))
 
 
-def num_resampled(num_samples: int, source_rate: int, target_rate: int) -> int:
-    """Count the samples left of `num_samples` after resampling: ceil(num_samples * target / source)."""
-    # In integers: torchaudio takes this ceiling in float32, so it is one off in some files of a few minutes.
-    return -(-num_samples * target_rate // source_rate)
-
-
 def audio_blocks(path: str | Path, *, sample_rate: int, resample: bool, block_samples: int) -> Iterator[Waveform]:
-    """Decode a whole file in successive blocks; memory does not grow with the file.
+    """Decode a whole file in successive blocks, in constant memory.
 
     Args:
         path: the sound file.
-        sample_rate: rate of the result in Hz.
-        resample: whether a file of another rate is resampled; if not, it is an error.
-        block_samples: length of a block at `sample_rate`; the last one may be shorter.
+        sample_rate: rate of the result, Hz.
+        resample: whether a file of another rate is resampled; otherwise it is an error.
+        block_samples: length of a block at `sample_rate`; the last block may be shorter.
 
     Yields:
-        (block_samples,) float32, mono (mean of the channels), full scale at 1.
+        (block_samples,) float32, the mean of the channels, full scale at 1.
 
     Raises:
-        AudioError: missing or unreadable file, no samples, another rate while `resample` is False, fewer
-            samples than the header promises, a NaN or infinite sample.
+        AudioError: the file is missing or unreadable, has no samples, another rate while `resample` is off, fewer
+            samples than its header promises, or a NaN or infinite sample.
     """
     if block_samples < 1:
         raise ValueError(f"block_samples: {block_samples}, expected 1 or more")
@@ -92,7 +84,7 @@ def audio_blocks(path: str | Path, *, sample_rate: int, resample: bool, block_sa
         if file.samplerate == sample_rate:
             yield from _decode(file, path, 0, file.frames, block_samples)
             return
-        filter_ = _resampler(file.samplerate, sample_rate)
+        filter_ = resampler(file.samplerate, sample_rate)
         groups = math.ceil(block_samples / filter_.new)
         pieces = _decode(file, path, 0, file.frames, max(groups * filter_.orig, _PIECE_SAMPLES))
         pending: Waveform = np.empty(0, np.float32)
@@ -109,22 +101,22 @@ def audio_blocks(path: str | Path, *, sample_rate: int, resample: bool, block_sa
 def read_audio(
     path: str | Path, *, sample_rate: int, resample: bool = False, start: int = 0, stop: int | None = None
 ) -> Waveform:
-    """Decode samples [start, stop) of a file, exactly that slice of the whole-file decode.
+    """Decode samples [start, stop) of a file: exactly that slice of the decoded whole.
 
     Formats whose seek is not exact to the sample (MP3, Vorbis, Opus, ADPCM) are decoded from their beginning.
 
     Args:
         path: the sound file.
-        sample_rate: rate of the result, and of `start` and `stop`, in Hz.
-        resample: whether a file of another rate is resampled; if not, it is an error.
+        sample_rate: rate of the result, and of `start` and `stop`, Hz.
+        resample: whether a file of another rate is resampled; otherwise it is an error.
         start: first sample, 0 or more.
         stop: one past the last sample; None for the end of the file.
 
     Returns:
-        (stop - start,) float32, mono.
+        (stop - start,) float32, the mean of the channels, full scale at 1.
 
     Raises:
-        AudioError: as `blocks`; or a slice that is not inside the file.
+        AudioError: as for `audio_blocks`, or the slice is not inside the file.
     """
     with _open(path) as file:
         _check_rate(file, path, sample_rate, resample)
@@ -138,8 +130,8 @@ def read_audio(
         if file.samplerate == sample_rate:
             pieces = _decode(file, path, start, stop, _PIECE_SAMPLES)
             return _concatenate(pieces)
-        filter_ = _resampler(file.samplerate, sample_rate)
-        first = max(0, start // filter_.new - filter_.margin)  # groups of orig source samples, context included
+        filter_ = resampler(file.samplerate, sample_rate)
+        first = max(0, start // filter_.new - filter_.margin)  # in groups of `orig` source samples, with their context
         last = -(-stop // filter_.new) + filter_.margin
         source_stop = min(file.frames, last * filter_.orig)
         pieces = _decode(file, path, first * filter_.orig, source_stop, _PIECE_SAMPLES)
@@ -148,26 +140,34 @@ def read_audio(
 
 
 def audio_statistics(path: str | Path, *, sample_rate: int, resample: bool) -> tuple[float, float]:
-    """Measure mean and standard deviation of a whole file, in float64 and constant memory.
+    """Measure the mean and standard deviation of a whole file, in float64 and constant memory.
 
     Returns:
         Mean and (population) standard deviation of the samples at `sample_rate`; the deviation is positive.
 
     Raises:
-        AudioError: as `blocks`; or the file is silent: all its samples are equal.
+        AudioError: as for `audio_blocks`, or the file is silent: all its samples are equal.
     """
     pieces = audio_blocks(path, sample_rate=sample_rate, resample=resample, block_samples=_PIECE_SAMPLES)
     return _statistics(pieces, path)
 
 
 def statistics_of(waveform: Waveform, path: str | Path) -> tuple[float, float]:
-    """As `statistics`, to the bit, of a file that is decoded already; `path` names it in errors."""
+    """Measure a file that is decoded already, with the same result to the bit as `audio_statistics`.
+
+    Args:
+        waveform: the whole file.
+        path: the file's name in errors.
+
+    Raises:
+        AudioError: the file is silent.
+    """
     pieces = (waveform[first : first + _PIECE_SAMPLES] for first in range(0, len(waveform), _PIECE_SAMPLES))
     return _statistics(pieces, path)
 
 
 def _statistics(pieces: Iterable[Waveform], path: str | Path) -> tuple[float, float]:
-    count, mean, squares = 0, 0.0, 0.0  # squares: sum of squared distances from the running mean
+    count, mean, squares = 0, 0.0, 0.0  # `squares` sums squared distances from the running mean
     low, high = math.inf, -math.inf
     for block in pieces:
         wide = block.astype(np.float64)
@@ -183,7 +183,7 @@ def _statistics(pieces: Iterable[Waveform], path: str | Path) -> tuple[float, fl
 
 
 def normalise(waveform: Waveform, mean: float, std: float) -> Waveform:
-    """Bring a waveform to zero mean and unit variance: (waveform - mean) / std, in float32."""
+    """Normalise a waveform to zero mean and unit variance: (waveform - mean) / std, in float32."""
     return (waveform - np.float32(mean)) / np.float32(std)
 
 
@@ -192,7 +192,7 @@ def normalise(waveform: Waveform, mean: float, std: float) -> Waveform:
 
 @contextmanager
 def _open(path: str | Path) -> Iterator[_Stream]:
-    """Open a sound file that is not empty; its `frames` is its true length unless decoding says otherwise."""
+    """Open a sound file that is not empty and whose header states its length."""
     try:
         file = _Stream(os.fspath(path))
     except soundfile.SoundFileError as error:
@@ -200,7 +200,7 @@ def _open(path: str | Path) -> Iterator[_Stream]:
     with file:
         if file.frames == 0:
             raise AudioError(f"{path}: no samples; remove it or record it again")
-        if file.frames >= 1 << 62:  # libsndfile's "unknown": a FLAC encoded from a pipe
+        if file.frames >= 1 << 62:  # libsndfile's "unknown", as in a FLAC encoded from a pipe
             raise AudioError(f"{path}: its header does not state its length; encode it again from a file")
         missing = _missing_bytes(file, path)
         if missing:
@@ -223,14 +223,14 @@ def _why_unopened(path: Path, error: Exception) -> str:
 
 
 def _missing_bytes(file: _Stream, path: str | Path) -> str:
-    """Say what the container of a cut file lacks, or "".
+    """Say what the container of a truncated file lacks, or "".
 
-    Here WAV, AIFF, AU, W64 and Ogg, whose ends libsndfile drops in silence; FLAC and MP3 show it while
-    decoding, CAF does not open.
+    This covers WAV, AIFF, AU, W64 and Ogg, whose missing end libsndfile does not report. A truncated FLAC or MP3 fails
+    while it is decoded, and a truncated CAF does not open.
     """
     if file.format == "OGG":
         with open(path, "rb") as raw:
-            raw.seek(max(0, os.path.getsize(path) - (1 << 17)))  # two pages of the largest size
+            raw.seek(max(0, os.path.getsize(path) - (1 << 17)))  # two pages of maximum size
             tail = raw.read()
         page = tail[tail.rfind(b"OggS") :]
         complete = len(page) > 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
@@ -239,8 +239,8 @@ def _missing_bytes(file: _Stream, path: str | Path) -> str:
     if found is None:
         return ""
     stated, present = int(found[1]), int(found[2])
-    streamed = stated >= (1 << 31) - (1 << 16)  # a WAV written to a pipe states "endless"
-    # Some writers count the header too (36 or 44 bytes); that loses no sound.
+    streamed = stated >= (1 << 31) - (1 << 16)  # a WAV written to a pipe states an endless length
+    # Some writers count the header too (36 or 44 bytes); no sound is missing then.
     return "" if streamed or stated <= present + 64 else f"{present} of {stated} bytes are there"
 
 
@@ -253,15 +253,14 @@ def _check_rate(file: _Stream, path: str | Path, sample_rate: int, resample: boo
         return
     if not resample:
         raise AudioError(f"{path}: {file.samplerate} Hz, expected {sample_rate}; pass --audio.resample")
-    gcd = math.gcd(file.samplerate, sample_rate)
-    if (file.samplerate // gcd) * (sample_rate // gcd) > _MAX_KERNEL:
+    if not has_small_filter(file.samplerate, sample_rate):
         raise AudioError(
             f"{path}: {file.samplerate} Hz has too odd a ratio to {sample_rate} Hz; resample it with another tool first"
         )
 
 
 def _decode(file: _Stream, path: str | Path, start: int, stop: int, piece_samples: int) -> Iterator[Waveform]:
-    """Yield samples [start, stop) at the file's own rate, mono, `piece_samples` at a time."""
+    """Decode samples [start, stop) at the file's own rate, mono, `piece_samples` at a time."""
     position = 0
     try:
         if start and _seeks_exactly(file):
@@ -296,57 +295,3 @@ def _decode(file: _Stream, path: str | Path, start: int, stop: int, piece_sample
 
 def _concatenate(pieces: Iterable[Waveform]) -> Waveform:
     return np.concatenate([np.empty(0, np.float32), *pieces])
-
-
-# --- resampling
-
-
-@dataclass(frozen=True, slots=True)
-class _Resampler:
-    """torchaudio's windowed-sinc resampling, in a stream.
-
-    With the rates reduced to orig : new, each group of `orig` source samples gives `new` output samples
-    through a filter that reaches `width` source samples past the group on either side, and zeros stand
-    outside the file. So a run of groups comes out exactly once `margin` = ceil(width / orig) further groups
-    are there on both sides.
-    """
-
-    orig: int
-    new: int
-    margin: int
-    transform: Any  # torchaudio.transforms.Resample, its filter computed once
-
-    def stream(self, pieces: Iterable[Waveform]) -> Iterator[Waveform]:
-        """Resample successive pieces of one signal with zeros around it; yields pieces of the result."""
-        held: Waveform = np.empty(0, np.float32)  # its first `left` groups are out already, kept as context
-        left = 0
-        for piece in pieces:
-            held = np.concatenate([held, piece])
-            ready = len(held) // self.orig - self.margin - left
-            if ready > 0:
-                end = left + ready
-                yield self._apply(held[: (end + self.margin) * self.orig])[left * self.new : end * self.new]
-                drop = max(0, end - self.margin)
-                held, left = held[drop * self.orig :], end - drop
-        if len(held):
-            yield self._apply(held)[left * self.new : num_resampled(len(held), self.orig, self.new)]
-
-    def _apply(self, waveform: Waveform) -> Waveform:
-        import torch
-
-        # To whole groups, for torchaudio rounds the length of anything else in float32.
-        padded = np.pad(waveform, (0, -len(waveform) % self.orig))
-        result: Waveform = self.transform(torch.from_numpy(padded)).numpy()
-        return result
-
-
-@lru_cache(maxsize=16)
-def _resampler(source_rate: int, target_rate: int) -> _Resampler:
-    import torch
-    from torchaudio.transforms import Resample  # type: ignore[import-untyped, unused-ignore]
-
-    gcd = math.gcd(source_rate, target_rate)
-    orig = source_rate // gcd
-    # dtype: the filter that torchaudio.functional.resample computes for a float32 waveform.
-    transform = Resample(source_rate, target_rate, dtype=torch.float32)
-    return _Resampler(orig, target_rate // gcd, math.ceil(transform.width / orig), transform)

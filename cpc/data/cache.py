@@ -1,20 +1,20 @@
-"""Decoded audio in one memory-mapped file, for when decoding at each use is what training waits for.
+"""Decoded audio in one memory-mapped file, for corpora whose files are slow to decode at each use.
 
 A cache folder holds
 
-    cache.json       which utterances, in which order, at which rate
-    index.npy        for each: where it starts, its scale, its mean and deviation, size and time of its sound file
-    samples.int16    all utterances end to end
+    cache.json       the identity of the cache: which utterances, in which order, at which rate
+    index.npy        a line for each utterance: its position, its scale, its mean and standard deviation, and the size
+                     and time of its sound file
+    samples.int16    all utterances, end to end
 
-A sample is int16 · scale. For mono 16-bit files at the rate asked for that is exact; other sources are scaled by their
-peak and rounded to 16 bits. The index says for every utterance whether it is whole, so an interrupted build goes on
-where it was, and an utterance whose file changed since is decoded again.
+A sample is int16 · scale. This is exact for mono 16-bit files at the rate of the cache; other sources are scaled by
+their peak and rounded to 16 bits. The index says of every utterance whether it is whole, so an interrupted build
+resumes, and an utterance whose file has changed is decoded again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -24,25 +24,26 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cpc.data.audio import AudioError, Waveform, read_audio, statistics_of
+from cpc.data.audio import AudioError, read_audio, statistics_of
 from cpc.data.manifest import Manifest
-from cpc.files import write_bytes
+from cpc.data.resampling import Waveform
+from cpc.files import Claim, claim, replacing
 
 _FULL_SCALE = 32768
 _INDEX = np.dtype(
-    [
-        ("start", "<i8"), ("length", "<i8"), ("scale", "<f4"), ("mean", "<f8"), ("std", "<f8"),
-        ("file_bytes", "<i8"), ("file_mtime_ns", "<i8"),
-    ]
-)  # fmt: skip
+    {
+        "names": ["start", "length", "scale", "mean", "std", "file_bytes", "file_mtime_ns"],
+        "formats": ["<i8", "<i8", "<f4", "<f8", "<f8", "<i8", "<i8"],
+    }
+)
 
 
 class CacheError(ValueError):
-    """A cache folder that cannot be used; one line: where, what, the way out."""
+    """A cache folder that cannot be used. The message is one line: where, what is wrong, the way out."""
 
 
 class Cache:
-    """The audio of a manifest's utterances, decoded once; opened, completed or built by `open_cache`."""
+    """The decoded audio of a manifest's utterances; `open_cache` opens, completes or builds it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,34 +54,40 @@ class Cache:
         except (OSError, ValueError):
             whole = False
         if not whole:
-            raise CacheError(f"{folder}: damaged, index and samples do not fit; remove it, it is built again")
+            raise CacheError(f"{folder}: damaged, its index and samples do not fit; remove it to have it built again")
 
     def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
-        """Processes that read audio map the files themselves; by itself numpy would copy all samples to each."""
+        """Let every process map the files itself; numpy would copy all samples to each of them."""
         return Cache, (self.folder,)
 
     def statistics(self, row: int, path: Path) -> tuple[float, float]:
-        """Mean and deviation of a whole utterance, as `audio.statistics` measures them; `path` names it in errors."""
+        """Return the mean and standard deviation of a whole utterance, as `audio_statistics` measures them.
+
+        Raises:
+            AudioError: the utterance is silent; the message names `path`.
+        """
         mean, std = float(self.index["mean"][row]), float(self.index["std"][row])
         if std == 0:
             raise AudioError(f"{path}: silent, all samples are {mean:g}; remove it from the manifest")
         return mean, std
 
     def read(self, row: int, start: int, stop: int) -> Waveform:
-        """Samples [start, stop) of utterance `row`, (stop - start,) float32."""
+        """Read samples [start, stop) of utterance `row`: (stop - start,) float32."""
         first = int(self.index["start"][row])
         waveform: Waveform = self._samples[first + start : first + stop] * self.index["scale"][row]
         return waveform
 
     def fill(self, row: int, path: Path, *, sample_rate: int, resample: bool) -> None:
-        """Decode utterance `row`; its line of the index is written when its samples are."""
+        """Decode utterance `row`. Its line of the index is written after its samples.
+
+        Raises:
+            AudioError: the file cannot be read, or is longer or shorter than the manifest says.
+        """
         stat = path.stat()
         waveform = read_audio(path, sample_rate=sample_rate, resample=resample)
         start, length = int(self.index["start"][row]), int(self.index["length"][row])
         if len(waveform) != length:
-            raise AudioError(
-                f"{path}: {len(waveform)} samples, the manifest promises {length}; run `cpc manifest` again"
-            )
+            raise AudioError(f"{path}: {len(waveform)} samples, the manifest says {length}; run `cpc manifest` again")
         silent = waveform.min() == waveform.max()
         mean, std = (float(waveform[0]), 0.0) if silent else statistics_of(waveform, path)
         exact = waveform * np.float32(_FULL_SCALE)
@@ -92,7 +99,7 @@ class Cache:
         line["file_bytes"], line["file_mtime_ns"] = stat.st_size, stat.st_mtime_ns
 
     def is_current(self, row: int, path: Path) -> bool:
-        """Whether utterance `row` is there, and its sound file is as it was."""
+        """Whether utterance `row` is in the cache and its sound file has not changed since."""
         line = self.index[row]
         if line["scale"] == 0:
             return False
@@ -103,53 +110,55 @@ class Cache:
 def open_cache(
     manifest: Manifest, folder: str | Path, num_samples: NDArray[np.int64], *, sample_rate: int, resample: bool
 ) -> Cache:
-    """Open the cache of a manifest; what is missing or out of date is decoded first, with a bar.
+    """Open the cache of a manifest, and first decode what is missing or out of date, with a progress bar.
 
     Args:
         manifest: the utterances.
-        folder: where the cache is, or is to be.
+        folder: the cache's folder, which may be new.
         num_samples: (U,) lengths at `sample_rate`; 0 for utterances that are not wanted.
         sample_rate: Hz.
         resample: whether files of other rates are resampled; otherwise they are an error.
 
     Raises:
-        CacheError: a folder of something else, or too little space on its disk.
-        AudioError: a file that cannot be read; what was decoded stays.
+        ClaimError: the folder holds something else, or the cache of other utterances or of another rate.
+        CacheError: the cache is damaged, or its disk has too little space.
+        AudioError: a file cannot be read; what was decoded so far is kept.
     """
     folder = Path(folder)
-    digest = hashlib.blake2b("\n".join(map(str, manifest.table["path"])).encode(), digest_size=16)
+    digest = hashlib.blake2b("\n".join(manifest.paths).encode(), digest_size=16)
     digest.update(num_samples.astype("<i8").tobytes())
-    settings = {"utterances": digest.hexdigest(), "sample_rate": sample_rate}
-    total_bytes = 2 * int(num_samples.sum())
-    where = folder / "cache.json"
-    if where.exists():
-        if where.read_text() != json.dumps(settings):
-            raise CacheError(
-                f"{folder}: the cache of another manifest or rate; pass another --data.cache, or remove it"
-            )
-    else:
-        if folder.exists() and any(path.name not in ("index.npy", "samples.int16") for path in folder.iterdir()):
-            raise CacheError(f"{folder}: not empty and no cache; pass another --data.cache")
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        print(
-            f"cache: {total_bytes / 1e9:.2f} GB for {num_samples.sum() / sample_rate / 3600:.1f} h in {folder} "
-            f"({free / 1e9:.1f} GB free)", file=sys.stderr,
-        )  # fmt: skip
-        if total_bytes > free:
-            raise CacheError(f"{folder}: the cache needs {total_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
-        index = np.zeros(len(manifest), _INDEX)
-        index["length"] = num_samples
-        index["start"] = np.cumsum(num_samples) - num_samples
-        np.save(folder / "index.npy", index)
-        with (folder / "samples.int16").open("wb") as f:
-            if hasattr(os, "posix_fallocate"):  # on a disk that fills later, writing to the map would kill the process
-                os.posix_fallocate(f.fileno(), 0, total_bytes)
-            f.truncate(total_bytes)
-        write_bytes(where, json.dumps(settings).encode())
+    # The rate comes first: the utterances' lengths depend on it, and a message names the first difference.
+    identity = {"sample_rate": sample_rate, "utterances": digest.hexdigest()}
+    claimed = claim(folder, identity, record="cache.json", what="decoded audio")
+    if not claimed.complete and not (folder / "index.npy").exists():
+        _reserve(claimed, num_samples, sample_rate)
     cache = Cache(folder)
-    wanted = np.flatnonzero(num_samples).tolist()
-    missing = [i for i in wanted if not cache.is_current(i, manifest.audio_path(i))]
+    missing = [int(i) for i in np.flatnonzero(num_samples) if not cache.is_current(int(i), manifest.audio_path(int(i)))]
     for i in tqdm(missing, desc="cache", unit="file", disable=not missing):
         cache.fill(i, manifest.audio_path(i), sample_rate=sample_rate, resample=resample)
+    if not claimed.complete:
+        claimed.finish()
     return cache
+
+
+def _reserve(claimed: Claim, num_samples: NDArray[np.int64], sample_rate: int) -> None:
+    """Reserve the space of all samples, then write an index in which no utterance is whole."""
+    folder, total_bytes = claimed.record.parent, 2 * int(num_samples.sum())
+    free = shutil.disk_usage(folder).free
+    hours, needed = num_samples.sum() / sample_rate / 3600, f"{total_bytes / 1e9:.2f} GB"
+    print(f"cache: {needed} for {hours:.1f} h in {folder} ({free / 1e9:.1f} GB free)", file=sys.stderr)
+    if total_bytes > free:
+        claimed.record.unlink()  # nothing was written, so the folder is not taken
+        raise CacheError(
+            f"{folder}: the cache needs {needed}, {free / 1e9:.2f} GB are free; free some space or pass another "
+            "--data.cache"
+        )
+    with (folder / "samples.int16").open("wb") as f:
+        if hasattr(os, "posix_fallocate"):  # if the disk filled up later, writing to the map would kill the process
+            os.posix_fallocate(f.fileno(), 0, total_bytes)
+        f.truncate(total_bytes)
+    index = np.zeros(len(num_samples), _INDEX)
+    index["length"] = num_samples
+    index["start"] = np.cumsum(num_samples) - num_samples
+    with replacing(folder / "index.npy") as unfinished, unfinished.open("wb") as f:
+        np.save(f, index)

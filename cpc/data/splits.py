@@ -20,26 +20,25 @@ By = Literal["utterance", "chapter", "speaker"]
 def split_manifest(
     manifest: Manifest, *, by: By, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), seed: int = 0
 ) -> Manifest:
-    """Add a column `split`: train, dev or test; the same whatever the order of the rows.
+    """Add a column `split`: train, dev or test. The result does not depend on the order of the rows.
 
-    Units go in the order of a hash of (seed, name) and every so many-th one is taken, so the shares are exact
-    to one unit, and no split that was asked for is empty. A unit is an utterance (ordered by speaker first,
-    so that all speakers are shared alike; one recording under two names is one unit), a chapter of a speaker,
-    or a speaker.
+    Units are ordered by a hash of (seed, name) and taken at even spaces, so the shares are exact to one unit and no
+    split that was asked for is empty. A unit is an utterance, a chapter of a speaker, or a speaker. Utterances are
+    ordered by speaker first, so that each speaker is shared alike, and one recording under two names is one unit.
 
     Args:
-        manifest: an earlier `split` column is replaced.
-        by: what stays together. "utterance" is the closed set: speakers and chapters are in all splits.
-        fractions: shares of train, dev and test, of the number of units; they add up to 1, 0 is allowed.
-        seed: another seed, another split.
+        manifest: the utterances; an earlier `split` column is replaced.
+        by: what stays together. "utterance" gives the closed set: all splits share speakers and chapters.
+        fractions: shares of train, dev and test in the number of units; they add up to 1, and 0 is allowed.
+        seed: seed of the order.
 
     Raises:
-        ManifestError: fewer units than splits, no chapter column, a result that leaks (see `refuse_leaks`).
+        ManifestError: there are fewer units than splits, no chapter column, or the result leaks (see `refuse_leaks`).
     """
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ManifestError(f"fractions {fractions}: expected three shares of 0 or more that add up to 1")
     table = manifest.table
-    key = _keys(table, by)
+    key = _units(table, by)
     if by == "utterance" and "audio_hash" in table:
         hashes = table["audio_hash"].where(table["audio_hash"] != "", key)
         if not hashes.is_unique:
@@ -50,14 +49,14 @@ def split_manifest(
         units = units.sort_values(["unit", "speaker"]).drop_duplicates("unit")
     hashed = [blake2b(f"{seed}\0{unit}".encode(), digest_size=8).digest() for unit in units["unit"]]
     order = np.frombuffer(b"".join(hashed), ">u8")
-    # As numbers, for sorting a million texts takes half a minute.
+    # Sort numbers, since sorting a million texts takes half a minute.
     first_by = pd.factorize(units["speaker"], sort=True)[0] if by == "utterance" else np.zeros(len(units))
     units = units.iloc[np.lexsort((order, first_by))]
     counts = _apportion(len(units), fractions, by)
     names = np.full(len(units), SPLITS[0], dtype=object)
     free = np.arange(len(units))
-    for name, count in zip(SPLITS[:0:-1], counts[:0:-1], strict=True):  # test, dev; train is what is left
-        j = np.arange(len(free))  # `count` of them are taken, evenly spaced
+    for name, count in zip(SPLITS[:0:-1], counts[:0:-1], strict=True):  # test, then dev; train is the rest
+        j = np.arange(len(free))  # take `count` of them, evenly spaced
         taken = (j + 1) * count // max(1, len(free)) > j * count // max(1, len(free))
         names[free[taken]] = name
         free = free[~taken]
@@ -68,68 +67,73 @@ def split_manifest(
 
 
 def read_utterance_list(path: str | Path) -> list[str]:
-    """Read utterance ids, one a line; blank lines and a sound file's suffix do not count.
+    """Read a list of utterances: one id a line, with or without the suffix of a sound file.
 
     Raises:
-        ManifestError: no such file, no id in it, or an id twice.
+        ManifestError: the file is missing, is not text, names no utterance, or names one twice.
     """
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ManifestError(f"{path}: not a readable list of utterances ({reason}); one id a line") from None
+        raise ManifestError(f"{path}: not a readable list of utterances ({reason}); expected one id a line") from None
     names = [line.strip() for line in lines if line.strip()]
     names = [name.removesuffix(Path(name).suffix) if Path(name).suffix in EXTENSIONS else name for name in names]
     if not names:
         raise ManifestError(f"{path}: empty; expected utterance ids, one a line")
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise ManifestError(f"{path}: utterance {name!r} stands in it {count} times; expected each once")
+        raise ManifestError(f"{path}: names utterance {name!r} {count} times; expected each once")
     return names
 
 
 def split_as_listed(
     manifest: Manifest, train: Sequence[str], test: Sequence[str], *, dev_fraction: float = 0.1, seed: int = 0
 ) -> Manifest:
-    """Add a column `split` from lists of utterances; dev is taken out of train, as `split` by utterance would.
+    """Add a column `split` from lists of utterances; dev is taken out of train as `split_manifest` by utterance does.
 
     Args:
-        manifest: an earlier `split` column is replaced.
-        train: utterance ids; this share of them becomes dev.
-        test: utterance ids.
-        dev_fraction: above 0, below 1.
-        seed: of what becomes dev.
+        manifest: the utterances; an earlier `split` column is replaced.
+        train: ids of the utterances of train and dev.
+        test: ids of the utterances of test.
+        dev_fraction: share of `train` that becomes dev, above 0 and below 1.
+        seed: seed of the choice of dev.
 
     Returns:
         The listed utterances alone, in the manifest's order.
 
     Raises:
-        ManifestError: an utterance that the manifest lacks, or that is in both lists; one recording in two splits.
+        ManifestError: an utterance is not in the manifest, or is in both lists; a recording is in two splits.
     """
-    known, both = set(manifest.table["utterance"]), sorted(set(train) & set(test))
+    known, both = set(manifest.utterances), sorted(set(train) & set(test))
     if both:
-        raise ManifestError(f"utterance {both[0]!r} is in the list of train and in that of test ({len(both)} such)")
+        raise ManifestError(
+            f"utterance {both[0]!r} is in the list of train and in that of test ({len(both)} such); remove it from one"
+        )
     for name, listed in (("train", train), ("test", test)):
         unknown = [utterance for utterance in listed if utterance not in known]
         if unknown:
             raise ManifestError(
                 f"the list of {name} names {unknown[0]!r}, which the manifest lacks ({len(unknown)} of {len(listed)} "
-                f"such; the manifest has e.g. {manifest.table['utterance'].iloc[0]!r}); is it a list of another corpus?"
+                f"such; the manifest has e.g. {manifest.utterances[0]!r}); is it a list of another corpus?"
             )
-    rows = manifest.table[manifest.table["utterance"].isin(train)]
+    in_train = set(train)
     carved = split_manifest(
-        Manifest(manifest.root, rows), by="utterance", fractions=(1 - dev_fraction, dev_fraction, 0), seed=seed
+        manifest.keep([utterance in in_train for utterance in manifest.utterances]),
+        by="utterance",
+        fractions=(1 - dev_fraction, dev_fraction, 0),
+        seed=seed,
     )
-    names = {**dict(zip(rows["utterance"], carved.table["split"], strict=True)), **dict.fromkeys(test, "test")}
-    listed_rows = manifest.table[manifest.table["utterance"].isin(names)].reset_index(drop=True)
-    result = Manifest(manifest.root, listed_rows.assign(split=listed_rows["utterance"].map(names)))
+    split_of = {**dict(zip(carved.utterances, carved.column("split"), strict=True)), **dict.fromkeys(test, "test")}
+    listed_rows = manifest.keep([utterance in split_of for utterance in manifest.utterances])
+    result = listed_rows.with_column("split", [split_of[utterance] for utterance in listed_rows.utterances])
     refuse_leaks(result, by="utterance")
     return result
 
 
 def _apportion(num_units: int, fractions: tuple[float, float, float], by: str) -> list[int]:
-    """Share units out: exact up to one, in total num_units, and no wanted split empty."""
+    """Divide units between the splits: exact to one unit, `num_units` in all, and no wanted split empty."""
     wanted = [i for i in range(3) if fractions[i] > 0]
     if num_units < len(wanted):
         empty = ", ".join(SPLITS[i] for i in wanted[num_units:])
@@ -149,23 +153,24 @@ def _apportion(num_units: int, fractions: tuple[float, float, float], by: str) -
     return counts
 
 
-def _keys(table: pd.DataFrame, by: str) -> "pd.Series[str]":
+def _units(table: pd.DataFrame, by: str) -> "pd.Series[str]":
+    """Name the unit of each row."""
     if by == "chapter":
         if "chapter" not in table:
             raise ManifestError(
                 "split by chapter: the manifest has no chapter column; use a --speaker pattern with {chapter}"
             )
-        return table["speaker"] + "/" + table["chapter"]  # chapters are numbered within a book, or within a speaker
+        return table["speaker"] + "/" + table["chapter"]  # chapter numbers may repeat across speakers
     return table[by]
 
 
 def refuse_leaks(manifest: Manifest, *, by: By) -> None:
-    """Check that splits share no utterance, sound file, recording nor, if `by` says so, chapter or speaker.
+    """Check that splits share no utterance, sound file or recording nor, if `by` says so, chapter or speaker.
 
-    A sound file is the same through links too; a recording is the same if its `audio_hash` is, where known.
+    Links are followed to the sound file. Recordings are compared by their `audio_hash` where there is one.
 
     Raises:
-        ManifestError: no split column, or something is shared; both files and both splits are named.
+        ManifestError: there is no split column, or two splits share something; the message names both files and splits.
     """
     table = manifest.table
     if "split" not in table:
@@ -174,7 +179,7 @@ def refuse_leaks(manifest: Manifest, *, by: By) -> None:
     if "audio_hash" in table:
         shared["recording"] = table["audio_hash"][table["audio_hash"] != ""]
     if by != "utterance":
-        shared[by] = _keys(table, by)
+        shared[by] = _units(table, by)
     for what, keys in shared.items():
         pairs = pd.DataFrame({"key": keys, "split": table["split"].loc[keys.index]}).drop_duplicates()
         twice = pairs["key"][pairs["key"].duplicated()]
@@ -187,7 +192,7 @@ def refuse_leaks(manifest: Manifest, *, by: By) -> None:
 
 
 def _real_paths(manifest: Manifest) -> "pd.Series[str]":
-    """Resolve every path; each folder once, for a million files would take minutes."""
+    """Resolve every path, but each folder only once: a million files would take minutes."""
     folders: dict[str, str] = {}
     result = []
     for path in manifest.table["path"].tolist():

@@ -1,0 +1,190 @@
+"""Make a manifest by scanning a folder of sound files."""
+
+import os
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cpc.data.audio import EXTENSIONS, AudioError, audio_blocks, audio_info
+from cpc.data.manifest import Manifest, ManifestError
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """The result of a scan.
+
+    Attributes:
+        manifest: the usable files.
+        left_out: (path relative to the scanned folder, reason) of each file that is not usable.
+    """
+
+    manifest: Manifest
+    left_out: list[tuple[str, str]]
+
+    def __str__(self) -> str:
+        """Summarise in a few lines: the size, the first utterance as an example, what was left out and why."""
+        manifest = self.manifest
+        rates = ", ".join(f"{rate} Hz ({count})" for rate, count in sorted(Counter(manifest.sample_rates).items()))
+        names = [name for name in manifest.columns if name not in ("num_samples", "sample_rate", "audio_hash")]
+        lines = [
+            f"{len(manifest)} utterances, {len(set(manifest.speakers))} speakers, "
+            f"{manifest.seconds.sum() / 3600:.2f} hours, {rates}",
+            "the first: " + ", ".join(f"{name} {manifest.column(name)[0]}" for name in names),
+            f"left out: {len(self.left_out)}",
+        ]
+        return "\n".join(lines + [f"  {path}: {reason}" for path, reason in self.left_out])
+
+
+def scan_folder(folder: str | Path, *, speaker: str = "{speaker}/{chapter}/*", progress: bool = True) -> Scan:
+    """List the sound files below a folder, and decode each of them once to see that it is whole.
+
+    Utterance ids are the files' names without suffix if these are unique; otherwise their paths within the folder
+    without suffix, with "_" for "/". Blanks become "_".
+
+    Args:
+        folder: where to look, in all subfolders and also in linked ones. A file is taken if its suffix is that of a
+            sound file (`audio.EXTENSIONS`).
+        speaker: pattern that says where the speaker's name stands in a path. It is compared with the last parts of the
+            path, as many as the pattern has, without suffix. `*` is any text within one part. `{name}` is some text, as
+            short as possible, that becomes column `name`; a name that comes twice must be the same text twice.
+            "{speaker}/{chapter}/*" fits 103/1240/103-1240-0000.flac, "{digit}_{speaker}_*" fits 0_george_12.wav. With
+            the word "none", every speaker is "unknown".
+        progress: whether to draw a progress bar on standard error.
+
+    Returns:
+        The manifest, sorted by path, and the files that were left out, each with its reason: unreadable, truncated,
+        empty, silent, NaN.
+
+    Raises:
+        ManifestError: there is no such folder, no sound file, none that is usable, a path that does not match the
+            pattern, or two files that would get one utterance id.
+    """
+    folder = Path(folder)
+    paths = _find(folder)
+    fields = _fields(folder, paths, speaker)
+    utterances = _utterances(folder, paths)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile decodes outside the interpreter lock
+        found = pool.map(lambda path: _inspect(folder, path), paths)
+        facts = list(tqdm(found, total=len(paths), unit="file", desc="scan", disable=not progress))
+    left_out = [(path, fact) for path, fact in zip(paths, facts, strict=True) if isinstance(fact, str)]
+    rows = [
+        {"path": path, **fact, "speaker": "unknown", "utterance": utterance, **field}
+        for path, fact, utterance, field in zip(paths, facts, utterances, fields, strict=True)
+        if not isinstance(fact, str)
+    ]
+    if not rows:
+        raise ManifestError(
+            f"{folder}: none of its {len(paths)} sound files is usable; the first, {paths[0]}: {facts[0]}"
+        )
+    hashes = [row.pop("audio_hash") for row in rows]  # the last column, which interests a reader least
+    return Scan(Manifest(folder, pd.DataFrame(rows).assign(audio_hash=hashes)), left_out)
+
+
+def _find(folder: Path) -> list[str]:
+    """List the sound files below a folder, sorted, as paths relative to it with "/" between their parts."""
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "no such folder"
+        raise ManifestError(f"{folder}: {what}, expected a folder of sound files")
+    paths: list[str] = []
+    others: Counter[str] = Counter()
+    visited: set[str] = set()
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:  # a circular link, or one to a folder that is listed elsewhere
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders.sort()
+        within = Path(parent).relative_to(folder)
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in EXTENSIONS:
+                paths.append((within / name).as_posix())
+            else:
+                others[suffix] += 1
+    if not paths:
+        seen = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.most_common(3)) or "nothing"
+        known = " ".join(sorted(EXTENSIONS))
+        raise ManifestError(f"{folder}: no sound file, found {seen}; convert to one of {known}")
+    return sorted(paths)
+
+
+def _inspect(folder: Path, path: str) -> dict[str, Any] | str:
+    """Decode a whole file; return its columns, or the reason why it cannot be used."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8; rename it"
+    file = folder / path
+    try:
+        rate = audio_info(file).sample_rate
+        num_samples, low, high, digest = 0, np.inf, -np.inf, blake2b(digest_size=8)
+        for block in audio_blocks(file, sample_rate=rate, resample=False, block_samples=1 << 17):
+            num_samples += len(block)
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+            digest.update(block.tobytes())
+    except AudioError as error:
+        return str(error).removeprefix(f"{file}: ")
+    if low == high:
+        return f"silent, all {num_samples} samples are {low:g}"
+    return {"num_samples": num_samples, "sample_rate": rate, "audio_hash": digest.hexdigest()}
+
+
+def _fields(folder: Path, paths: list[str], pattern: str) -> list[dict[str, str]]:
+    """Match every path with the speaker pattern; return the fields of each."""
+    if pattern == "none":
+        return [{} for _ in paths]
+    names = re.findall(r"\{([^{}]*)\}", pattern)
+    taken = {"path", "num_samples", "sample_rate", "utterance", "audio_hash", "split"}
+    if "speaker" not in names:
+        raise ManifestError(f"speaker pattern {pattern!r}: no {{speaker}} in it; without names, use --speaker none")
+    wrong = [name for name in names if not name.isidentifier() or name in taken]
+    if wrong or re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", pattern)):
+        what = f"{{{wrong[0]}}} cannot be a field" if wrong else "an unpaired brace"
+        raise ManifestError(f"speaker pattern {pattern!r}: {what}; a field is {{word}}, none of {sorted(taken)}")
+    expression, seen = "", set()
+    for token in re.findall(r"\{[^{}]*\}|\*|[^{*]+", pattern):
+        if token == "*":
+            expression += "[^/]*"
+        elif token[0] != "{":
+            expression += re.escape(token)
+        else:
+            name = token[1:-1]
+            expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
+            seen.add(name)
+    compiled = re.compile(f"(?:.*/)?{expression}", re.DOTALL)
+    found = [compiled.fullmatch(os.path.splitext(path)[0]) for path in paths]
+    unmatched = [path for path, match in zip(paths, found, strict=True) if match is None]
+    if unmatched:
+        depth = unmatched[0].count("/")
+        hint = "'{speaker}_*' if file names start with it" if depth == 0 else "'{speaker}" + "/*" * depth + "'"
+        raise ManifestError(
+            f"{folder}: {unmatched[0]} does not match the speaker pattern {pattern!r} ({len(unmatched)} of "
+            f"{len(paths)} files do not); say where the speaker's name stands, as --speaker {hint}, "
+            "or --speaker none if nothing is known"
+        )
+    return [match.groupdict() for match in found if match is not None]
+
+
+def _utterances(folder: Path, paths: list[str]) -> list[str]:
+    """Give every file a unique id that can be a file name and a word in a label file."""
+    whole = [re.sub(r"\s+", "_", os.path.splitext(path)[0]) for path in paths]
+    stems = [path.rpartition("/")[2] for path in whole]
+    if len(set(stems)) == len(stems):
+        return stems
+    joined = [path.replace("/", "_") for path in whole]
+    name, count = Counter(joined).most_common(1)[0]
+    if count > 1:
+        first, second = [path for path, other in zip(paths, joined, strict=True) if other == name][:2]
+        raise ManifestError(
+            f"{folder}: {first} and {second} would both be utterance {name!r}; rename one or move it away"
+        )
+    return joined
