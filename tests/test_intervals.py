@@ -1,19 +1,15 @@
-"""Phone intervals: TextGrid and CTM in and out, and the label at each centre."""
+"""Phone intervals: reading and writing TextGrid and CTM, and the phone at the centre of each label."""
 
 import numpy as np
 import pytest
 
 from cpc.data import read_manifest
-from cpc.labels import (
+from cpc.labels import LabelsError, import_labels, labelled_utterances, read_labels, read_phones
+from cpc.labels.intervals import (
     Interval,
-    LabelsError,
-    import_labels,
-    labelled_utterances,
     phone_name,
     phones_at_labels,
     read_ctm,
-    read_labels,
-    read_phones,
     read_textgrid,
     write_ctm,
     write_textgrid,
@@ -35,7 +31,7 @@ def drawn(seed, seconds):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_each_label_is_the_phone_at_its_centre(seed):
-    """A loop over labels and intervals, in exact tenths of milliseconds, agrees."""
+    """A loop over labels and intervals in exact tenths of a millisecond gives the same."""
     given = drawn(seed, 1.0)
     expected = []
     for i in range(98):
@@ -76,7 +72,7 @@ def test_textgrids_come_back_as_they_were_written(tmp_path):
     given = [Interval(0, 0.25, "sil"), Interval(0.25, 0.3125, "aa"), Interval(0.3125, 1.5, "b")]
     write_textgrid(given, 1.5, tmp_path / "deep" / "a.TextGrid")
     assert read_textgrid(tmp_path / "deep" / "a.TextGrid") == given
-    with pytest.raises(LabelsError, match=r"no tier 'words'; there are: phones; pass --tier"):
+    with pytest.raises(LabelsError, match=r"no tier 'words', it has phones; pass --tier"):
         read_textgrid(tmp_path / "deep" / "a.TextGrid", tier="words")
     with pytest.raises(LabelsError, match=r"b.TextGrid: no such TextGrid"):
         read_textgrid(tmp_path / "b.TextGrid")
@@ -100,22 +96,21 @@ def test_ctm_comes_back_as_it_was_written(tmp_path):
         (";; a comment\n", r"a.ctm: empty"),
     ],
 )
-def test_a_wrong_ctm_is_told_by_its_line(tmp_path, text, says):
+def test_an_error_in_a_ctm_names_its_line(tmp_path, text, says):
     (tmp_path / "a.ctm").write_text(text)
     with pytest.raises(LabelsError, match=says):
         read_ctm(tmp_path / "a.ctm")
 
 
-def test_a_missing_ctm_is_told(tmp_path):
+def test_a_missing_ctm_is_an_error(tmp_path):
     with pytest.raises(LabelsError, match="no such CTM file"):
         read_ctm(tmp_path / "a.ctm")
 
 
 @pytest.mark.parametrize("form", ["ctm", "textgrids"])
-def test_an_import_fits_the_manifest_and_says_who_has_none(manifest, tmp_path, form):
-    """Labels come out with the lengths that the probe asks for, silence 0, other phones by name."""
-    table = manifest.table
-    names = table["utterance"].tolist()
+def test_an_import_fits_the_manifest_and_names_the_utterances_without_intervals(manifest, tmp_path, form):
+    """Labels have the lengths that the probe asks for; silence is 0, and the other phones follow by name."""
+    names = manifest.utterances
     given = {u: [Interval(0.1, 0.5, "zh"), Interval(0.5, 0.8, "aa")] for u in names[1:]}
     source = tmp_path / "a.ctm"
     if form == "ctm":
@@ -124,8 +119,7 @@ def test_an_import_fits_the_manifest_and_says_who_has_none(manifest, tmp_path, f
         pytest.importorskip("praatio")
         source = tmp_path / "grids"
         for u, of in given.items():
-            seconds = float(table["num_samples"][names.index(u)]) / 16000
-            write_textgrid(of, seconds, source / u[0] / f"{u}.TextGrid")
+            write_textgrid(of, float(manifest.seconds[names.index(u)]), source / u[0] / f"{u}.TextGrid")
     assert import_labels(manifest, source, tmp_path / "out") == names[:1]
     labels = read_labels(tmp_path / "out" / "phone_labels.txt")
     assert labelled_utterances(manifest, labels) == names[1:]
@@ -136,7 +130,7 @@ def test_an_import_fits_the_manifest_and_says_who_has_none(manifest, tmp_path, f
 
 
 def test_given_ids_are_used_and_a_phone_without_one_is_refused(manifest, tmp_path):
-    utterance = manifest.table["utterance"].iloc[0]
+    utterance = manifest.utterances[0]
     write_ctm({utterance: [Interval(0.1, 0.5, "zh")]}, tmp_path / "a.ctm")
     (tmp_path / "phones.txt").write_text("0 sil\n1 aa\n2 zh\n")
     import_labels(manifest, tmp_path / "a.ctm", tmp_path / "out", phones=tmp_path / "phones.txt")
@@ -147,7 +141,7 @@ def test_given_ids_are_used_and_a_phone_without_one_is_refused(manifest, tmp_pat
 
 
 def test_intervals_of_another_corpus_or_longer_than_the_audio_are_refused(manifest, tmp_path):
-    utterance = manifest.table["utterance"].iloc[0]
+    utterance = manifest.utterances[0]
     write_ctm({"other": [Interval(0, 1, "aa")]}, tmp_path / "a.ctm")
     with pytest.raises(LabelsError, match=r"has intervals \(e.g. other\); are they of another corpus"):
         import_labels(manifest, tmp_path / "a.ctm", tmp_path / "out")

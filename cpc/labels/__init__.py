@@ -1,27 +1,11 @@
-"""What is known about frames, in time."""
+"""Labels of frames in time: label files, phone intervals, forced alignment and training targets."""
 
-from typing import TYPE_CHECKING
-
-from cpc.doors import lazily
-from cpc.labels.forced import ARPABET, PHONES, Summary, align, read_dictionary, read_transcripts, write_textgrids
-from cpc.labels.intervals import (
-    SILENCE,
-    Interval,
-    import_labels,
-    phone_name,
-    phones_at_labels,
-    read_ctm,
-    read_textgrid,
-    write_ctm,
-    write_labels,
-    write_textgrid,
-)
+from cpc.labels.forced import PHONES, align, write_textgrids
+from cpc.labels.intervals import import_labels
 from cpc.labels.phones import (
-    BORDER_TOLERANCE_HOPS,
     LABEL_FIRST_CENTRE_SECONDS,
     LABEL_HOP_SAMPLES,
     LABEL_HOP_SECONDS,
-    LABEL_RATE,
     LABEL_SAMPLE_RATE,
     LABEL_WINDOW_SAMPLES,
     UNLABELLED,
@@ -34,47 +18,36 @@ from cpc.labels.phones import (
     read_phone_classes,
     read_phone_labels,
     read_phones,
+    write_labels,
+    write_phones,
 )
-
-if TYPE_CHECKING:
-    from cpc.labels.targets import Targets
+from cpc.labels.targets import FrameGrid, Targets, TargetsError
+from cpc.labels.words import read_transcripts
 
 __all__ = [
-    "ARPABET",
-    "BORDER_TOLERANCE_HOPS",
     "LABEL_FIRST_CENTRE_SECONDS",
     "LABEL_HOP_SAMPLES",
     "LABEL_HOP_SECONDS",
-    "LABEL_RATE",
     "LABEL_SAMPLE_RATE",
     "LABEL_WINDOW_SAMPLES",
     "PHONES",
-    "SILENCE",
     "UNLABELLED",
-    "Interval",
+    "FrameGrid",
     "LabelsError",
     "PhoneLabels",
-    "Summary",
     "Targets",
+    "TargetsError",
     "align",
     "import_labels",
     "labelled_utterances",
     "labels_at",
     "num_labels",
-    "phone_name",
-    "phones_at_labels",
-    "read_ctm",
-    "read_dictionary",
     "read_labels",
     "read_phone_classes",
     "read_phone_labels",
     "read_phones",
-    "read_textgrid",
     "read_transcripts",
-    "write_ctm",
     "write_labels",
-    "write_textgrid",
+    "write_phones",
     "write_textgrids",
 ]
-
-__getattr__ = lazily(__name__, {"Targets": "targets"})

@@ -1,90 +1,71 @@
-"""Forced alignment: which phone is spoken when, from the words, with pocketsphinx's English model.
+"""Forced alignment: which phone is spoken when, found from the words with pocketsphinx's English model.
 
-OUT holds, when it is done:
+A finished folder holds
 
-    phone_labels.txt, phones.txt    a phone every 10 ms (`cpc.alignment`): silence and ARPAbet's 39
+    phone_labels.txt, phones.txt    one phone every 10 ms (`cpc.labels.phones`): silence and ARPAbet's 39
     intervals.ctm                   the same as intervals in seconds
-    left_out.csv                    utterances without labels, and why
-    alignment.json                  what it was made from
+    left_out.csv                    the utterances without labels, and why
+    alignment.json                  the identity of the alignment
 
-pocketsphinx's frames are 25.6 ms every 10 ms without padding, so frame i is centred 0.3 ms behind label i.
+An unfinished one keeps what is done in aligned.jsonl, one line for each utterance.
+
+pocketsphinx's frames are 25.6 ms long, every 10 ms and without padding, so frame i is centred 0.3 ms after label i.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from cpc.data import AudioError, Manifest, read_audio
-from cpc.files import write_bytes
-from cpc.labels.intervals import SILENCE, Interval, read_ctm, write_ctm, write_labels, write_textgrid
+from cpc.files import Claim, claim, write_bytes
+from cpc.labels.intervals import SILENCE, Interval, read_ctm, write_ctm, write_interval_labels, write_textgrid
 from cpc.labels.phones import LABEL_SAMPLE_RATE, LabelsError
+from cpc.labels.words import ARPABET, read_dictionary
 
-ARPABET = [
-    "aa", "ae", "ah", "ao", "aw", "ay", "b", "ch", "d", "dh", "eh", "er", "ey", "f", "g", "hh", "ih", "iy", "jh", "k",
-    "l", "m", "n", "ng", "ow", "oy", "p", "r", "s", "sh", "t", "th", "uh", "uw", "v", "w", "y", "z", "zh",
-]  # fmt: skip
 PHONES = (SILENCE, *ARPABET)
-_HOP, _HALF_WINDOW = 0.010, 0.0128  # seconds, of pocketsphinx's frames
+_HOP, _HALF_WINDOW = 0.010, 0.0128  # seconds, geometry of pocketsphinx's frames
+_RECORD, _PARTIAL = "alignment.json", "aligned.jsonl"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an alignment came to."""
+    """The result of an alignment.
+
+    Attributes:
+        num_aligned: number of utterances with labels.
+        left_out: the reason of each utterance without labels.
+    """
 
     num_aligned: int
-    left_out: dict[str, str]  # utterance → why
+    left_out: dict[str, str]
 
     def __str__(self) -> str:
-        """In a few lines, for a terminal."""
+        """Summarise in a few lines for a terminal."""
         lines = [f"aligned: {self.num_aligned} utterances; left out: {len(self.left_out)}"]
         reasons = Counter(re.sub(r": .*", "", why) for why in self.left_out.values())
         lines += [f"  {count} × {reason}" for reason, count in reasons.most_common()]
         return "\n".join(lines)
 
 
-def read_transcripts(source: str | Path) -> dict[str, str]:
-    """The words of each utterance.
+class _Task(NamedTuple):
+    """An utterance to align."""
 
-    Args:
-        source: a text file with `utterance-id words …` a line; or a folder: of each *.trans.txt below it the lines are
-            such, and any other STEM.txt holds the words of utterance STEM.
-
-    Raises:
-        LabelsError: nothing there, or an utterance that is named twice.
-    """
-    source = Path(source)
-    if not source.exists():
-        raise LabelsError(f"{source}: no such file or folder of transcripts")
-    found: dict[str, str] = {}
-    for path in sorted(source.rglob("*.txt")) if source.is_dir() else [source]:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise LabelsError(f"{path}: cannot be read as a transcript: {error}") from None
-        if source.is_dir() and not path.name.endswith(".trans.txt"):
-            lines = [f"{path.stem} {' '.join(text.split())}"]
-        else:
-            lines = [line for line in text.splitlines() if line.strip()]
-        for line in lines:
-            utterance, _, words = line.strip().partition(" ")
-            if utterance in found:
-                raise LabelsError(f"{path}: utterance {utterance} has been there before; expected each one once")
-            found[utterance] = words.strip()
-    if not found:
-        raise LabelsError(f"{source}: no transcript in it; expected `utterance-id words …` a line, or UTTERANCE.txt")
-    return found
+    utterance: str
+    path: str
+    text: str
+    resample: bool
 
 
 def align(
@@ -96,204 +77,198 @@ def align(
     dictionary: Path | None = None,
     resample: bool = False,
 ) -> Summary:
-    """Align every utterance of a manifest that has a transcript, all of whose words the dictionary has.
+    """Align every utterance of a manifest whose transcript has only words that the dictionary has.
 
-    What is done is kept in OUT/aligned.jsonl: the same call goes on from there, and a finished one returns at once.
+    An interrupted call resumes after the last utterance that it finished. A finished alignment is not repeated.
 
     Args:
         manifest: the utterances, at 16 kHz.
-        transcripts: words by utterance, in any case, with or without punctuation.
+        transcripts: the words of each utterance, in any case, with or without punctuation.
         out: folder to write to.
-        jobs: processes.
-        dictionary: further words, `word P H O N E S` a line, as CMUdict has them.
-        resample: bring files of another rate to 16 kHz; otherwise they are an error.
+        jobs: number of processes.
+        dictionary: file of further words (`read_dictionary`).
+        resample: whether files of another rate are resampled to 16 kHz; otherwise they are an error.
 
     Returns:
-        How many were aligned, and which were left out.
+        The number of aligned utterances, and those that were left out.
 
     Raises:
-        LabelsError: no utterance has a transcript, none could be aligned, the folder holds another alignment, a
-            dictionary that is missing or wrong, or pocketsphinx is not installed.
-        AudioError: a file that cannot be read, or is of another rate.
+        LabelsError: no utterance has a transcript or none could be aligned, the dictionary cannot be read, or
+            pocketsphinx is not installed.
+        ClaimError: the folder holds something else, or the alignment of other utterances or words.
+        AudioError: a file cannot be read or has another rate.
     """
-    table = manifest.table
-    utterances = [str(u) for u in table["utterance"]]
-    if not set(utterances) & transcripts.keys():
-        raise LabelsError(
-            f"no utterance of the manifest (e.g. {utterances[0] if utterances else 'none at all'}) has a transcript "
-            f"(e.g. {next(iter(transcripts), 'none at all')}); are they of another corpus?"
-        )
     if jobs < 1:
         raise LabelsError(f"jobs: got {jobs}, expected 1 or more")
-    if not resample and (wrong := np.flatnonzero(table["sample_rate"] != LABEL_SAMPLE_RATE)).size:
-        rate = table["sample_rate"].iloc[wrong[0]]
-        raise AudioError(
-            f"{manifest.audio_path(int(wrong[0]))}: {rate} Hz, the acoustic model's is {LABEL_SAMPLE_RATE}; pass "
-            "--resample"
+    texts = {utterance: transcripts.get(utterance) for utterance in manifest.utterances}
+    if all(text is None for text in texts.values()):
+        raise LabelsError(
+            f"no utterance of the manifest (e.g. {next(iter(texts), 'none at all')}) has a transcript "
+            f"(e.g. {next(iter(transcripts), 'none at all')}); are they of another corpus?"
         )
-    extra = read_dictionary(dictionary) if dictionary else {}
+    if not resample:
+        _refuse_other_rates(manifest)
+    words = read_dictionary(dictionary) if dictionary else {}
     _pocketsphinx()
 
-    lengths = [int(n) for n in table["num_samples"]]
-    texts = [transcripts.get(u) for u in utterances]
-    identity = hashlib.blake2b(json.dumps([utterances, lengths, texts, extra]).encode(), digest_size=12).hexdigest()
-    record, partial = out / "alignment.json", out / "aligned.jsonl"
-    done = _read_partial(partial, identity)
-    if record.exists():
-        there = json.loads(record.read_text())
-        if there["identity"] != identity:
-            raise LabelsError(
-                f"{out}: holds an alignment of other utterances or words; pass another --out or remove it"
-            )
-        return Summary(there["num_aligned"], there["left_out"])
-
+    claimed = _claim(out, manifest, texts, words)
+    if claimed.complete:
+        return Summary(claimed.content["num_aligned"], claimed.content["left_out"])
     tasks = [
-        (u, str(manifest.audio_path(i)), text, resample)
-        for i, (u, text) in enumerate(zip(utterances, texts, strict=True))
-        if text is not None and u not in done
+        _Task(utterance, str(manifest.audio_path(i)), text, resample)
+        for i, (utterance, text) in enumerate(texts.items())
+        if text is not None
     ]
-    out.mkdir(parents=True, exist_ok=True)
-    num_transcribed = sum(text is not None for text in texts)
+    done = _align_all(tasks, out / _PARTIAL, jobs, words)
+    summary = _write(manifest, done, out)
+    claimed.finish(num_aligned=summary.num_aligned, left_out=summary.left_out)
+    (out / _PARTIAL).unlink()
+    return summary
+
+
+def _refuse_other_rates(manifest: Manifest) -> None:
+    other = np.flatnonzero(manifest.sample_rates != LABEL_SAMPLE_RATE)
+    if other.size:
+        i = int(other[0])
+        raise AudioError(
+            f"{manifest.audio_path(i)}: {manifest.sample_rates[i]} Hz, the acoustic model's is {LABEL_SAMPLE_RATE}; "
+            "pass --resample"
+        )
+
+
+def _claim(out: Path, manifest: Manifest, texts: Mapping[str, str | None], words: Mapping[str, str]) -> Claim:
+    """Claim the folder for these utterances, transcripts and words of the dictionary."""
+    utterances, lengths, spoken = manifest.utterances, manifest.num_samples.tolist(), list(texts.values())
+    identity = {
+        "utterances": _digest([utterances, lengths]),
+        "transcripts": _digest(spoken),
+        "dictionary": _digest(words),
+    }
+    record = out / _RECORD
+    # An earlier version recorded a single digest.
+    if record.is_file() and record.read_text(encoding="utf-8", errors="replace").startswith('{\n "identity"'):
+        identity = {"identity": _digest([utterances, lengths, spoken, words])}
+    return claim(out, identity, record=_RECORD, what="aligned labels")
+
+
+def _digest(value: Any) -> str:
+    return blake2b(json.dumps(value).encode(), digest_size=12).hexdigest()
+
+
+def _align_all(tasks: list[_Task], partial: Path, jobs: int, words: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Align what `partial` does not hold yet; return the results by utterance."""
+    done = _read_partial(partial)
+    missing = [task for task in tasks if task.utterance not in done]
     with (
         partial.open("a") as f,
-        tqdm(total=num_transcribed, initial=num_transcribed - len(tasks), unit="utterance", desc="align") as bar,
+        tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="utterance", desc="align") as bar,
     ):
-        for line in _aligned(tasks, jobs, extra):
-            f.write(json.dumps(line) + "\n")
+        for result in _results(missing, jobs, words):
+            f.write(json.dumps(result) + "\n")
             f.flush()
-            done[line["utterance"]] = line
+            done[result["utterance"]] = result
             bar.update()
+    return done
 
-    left_out = {u: "no transcript" for u, text in zip(utterances, texts, strict=True) if text is None}
-    left_out |= {u: line["left_out"] for u, line in done.items() if "left_out" in line}
+
+def _read_partial(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the results of an interrupted call, and drop a last line that is incomplete."""
+    if not path.exists():
+        return {}
+    *whole, _ = path.read_text().split("\n")  # text behind the last newline is an incomplete line
+    write_bytes(path, "".join(f"{line}\n" for line in whole).encode())
+    return {result["utterance"]: result for result in map(json.loads, whole)}
+
+
+def _write(manifest: Manifest, done: Mapping[str, Mapping[str, Any]], out: Path) -> Summary:
+    """Write the labels, the intervals and the list of what was left out.
+
+    Raises:
+        LabelsError: nothing could be aligned.
+    """
+    left_out = {u: "no transcript" for u in manifest.utterances if u not in done}
+    left_out |= {u: result["left_out"] for u, result in done.items() if "left_out" in result}
     by_utterance = {
-        u: [Interval(*i) for i in done[u]["intervals"]] for u in utterances if "intervals" in done.get(u, {})
+        u: [Interval(*interval) for interval in done[u]["intervals"]] for u in manifest.utterances if u not in left_out
     }
-    write_bytes(
-        out / "left_out.csv",
-        pd.DataFrame(left_out.items(), columns=["utterance", "reason"]).to_csv(index=False).encode(),
-    )
+    reasons = pd.DataFrame(left_out.items(), columns=["utterance", "reason"])
+    write_bytes(out / "left_out.csv", reasons.to_csv(index=False).encode())
     if not by_utterance:
         reason = next(iter(left_out.values()))
         raise LabelsError(
-            f"none of {len(utterances)} utterances could be aligned (e.g. {reason}); see {out / 'left_out.csv'}"
+            f"none of {len(manifest)} utterances could be aligned (e.g. {reason}); see {out / 'left_out.csv'}"
         )
-    write_labels(manifest, by_utterance, out, PHONES)
+    write_interval_labels(manifest, by_utterance, out, PHONES)
     write_ctm(by_utterance, out / "intervals.ctm")
-    summary = {"identity": identity, "num_aligned": len(by_utterance), "left_out": left_out}
-    write_bytes(record, json.dumps(summary, indent=1).encode())
-    partial.unlink()
     return Summary(len(by_utterance), left_out)
 
 
 def write_textgrids(manifest: Manifest, out: Path) -> None:
-    """Write OUT/textgrids/UTTERANCE.TextGrid from what `align` left in OUT.
+    """Write OUT/textgrids/UTTERANCE.TextGrid for the utterances that `align` aligned in OUT.
 
     Raises:
-        LabelsError: no intervals.ctm, or praatio is not installed.
+        LabelsError: there is no intervals.ctm, or praatio is not installed.
     """
-    by_utterance, table = read_ctm(out / "intervals.ctm"), manifest.table
-    columns = zip(table["utterance"].astype(str), table["num_samples"], table["sample_rate"], strict=True)
-    for utterance, num_samples, rate in columns:
+    by_utterance = read_ctm(out / "intervals.ctm")
+    for utterance, seconds in zip(manifest.utterances, manifest.seconds.tolist(), strict=True):
         if utterance in by_utterance:
-            write_textgrid(
-                by_utterance[utterance], int(num_samples) / int(rate), out / "textgrids" / f"{utterance}.TextGrid"
-            )
+            write_textgrid(by_utterance[utterance], seconds, out / "textgrids" / f"{utterance}.TextGrid")
 
 
-def read_dictionary(path: Path) -> dict[str, str]:
-    """Words and their phones: `word P H O N E S` a line, stress digits allowed.
-
-    Raises:
-        LabelsError: no such file, or a line that is not as described.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise LabelsError(f"{path}: no such dictionary") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelsError(f"{path}: cannot be read as a dictionary: {error}") from None
-    words = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith(";;;"):
-            continue
-        word, *phones = line.split()
-        phones = [phone.rstrip("012").upper() for phone in phones]
-        wrong = [phone for phone in phones if phone.lower() not in ARPABET]
-        if not phones or wrong:
-            raise LabelsError(
-                f"{path}, line {number}: found {line[:60]!r}, expected `word P H O N E S` of ARPAbet's 39 phones"
-            )
-        words[word.lower()] = " ".join(phones)
-    return words
-
-
-def _read_partial(path: Path, identity: str) -> dict[str, dict[str, Any]]:
-    """What an interrupted alignment did; a torn last line is dropped. Starts the file where there is none."""
-    head = json.dumps({"identity": identity})
-    lines = path.read_text().split("\n") if path.exists() else []
-    whole = [line for line in lines[:-1] if line]  # what is behind the last newline is torn
-    if whole and whole[0] != head:
-        raise LabelsError(
-            f"{path.parent}: holds an unfinished alignment of other utterances or words; pass another --out or remove "
-            "it"
-        )
-    if not (path.parent / "alignment.json").exists():
-        write_bytes(path, ("\n".join(whole or [head]) + "\n").encode())
-    return {line["utterance"]: line for line in map(json.loads, whole[1:])}
-
-
-def _aligned(tasks: list[Any], jobs: int, extra: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """The tasks' results, in their order."""
+def _results(tasks: list[_Task], jobs: int, words: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Align tasks in `jobs` processes; yield their results in order."""
     if jobs == 1 or len(tasks) < 2:
-        _start(extra)
+        _start(words)
         yield from map(_align_one, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs, _start, (extra,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, _start, (words,)) as pool:
         yield from pool.imap(_align_one, tasks, chunksize=4)
 
 
-_decoders: list[Any] = []  # of this process; each takes half a second to load
-# What the search may drop, by how much less likely it is than the best: pocketsphinx's own; and, for an utterance that
-# is lost so, hardly anything.
+_decoders: list[Any] = []  # those of this process; each takes half a second to load
+# The search drops what is less likely than the best hypothesis by these factors: first by pocketsphinx's own, then, for
+# an utterance that is lost with them, by factors that drop hardly anything.
 _BEAMS: tuple[dict[str, float], ...] = ({}, {"beam": 1e-200, "pbeam": 1e-200, "wbeam": 1e-150})
 
 
-def _start(extra: dict[str, str]) -> None:
+def _start(words: dict[str, str]) -> None:
+    """Load this process's decoders, one for each set of beams, with further words in their dictionaries."""
     _decoders.clear()
     for beams in _BEAMS:
         decoder = _pocketsphinx().Decoder(samprate=LABEL_SAMPLE_RATE, bestpath=False, loglevel="FATAL", **beams)
-        for word, phones in extra.items():
+        for word, phones in words.items():
             if decoder.lookup_word(word) is None:
                 decoder.add_word(word, phones, False)
         _decoders.append(decoder)
 
 
-def _align_one(task: tuple[str, str, str, bool]) -> dict[str, Any]:
-    """One utterance's intervals, or why there are none."""
-    utterance, path, text, resample = task
-    words, unknown = _words(text)
+def _align_one(task: _Task) -> dict[str, Any]:
+    """Find an utterance's intervals, or the reason why there are none."""
+    words, unknown = _words(task.text)
     if unknown:
-        return {"utterance": utterance, "left_out": f"not in the dictionary: {' '.join(unknown)}"}
+        return {"utterance": task.utterance, "left_out": f"not in the dictionary: {' '.join(unknown)}"}
     if not words:
-        return {"utterance": utterance, "left_out": "no word in its transcript"}
-    waveform = read_audio(path, sample_rate=LABEL_SAMPLE_RATE, resample=resample)
+        return {"utterance": task.utterance, "left_out": "no word in its transcript"}
+    waveform = read_audio(task.path, sample_rate=LABEL_SAMPLE_RATE, resample=task.resample)
     peak = max(1.0, float(np.abs(waveform).max(initial=0)))
     pcm = np.round(waveform / peak * 32767).astype("<i2").tobytes()
     found = next(filter(None, (_phones(decoder, words, pcm) for decoder in _decoders)), None)
     if found is None:
-        return {"utterance": utterance, "left_out": "the words do not fit the sound"}
+        return {"utterance": task.utterance, "left_out": "the words do not fit the sound"}
     borders = [0.0, *(round(_HOP * start + _HALF_WINDOW - _HOP / 2, 4) for _, start, _ in found[1:])]
     ends = [*borders[1:], round(len(waveform) / LABEL_SAMPLE_RATE, 4)]
     names = [name.lower() if name.lower() in ARPABET else SILENCE for name, _, _ in found]
-    return {"utterance": utterance, "intervals": list(zip(borders, ends, names, strict=True))}
+    return {"utterance": task.utterance, "intervals": list(zip(borders, ends, names, strict=True))}
 
 
 def _phones(decoder: Any, words: list[str], pcm: bytes) -> list[tuple[str, int, int]]:
-    """Phones with their first frame and their length; none if the search lost the way to the last word."""
+    """Find the phones, each with its first frame and its number of frames.
+
+    The result is empty if the search lost the way to the last word.
+    """
 
     def decode() -> None:
-        decoder.reinit_feat()  # else its running estimates of noise and mean come from the utterances before
+        decoder.reinit_feat()  # otherwise its running estimates of noise and mean come from earlier utterances
         decoder.start_utt()
         decoder.process_raw(pcm, full_utt=True)
         decoder.end_utt()
@@ -301,15 +276,15 @@ def _phones(decoder: Any, words: list[str], pcm: bytes) -> list[tuple[str, int, 
     try:
         decoder.set_align_text(" ".join(words))
         decode()
-        decoder.set_alignment()  # the words are found; now their phones
+        decoder.set_alignment()  # the first pass found the words; the second finds their phones
         decode()
         return [(phone.name, phone.start, phone.duration) for word in decoder.get_alignment() for phone in word]
-    except (RuntimeError, TypeError):  # TypeError: get_alignment() gives None
+    except (RuntimeError, TypeError):  # TypeError: get_alignment() returned None
         return []
 
 
 def _words(text: str) -> tuple[list[str], list[str]]:
-    """A transcript's words as the dictionary has them, and those that it lacks."""
+    """Split a transcript into words as the dictionary has them, and words that it lacks."""
     words, unknown = [], []
     for word in re.findall(r"[^\W_]+(?:'[^\W_]+)*'?|'[^\W_]+", text.lower().replace("’", "'")):
         known = next((form for form in (word, word.strip("'")) if _decoders[0].lookup_word(form) is not None), None)

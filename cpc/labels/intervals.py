@@ -1,33 +1,37 @@
-"""Phone intervals in seconds: from TextGrid and CTM, to TextGrid, CTM and label files.
+"""Phone intervals in seconds: reading them from TextGrid and CTM, writing them to TextGrid, CTM and label files.
 
-An interval holds its start and not its end. A label file has a phone every 10 ms, that of the interval in which the
-label's centre lies (`cpc.alignment`); what no interval covers is silence.
+An interval includes its start and excludes its end. A label is the phone of the interval that holds the label's centre
+(`cpc.labels.phones`), and silence where there is no interval.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cpc.data import Manifest
-from cpc.files import write_bytes
+from cpc.files import replacing, write_bytes
 from cpc.labels.phones import (
     BORDER_TOLERANCE_HOPS,
     LABEL_FIRST_CENTRE_SECONDS,
     LABEL_HOP_SECONDS,
     LabelsError,
     num_labels,
+    read_lines,
     read_phones,
+    write_labels,
+    write_phones,
 )
 
 SILENCE = "sil"
-# How aligners write what is no phone: Montreal Forced Aligner, Kaldi, pocketsphinx. "spn", speech that it could not
-# name, is among them: a probe should not be asked for it.
+_END_TOLERANCE_SECONDS = 0.1  # how long after their audio intervals may end
+# What aligners (Montreal Forced Aligner, Kaldi, pocketsphinx) write where there is no phone. "spn", speech that the
+# aligner could not name, is among them, since a probe should not have to predict it.
 _NO_PHONES = {"", "sil", "sp", "spn", "nsn", "noise", "<eps>", "<sil>", "<unk>", "+spn+", "+nsn+", "h#", "pau"}
 
 
@@ -40,7 +44,7 @@ class Interval(NamedTuple):
 
 
 def phone_name(mark: str) -> str:
-    """An aligner's mark as a phone: lower case, without stress or position (AH0, ah_B → ah); what is none is "sil"."""
+    """Return the phone of an aligner's mark, without stress or position: AH0, ah_B → ah; "sil" if it is no phone."""
     mark = mark.strip().lower()
     if mark in _NO_PHONES:
         return SILENCE
@@ -48,25 +52,30 @@ def phone_name(mark: str) -> str:
 
 
 def read_textgrid(path: str | Path, *, tier: str = "phones") -> list[Interval]:
-    """The intervals of a tier of a Praat TextGrid, as the Montreal Forced Aligner writes it.
+    """Read the intervals of one tier of a Praat TextGrid, such as the Montreal Forced Aligner writes.
 
     Raises:
-        LabelsError: no such file or tier, not a TextGrid, or praatio is not installed.
+        LabelsError: the file is missing, is not a TextGrid or has no such tier, or praatio is not installed.
     """
     path, textgrid = Path(path), _praatio()
     if not path.exists():
         raise LabelsError(f"{path}: no such TextGrid")
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
-    except Exception as error:  # praatio lets whatever its parser stumbles over through
+    except Exception as error:  # praatio does not wrap the errors of its parser
         raise LabelsError(f"{path}: cannot be read as a TextGrid: {type(error).__name__} {error}") from None
     if tier not in grid.tierNames:
-        raise LabelsError(f"{path}: no tier {tier!r}; there are: {', '.join(grid.tierNames)}; pass --tier")
+        raise LabelsError(f"{path}: no tier {tier!r}, it has {', '.join(grid.tierNames)}; pass --tier")
     return [Interval(float(start), float(end), phone_name(mark)) for start, end, mark in grid.getTier(tier).entries]
 
 
 def write_textgrid(intervals: Sequence[Interval], seconds: float, path: Path) -> None:
-    """Write the intervals of an utterance of some seconds as the tier "phones" of a Praat TextGrid.
+    """Write intervals as the tier "phones" of a Praat TextGrid, atomically.
+
+    Args:
+        intervals: the phones of an utterance.
+        seconds: length of the utterance.
+        path: the TextGrid.
 
     Raises:
         LabelsError: praatio is not installed.
@@ -74,27 +83,21 @@ def write_textgrid(intervals: Sequence[Interval], seconds: float, path: Path) ->
     textgrid = _praatio()
     grid = textgrid.Textgrid()
     grid.addTier(textgrid.IntervalTier("phones", list(intervals), 0, seconds))
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid.save(str(temporary), format="long_textgrid", includeBlankSpaces=True)
-    temporary.replace(path)
+    with replacing(path, sync=False) as unfinished:
+        grid.save(str(unfinished), format="long_textgrid", includeBlankSpaces=True)
 
 
 def read_ctm(path: str | Path) -> dict[str, list[Interval]]:
-    """The intervals of each utterance in a CTM file: `utterance channel start duration phone [confidence]` a line.
+    """Read a CTM file, whose lines are `utterance channel start duration phone [confidence]`.
+
+    Returns:
+        The intervals of each utterance, sorted.
 
     Raises:
-        LabelsError: no such file, or a line that is not as described.
+        LabelsError: the file is missing or empty, or a line is not as described.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise LabelsError(f"{path}: no such CTM file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelsError(f"{path}: cannot be read as a CTM file: {error}") from None
     found: dict[str, list[Interval]] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path, "CTM file"), start=1):
         words = line.split()
         if not words or line.startswith(";;"):
             continue
@@ -109,12 +112,12 @@ def read_ctm(path: str | Path) -> dict[str, list[Interval]]:
             )
         found.setdefault(utterance, []).append(Interval(start, round(start + duration, 6), phone_name(mark)))
     if not found:
-        raise LabelsError(f"{path}: empty; expected `utterance channel start duration phone` a line")
+        raise LabelsError(f"{path}: empty; expected lines `utterance channel start duration phone`")
     return {utterance: sorted(intervals) for utterance, intervals in found.items()}
 
 
 def write_ctm(by_utterance: Mapping[str, Sequence[Interval]], path: Path) -> None:
-    """Write `utterance 1 start duration phone` lines, times in seconds."""
+    """Write a CTM file with lines `utterance 1 start duration phone`, times in seconds."""
     lines = (
         f"{utterance} 1 {i.start:.4f} {i.end - i.start:.4f} {i.phone}\n"
         for utterance, intervals in by_utterance.items()
@@ -124,10 +127,10 @@ def write_ctm(by_utterance: Mapping[str, Sequence[Interval]], path: Path) -> Non
 
 
 def phones_at_labels(intervals: Sequence[Interval], count: int) -> list[str]:
-    """The phone at the centre of each of `count` labels; silence where there is no interval.
+    """Return the phone at the centre of each of `count` labels; silence where there is no interval.
 
     Raises:
-        LabelsError: intervals that overlap by more than rounding.
+        LabelsError: intervals overlap by more than a rounding error.
     """
     intervals = sorted(i for i in intervals if i.end > i.start)
     for before, after in itertools.pairwise(intervals):
@@ -146,80 +149,77 @@ def phones_at_labels(intervals: Sequence[Interval], count: int) -> list[str]:
     ]
 
 
-def write_labels(
-    manifest: Manifest, by_utterance: Mapping[str, Sequence[Interval]], out: Path, phones: Iterable[str] = ()
+def write_interval_labels(
+    manifest: Manifest, by_utterance: Mapping[str, Sequence[Interval]], out: Path, phones: Sequence[str] = ()
 ) -> list[str]:
     """Write OUT/phone_labels.txt and OUT/phones.txt for the manifest's utterances that have intervals.
 
     Args:
         manifest: the utterances; their lengths give the number of labels.
-        by_utterance: intervals of some.
-        out: folder.
-        phones: names in the order of their ids, silence first; by default those found, silence first.
+        by_utterance: the intervals of some utterances.
+        out: folder to write to.
+        phones: names of phones 0, 1, …; by default silence is 0, and the other phones that occur follow by name.
 
     Returns:
         The manifest's utterances without intervals.
 
     Raises:
-        LabelsError: no utterance of the manifest has intervals; they end long after their audio, or overlap; a phone
-            that `phones` does not name.
+        LabelsError: no utterance of the manifest has intervals; some overlap or end long after their audio; or a phone
+            is not in `phones`.
     """
-    table = manifest.table
-    rows = [
-        (str(u), int(n), int(rate))
-        for u, n, rate in zip(table["utterance"], table["num_samples"], table["sample_rate"], strict=True)
-    ]
-    known = [row for row in rows if row[0] in by_utterance]
-    if not known:
+    columns = zip(manifest.utterances, manifest.num_samples.tolist(), manifest.sample_rates.tolist(), strict=True)
+    rows = [row for row in columns if row[0] in by_utterance]
+    if not rows:
+        here = f"e.g. {manifest.utterances[0]}" if len(manifest) else "none at all"
         raise LabelsError(
-            f"no utterance of the manifest (e.g. {rows[0][0] if rows else 'none at all'}) has intervals "
+            f"no utterance of the manifest ({here}) has intervals "
             f"(e.g. {next(iter(by_utterance), 'none at all')}); are they of another corpus?"
         )
-    named: dict[str, list[str]] = {}
-    for utterance, num_samples, rate in known:
-        intervals = by_utterance[utterance]
-        end, seconds = max((i.end for i in intervals), default=0.0), num_samples / rate
-        if end > seconds + 0.1:
-            raise LabelsError(f"{utterance}: intervals until {end:.2f} s, its audio ends at {seconds:.2f} s")
-        try:
-            named[utterance] = phones_at_labels(intervals, num_labels(num_samples, rate))
-        except LabelsError as error:
-            raise LabelsError(f"{utterance}: {error}") from None
-    found = {i.phone for utterance in named for i in by_utterance[utterance]} | {SILENCE}
+    named = {utterance: _named(utterance, by_utterance[utterance], length, rate) for utterance, length, rate in rows}
+    found = {interval.phone for utterance in named for interval in by_utterance[utterance]} | {SILENCE}
     names = list(phones) or [SILENCE, *sorted(found - {SILENCE})]
-    ids = {name: i for i, name in enumerate(names)}
-    unknown = sorted(found.difference(ids))
-    if unknown:
+    if unknown := sorted(found.difference(names)):
         raise LabelsError(f"phones {', '.join(unknown)} have no id; allowed: {', '.join(names)}")
-    lines = (" ".join([u, *(str(ids[phone]) for phone in of)]) + "\n" for u, of in named.items())
-    write_bytes(out / "phone_labels.txt", "".join(lines).encode())
-    write_bytes(out / "phones.txt", "".join(f"{i} {name}\n" for name, i in ids.items()).encode())
-    return [row[0] for row in rows if row[0] not in named]
+    ids = {name: i for i, name in enumerate(names)}
+    write_labels(out / "phone_labels.txt", {u: [ids[phone] for phone in spoken] for u, spoken in named.items()})
+    write_phones(out / "phones.txt", names)
+    return [utterance for utterance in manifest.utterances if utterance not in named]
+
+
+def _named(utterance: str, intervals: Sequence[Interval], num_samples: int, sample_rate: int) -> list[str]:
+    """Return the phone at each of an utterance's labels; name the utterance in errors."""
+    end, seconds = max((interval.end for interval in intervals), default=0.0), num_samples / sample_rate
+    if end > seconds + _END_TOLERANCE_SECONDS:
+        raise LabelsError(f"{utterance}: intervals until {end:.2f} s, its audio ends at {seconds:.2f} s")
+    try:
+        return phones_at_labels(intervals, num_labels(num_samples, sample_rate))
+    except LabelsError as error:
+        raise LabelsError(f"{utterance}: {error}") from None
 
 
 def import_labels(
     manifest: Manifest, source: Path, out: Path, *, tier: str = "phones", phones: Path | None = None
 ) -> list[str]:
-    """Turn another aligner's output into label files: a CTM file, or a folder of TextGrids named by utterance.
+    """Convert another aligner's output to label files.
 
     Args:
         manifest: the utterances.
-        source: CTM file, or folder; TextGrids may lie in folders below it.
-        out: folder to write to.
-        tier: of the TextGrids.
-        phones: the ids to use (`alignment.read_phones`); by default silence is 0, then the found ones by name.
+        source: a CTM file, or a folder with TextGrids named by utterance, also in folders below it.
+        out: folder to write to (`write_interval_labels`).
+        tier: the tier of the TextGrids to read.
+        phones: file of the phones' ids (`read_phones`); by default silence is 0, and the others follow by name.
 
     Returns:
         The manifest's utterances without intervals.
 
     Raises:
-        LabelsError: see the functions above.
+        LabelsError: the source or the file of ids cannot be read, or does not fit the manifest.
     """
     if source.is_dir():
-        wanted = set(manifest.table["utterance"].astype(str))
-        paths = sorted(path for path in source.rglob("*.TextGrid"))
+        wanted = set(manifest.utterances)
+        paths = sorted(source.rglob("*.TextGrid"))
         if not paths:
-            raise LabelsError(f"{source}: no *.TextGrid below it")
+            raise LabelsError(f"{source}: no *.TextGrid below it; pass a CTM file or a folder of TextGrids")
         by_utterance = {path.stem: read_textgrid(path, tier=tier) for path in paths if path.stem in wanted}
     else:
         by_utterance = read_ctm(source)
@@ -229,12 +229,12 @@ def import_labels(
         if sorted(by_id) != list(range(len(by_id))):
             raise LabelsError(f"{phones}: ids {min(by_id)} to {max(by_id)} with gaps, expected 0 to {len(by_id) - 1}")
         names = [by_id[i] for i in range(len(by_id))]
-    return write_labels(manifest, by_utterance, out, names)
+    return write_interval_labels(manifest, by_utterance, out, names)
 
 
 def _praatio() -> Any:
     try:
         from praatio import textgrid
     except ImportError:
-        raise LabelsError("TextGrids are read by praatio, which is missing: pip install 'cpc-audio[align]'") from None
+        raise LabelsError("reading and writing TextGrids needs praatio: pip install 'cpc-audio[align]'") from None
     return textgrid

@@ -1,100 +1,117 @@
-"""What labels say of the frames of training windows: their phone, or a column of the manifest."""
+"""The class of each frame of training windows: its phone, or its utterance's value in a column of the manifest."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
-from cpc.config import ConfigError
-from cpc.data import Batch, Windows
+import numpy as np
+from numpy.typing import NDArray
+
+from cpc.data import Manifest
 from cpc.labels.phones import UNLABELLED, labelled_utterances, labels_at, read_labels
 
 
+class TargetsError(ValueError):
+    """Classes that a network cannot be trained on."""
+
+
+@dataclass(frozen=True)
+class FrameGrid:
+    """The position of an encoder's frames in a window.
+
+    Attributes:
+        sample_rate: Hz, rate of the windows.
+        hop_samples: samples from one frame to the next.
+        first_centre_samples: centre of frame 0.
+        num_frames: T, frames of a whole window.
+        num_valid_frames: number of samples that come from the file → number of frames that see no padding.
+    """
+
+    sample_rate: int
+    hop_samples: int
+    first_centre_samples: float
+    num_frames: int
+    num_valid_frames: Callable[[int], int]
+
+    def seconds(self, start: int, num_frames: int) -> NDArray[np.float64]:
+        """Centres (num_frames,) of frames, in seconds of the utterance, of a window that begins at sample `start`."""
+        samples = start + self.first_centre_samples + self.hop_samples * np.arange(num_frames)
+        seconds: NDArray[np.float64] = samples / self.sample_rate
+        return seconds
+
+
 class Targets:
-    """The class of every frame: its phone, or what its utterance has in a column of the manifest.
+    """The class of every frame. Classes are those that occur in train.
 
     Args:
         target: "phone", or a column of the manifest.
-        labels: for "phone": a file of phone labels (`alignment.read_labels`).
-        train, dev: the splits. Classes are those of train.
-        first_centre_samples, hop_samples: where frames lie in a window.
+        labels: file of phone labels (`read_labels`), for "phone".
+        train: utterances to train on.
+        dev: utterances to validate on.
+        grid: position of the frames in a window.
 
     Raises:
-        ConfigError: no labels, no such column, one class only, or a class of dev that train does not have.
+        TargetsError: no labels, no such column, a single class, or a class of dev that train does not have.
         LabelsError: labels that do not fit the manifest.
     """
 
-    def __init__(
-        self, target: str, labels: str, train: Windows, dev: Windows, *, first_centre_samples: float, hop_samples: int
-    ) -> None:
-        self.target, self.is_phone = target, target == "phone"
-        self.first_centre_samples, self.hop_samples = first_centre_samples, hop_samples
-        self.labels = {}
+    def __init__(self, target: str, labels: str, train: Manifest, dev: Manifest, grid: FrameGrid) -> None:
+        self.target, self.grid = target, grid
         self.notes: list[str] = []  # what takes no part, in words
-        if self.is_phone:
-            if not labels:
-                raise ConfigError("loss.labels: got none, a phone target needs one; pass --loss.labels FILE")
-            self.labels = read_labels(labels)
-            for split, windows in (("train", train), ("dev", dev)):
-                known = labelled_utterances(windows.manifest, self.labels)
-                if len(known) < len(windows.manifest):
-                    missing = [u for u in windows.manifest.table["utterance"].astype(str) if u not in self.labels]
-                    self.notes.append(
-                        f"{split}: {len(missing)} utterances have no labels, their frames take no part: "
-                        f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
-                    )
-            names = [str(u) for u in train.manifest.table["utterance"]]
-            found = np.unique(np.concatenate([np.unique(self.labels[u]) for u in names if u in self.labels]))
-            self.classes = [str(label) for label in found]
-            in_dev = {
-                str(label) for u in dev.manifest.table["utterance"].astype(str) for label in self.labels.get(u, ())
-            }
-            if unseen := sorted(in_dev.difference(self.classes), key=int):
-                self.notes.append(f"dev: phones {', '.join(unseen)} are not in train, their frames take no part")
+        if target == "phone":
+            self._of_utterance = self._read_phones(labels, train, dev)
         else:
             self.classes = sorted(self._column(train))
-            unseen = sorted(self._column(dev).difference(self.classes))
-            if unseen:
-                raise ConfigError(
+            if unseen := sorted(self._column(dev).difference(self.classes)):
+                raise TargetsError(
                     f"loss.target: {len(unseen)} values of {target} in dev (e.g. {unseen[0]}) are not in train; split "
-                    "by utterance, so that they are shared"
+                    "by utterance, so that both splits share them"
                 )
         if len(self.classes) < 2:
-            raise ConfigError(f"loss.target: {target} has one class only in train, expected two or more")
+            raise TargetsError(f"loss.target: {target} has only one class in train, expected two or more")
         self._index = {name: i for i, name in enumerate(self.classes)}
 
-    def _column(self, windows: Windows) -> set[str]:
-        table = windows.manifest.table
-        if self.target not in table.columns:
-            raise ConfigError(
+    def in_split(self, manifest: Manifest) -> Callable[[int, int, int], NDArray[np.int64]]:
+        """Return what `Windows` asks for the classes of a window's frames, for the rows of one split's manifest."""
+        values = manifest.utterances if self.target == "phone" else manifest.column(self.target)
+        return partial(self._of_window, values)
+
+    def _of_window(self, values: list[str], row: int, start: int, num_samples: int) -> NDArray[np.int64]:
+        """Classes (T,) of a window's frames; UNLABELLED without a label, in padding, and for phones not in train."""
+        classes = np.full(self.grid.num_frames, UNLABELLED, np.int64)
+        valid = self.grid.num_valid_frames(num_samples)
+        if self.target != "phone":
+            classes[:valid] = self._index[values[row]]
+        elif values[row] in self._of_utterance:
+            at = labels_at(self._of_utterance[values[row]], self.grid.seconds(start, valid))
+            classes[:valid] = [self._index.get(str(label), UNLABELLED) for label in at]
+        return classes
+
+    def _read_phones(self, path: str, train: Manifest, dev: Manifest) -> dict[str, NDArray[np.int16]]:
+        """Read the labels, and note which utterances and phones take no part."""
+        if not path:
+            raise TargetsError("loss.labels: got none, a phone target needs labels; pass --loss.labels FILE")
+        labels = read_labels(path)
+        for split, manifest in (("train", train), ("dev", dev)):
+            known = set(labelled_utterances(manifest, labels))
+            if missing := [u for u in manifest.utterances if u not in known]:
+                self.notes.append(
+                    f"{split}: {len(missing)} utterances have no labels, their frames take no part: "
+                    f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
+                )
+        found = np.unique(np.concatenate([np.unique(labels[u]) for u in train.utterances if u in labels]))
+        self.classes = [str(label) for label in found]
+        in_dev = {str(label) for u in dev.utterances for label in labels.get(u, ())}
+        if unseen := sorted(in_dev.difference(self.classes), key=int):
+            self.notes.append(f"dev: phones {', '.join(unseen)} are not in train, their frames take no part")
+        return labels
+
+    def _column(self, manifest: Manifest) -> set[str]:
+        if self.target not in manifest.columns:
+            raise TargetsError(
                 f"loss.target: got {self.target!r}, allowed: phone, or a column of the manifest: "
-                f"{', '.join(table.columns)}"
+                f"{', '.join(manifest.columns)}"
             )
-        return set(table[self.target].astype(str))
-
-    def of_frames(self, windows: Windows, batch: Batch, num_frames: list[int], num_columns: int) -> Tensor:
-        """The class of each frame.
-
-        Args:
-            windows: the split.
-            batch: windows of it.
-            num_frames: of each window, those that see no padding.
-            num_columns: T.
-
-        Returns:
-            (B, T) int64; UNLABELLED where there is no label, behind `num_frames`, and for phones that train lacks.
-        """
-        result = torch.full((len(num_frames), num_columns), UNLABELLED, dtype=torch.int64)
-        table = windows.manifest.table
-        for b, (row, start, valid) in enumerate(zip(batch.utterance, batch.start, num_frames, strict=True)):
-            if self.is_phone:
-                labels = self.labels.get(str(table["utterance"].iloc[row]))
-                if labels is None:
-                    continue
-                samples = start + self.first_centre_samples + self.hop_samples * np.arange(valid)
-                at = labels_at(labels, samples / windows.sample_rate)
-                result[b, :valid] = torch.tensor([self._index.get(str(label), UNLABELLED) for label in at])
-            else:
-                result[b, :valid] = self._index[str(table[self.target].iloc[row])]
-        return result
+        return set(manifest.column(self.target))

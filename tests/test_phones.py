@@ -1,4 +1,4 @@
-"""Labels meet frames in time: claims about reading, checking and placing them."""
+"""Label files and the label of each moment: reading, writing, checking and placing labels in time."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +11,6 @@ from cpc.data import Manifest
 from cpc.labels import (
     LABEL_FIRST_CENTRE_SECONDS,
     LABEL_HOP_SAMPLES,
-    LABEL_RATE,
     LABEL_WINDOW_SAMPLES,
     LabelsError,
     labelled_utterances,
@@ -19,11 +18,14 @@ from cpc.labels import (
     num_labels,
     read_labels,
     read_phones,
+    write_labels,
+    write_phones,
 )
+from cpc.labels.phones import LABEL_RATE
 
 
 def slow_labels_at(labels: list[int], times: list[Fraction]) -> list[int]:
-    """By exhaustive search in exact arithmetic: the nearest centre of a window, the later one of two."""
+    """Search all windows in exact arithmetic for the nearest centre; take the later one of two."""
     result = []
     for time in times:
         best, best_distance = -1, Fraction(5, 1000)  # half of 10 ms
@@ -106,23 +108,26 @@ def test_num_labels_counts_the_windows_that_fit(num_samples: int, sample_rate: i
 
 
 def test_constants_are_those_of_the_label_files() -> None:
-    assert (LABEL_WINDOW_SAMPLES, LABEL_HOP_SAMPLES, LABEL_RATE) == (
-        400,
-        160,
-        100.0,
-    )
+    assert (LABEL_WINDOW_SAMPLES, LABEL_HOP_SAMPLES, LABEL_RATE) == (400, 160, 100.0)
     assert LABEL_FIRST_CENTRE_SECONDS == 200 / 16000
 
 
-def test_read_labels_returns_what_was_written(tmp_path: Path) -> None:
+def test_read_labels_skips_blank_lines_and_accepts_tabs(tmp_path: Path) -> None:
     file = tmp_path / "labels.txt"
     file.write_text("a-1 0 40 3\n\nb-2  7\t8 \nc-3 32767")
     labels = read_labels(file)
-    assert {u: values.tolist() for u, values in labels.items()} == {
-        "a-1": [0, 40, 3],
-        "b-2": [7, 8],
-        "c-3": [32767],
-    }
+    assert {u: values.tolist() for u, values in labels.items()} == {"a-1": [0, 40, 3], "b-2": [7, 8], "c-3": [32767]}
+
+
+def test_written_labels_and_phones_come_back_as_they_were(tmp_path: Path) -> None:
+    """Lists and arrays are written alike, in the order given, over an older file."""
+    (tmp_path / "labels.txt").write_text("old 1\n")
+    write_labels(tmp_path / "labels.txt", {"b": np.array([3, 0, 40], np.int16), "a": [1, 2]})
+    assert (tmp_path / "labels.txt").read_text() == "b 3 0 40\na 1 2\n"
+    assert {u: of.tolist() for u, of in read_labels(tmp_path / "labels.txt").items()} == {"b": [3, 0, 40], "a": [1, 2]}
+    write_phones(tmp_path / "phones.txt", ["sil", "aa", "é"])
+    assert (tmp_path / "phones.txt").read_text(encoding="utf-8") == "0 sil\n1 aa\n2 é\n"
+    assert read_phones(tmp_path / "phones.txt") == {0: "sil", 1: "aa", 2: "é"}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ def test_read_labels_returns_what_was_written(tmp_path: Path) -> None:
         ("a 1 99999999999999999999\n", "line 1, utterance a: found label"),
         ("a 40000\n", "found label 40000, expected 0 to 32767"),
         ("a 1 1_0\n", "found '1_0'"),
-        ("a 1\nb 2\n\na 3\n", "line 4, utterance a: the utterance has been there before"),
+        ("a 1\nb 2\n\na 3\n", "line 4, utterance a: appears a second time"),
         ("a 1\nb\n", "line 2, utterance b: found no label"),
         ("", "empty"),
         ("\n \n", "empty"),

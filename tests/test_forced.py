@@ -7,18 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from cpc.data import AudioError, Manifest, read_manifest, scan_folder, write_manifest
-from cpc.labels import (
-    LabelsError,
-    align,
-    labelled_utterances,
-    phones_at_labels,
-    read_ctm,
-    read_labels,
-    read_phones,
-    read_transcripts,
-)
-from cpc.labels.forced import _align_one
+from cpc.data import AudioError, read_manifest, scan_folder, write_manifest
+from cpc.files import ClaimError
+from cpc.labels import LabelsError, align, labelled_utterances, read_labels, read_phones, read_transcripts
+from cpc.labels.forced import _align_one, _digest
+from cpc.labels.intervals import phones_at_labels, read_ctm
 from tests.conftest import make_corpus
 
 pytest.importorskip("pocketsphinx", reason="pip install -e '.[align]'")
@@ -57,7 +50,7 @@ def files(folder):
 
 
 def test_labels_agree_with_the_exact_times_and_fit_the_probe(speech, manifest, aligned):
-    """Three frames of four have the phone that was spoken there; every length is what the probe asks for."""
+    """Most frames have the phone that was spoken there, and every length is what the probe asks for."""
     out, summary = aligned
     assert summary.num_aligned >= len(manifest) - 2
     assert summary.num_aligned + len(summary.left_out) == len(manifest)
@@ -76,16 +69,18 @@ def test_intervals_cover_each_utterance_and_give_the_labels(manifest, aligned):
     out, _ = aligned
     found, labels = read_ctm(out / "intervals.ctm"), read_labels(out / "phone_labels.txt")
     names = read_phones(out / "phones.txt")
-    lengths = dict(zip(manifest.table["utterance"], manifest.table["num_samples"], strict=True))
+    seconds = dict(zip(manifest.utterances, manifest.seconds, strict=True))
     assert found.keys() == labels.keys()
     for u, of in found.items():
         assert of[0].start == 0
-        assert of[-1].end == pytest.approx(lengths[u] / 16000, abs=1e-3)
+        assert of[-1].end == pytest.approx(seconds[u], abs=1e-3)
         assert all(a.end == pytest.approx(b.start, abs=2e-4) for a, b in itertools.pairwise(of))
         assert phones_at_labels(of, len(labels[u])) == [names[i] for i in labels[u]]
 
 
-def test_two_processes_find_what_one_does_and_a_finished_alignment_is_not_repeated(speech, manifest, aligned, tmp_path):
+def test_two_processes_find_what_one_finds_and_a_finished_alignment_is_not_repeated(
+    speech, manifest, aligned, tmp_path
+):
     out, summary = aligned
     transcripts = read_transcripts(speech)
     assert align(manifest, transcripts, tmp_path, jobs=2) == summary
@@ -93,12 +88,28 @@ def test_two_processes_find_what_one_does_and_a_finished_alignment_is_not_repeat
     (tmp_path / "intervals.ctm").write_text("left alone")
     assert align(manifest, transcripts, tmp_path) == summary
     assert (tmp_path / "intervals.ctm").read_text() == "left alone"
-    with pytest.raises(LabelsError, match="holds an alignment of other utterances or words"):
+    with pytest.raises(ClaimError, match=r"other aligned labels: transcripts was \"\w+\", is \"\w+\"; pass another"):
+        align(manifest, {u: "other words" for u in transcripts}, tmp_path)
+    with pytest.raises(ClaimError, match="holds other aligned labels: utterances was"):
+        align(manifest.keep(np.arange(len(manifest)) > 0), transcripts, tmp_path)
+
+
+def test_a_finished_alignment_of_an_earlier_version_is_not_repeated(speech, manifest, aligned, tmp_path):
+    """Its record has one digest of everything, and no key `complete`."""
+    summary, transcripts = aligned[1], read_transcripts(speech)
+    texts = [transcripts[u] for u in manifest.utterances]
+    digest = _digest([manifest.utterances, manifest.num_samples.tolist(), texts, {}])
+    record = {"identity": digest, "num_aligned": summary.num_aligned, "left_out": summary.left_out}
+    (tmp_path / "alignment.json").write_text(json.dumps(record, indent=1))
+    (tmp_path / "intervals.ctm").write_text("left alone")
+    assert align(manifest, transcripts, tmp_path) == summary
+    assert {path.name for path in tmp_path.iterdir()} == {"alignment.json", "intervals.ctm"}
+    with pytest.raises(ClaimError, match="holds other aligned labels: identity was"):
         align(manifest, {u: "other words" for u in transcripts}, tmp_path)
 
 
-def test_an_interrupted_alignment_goes_on_where_it_stopped(speech, manifest, aligned, tmp_path, monkeypatch):
-    """Stopped in the third utterance, its line torn: the first two are kept, and the end is the same."""
+def test_an_interrupted_alignment_resumes_where_it_stopped(speech, manifest, aligned, tmp_path, monkeypatch):
+    """Interrupted in the third utterance, it keeps the first two and drops the incomplete line; the end is the same."""
     out, summary = aligned
     transcripts, original, seen = read_transcripts(speech), _align_one, []
 
@@ -112,9 +123,9 @@ def test_an_interrupted_alignment_goes_on_where_it_stopped(speech, manifest, ali
     with pytest.raises(KeyboardInterrupt):
         align(manifest, transcripts, tmp_path)
     partial = tmp_path / "aligned.jsonl"
-    assert len(partial.read_text().splitlines()) == 3
+    assert len(partial.read_text().splitlines()) == 2
     partial.write_text(partial.read_text() + '{"utterance": "to')
-    with pytest.raises(LabelsError, match="holds an unfinished alignment of other utterances or words"):
+    with pytest.raises(ClaimError, match="holds other aligned labels: transcripts was"):
         align(manifest, {u: "other words" for u in transcripts}, tmp_path)
     monkeypatch.setattr("cpc.labels.forced._align_one", lambda task: seen.append(task[0]) or original(task))
     assert align(manifest, transcripts, tmp_path) == summary
@@ -126,7 +137,7 @@ def test_an_interrupted_alignment_goes_on_where_it_stopped(speech, manifest, ali
 
 def test_what_cannot_be_aligned_is_left_out_counted_and_listed(speech, manifest, tmp_path):
     transcripts = read_transcripts(speech)
-    utterances = manifest.table["utterance"].tolist()
+    utterances = manifest.utterances
     transcripts[utterances[0]] = "the xyzzyq jumps over the plugh"
     transcripts[utterances[1]] = "- ? !"
     del transcripts[utterances[2]]
@@ -142,11 +153,11 @@ def test_what_cannot_be_aligned_is_left_out_counted_and_listed(speech, manifest,
 
 def test_a_dictionary_adds_words(speech, manifest, tmp_path):
     transcripts = read_transcripts(speech)
-    first = manifest.table["utterance"].iloc[0]
+    first = manifest.utterances[0]
     words = transcripts[first].split()
     transcripts[first] = " ".join([*words[:2], "Xyzzyq", *words[3:]])
     (tmp_path / "words.dict").write_text(";;; ours\nXYZZYQ Z IH1 Z IY0 K\n")
-    one = Manifest(manifest.root, manifest.table.iloc[:1])
+    one = manifest.keep(np.arange(len(manifest)) == 0)
     with pytest.raises(
         LabelsError, match=r"none of 1 utterances could be aligned \(e.g. not in the dictionary: xyzzyq\)"
     ):
@@ -159,7 +170,7 @@ def test_a_dictionary_adds_words(speech, manifest, tmp_path):
 
 
 def test_wrong_input_is_one_line(manifest, tmp_path, monkeypatch):
-    words = {u: "the boat" for u in manifest.table["utterance"]}
+    words = {u: "the boat" for u in manifest.utterances}
     with pytest.raises(LabelsError, match=r"has a transcript \(e.g. other\); are they of another corpus"):
         align(manifest, {"other": "the boat"}, tmp_path)
     with pytest.raises(LabelsError, match=r"nothing.dict: no such dictionary"):
@@ -171,7 +182,7 @@ def test_wrong_input_is_one_line(manifest, tmp_path, monkeypatch):
         align(manifest, words, tmp_path, jobs=0)
     slow = read_manifest(make_corpus(tmp_path / "slow", speakers=1, utterances=4, rate=8000))
     with pytest.raises(AudioError, match=r"8000 Hz, the acoustic model's is 16000; pass --resample"):
-        align(slow, {u: "the boat" for u in slow.table["utterance"]}, tmp_path)
+        align(slow, {u: "the boat" for u in slow.utterances}, tmp_path)
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     with pytest.raises(LabelsError, match=r"needs pocketsphinx: pip install 'cpc-audio\[align\]'"):
         align(manifest, words, tmp_path)
@@ -184,7 +195,7 @@ def test_transcripts_from_a_file_a_tree_and_single_files(tmp_path):
     assert read_transcripts(tmp_path) == {"1-2-3": "HE SAID", "1-2-4": "YES", "5": "and then she left"}
     assert read_transcripts(tmp_path / "a" / "b" / "1-2.trans.txt") == {"1-2-3": "HE SAID", "1-2-4": "YES"}
     (tmp_path / "1-2-4.txt").write_text("again")
-    with pytest.raises(LabelsError, match=r"utterance 1-2-4 has been there before"):
+    with pytest.raises(LabelsError, match=r"utterance 1-2-4 appears a second time"):
         read_transcripts(tmp_path)
     with pytest.raises(LabelsError, match="no such file or folder of transcripts"):
         read_transcripts(tmp_path / "none")
