@@ -43,3 +43,15 @@ def test_blocks_with_carried_state_equal_the_whole(kind):
             c, state = g_ar.stream(piece, state)
             pieces.append(c)
         torch.testing.assert_close(torch.cat(pieces, 1), g_ar(z), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_no_frames_give_no_contexts_and_leave_the_state(kind):
+    """A stream may bring a block that completes no frame."""
+    g_ar, z = Autoregressor(7, 5, kind), torch.randn(2, 3, 7)
+    c, state = g_ar.stream(z[:, :0], None)
+    assert c.shape == (2, 0, 5)
+    torch.testing.assert_close(g_ar.stream(z, state)[0], g_ar(z))
+    c, after = g_ar.stream(z[:, :0], state)
+    assert c.shape == (2, 0, 5)
+    assert after is state

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cpc.model import PAPER_STRIDES, BlockConv, Encoder, Geometry, recomputing
+from cpc.model import Encoder, Geometry, recomputing
+from cpc.model.encoder import PAPER_STRIDES, BlockConv
 
 PADDINGS = ["none", "same", "cpc_audio"]
 

@@ -5,7 +5,8 @@ import typing
 import pytest
 import torch
 
-from cpc.infonce import Negatives, NegativesError, Scheme, bound_kind, draw, infonce
+from cpc.infonce import Negatives, NegativesError, Scheme, bound_kind, infonce
+from cpc.infonce.negatives import draw
 from tests import reference
 
 SCHEMES = typing.get_args(Scheme)
@@ -216,3 +217,24 @@ def test_the_bound_is_on_mutual_information_only_with_negatives_from_the_margina
     assert {bound_kind(s, "mixed") for s in ("same_speaker", "same_speaker_excl", "current_sequence")} == {
         "conditional"
     }
+
+
+@pytest.mark.parametrize("num_negatives", [0, 3])
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+def test_an_offset_that_all_scores_share_changes_no_loss(num_negatives, offset):
+    """Near 1e6, log(total) + peak − positive loses the logarithm; log(total) + (peak − positive) keeps it."""
+    torch.manual_seed(0)
+    scores = torch.randint(-8, 9, (1, 1, 6, 6)).double() / 4  # exact in float32, also beside 1e6
+    # One-hot latents and an offset dimension: the prediction's entries are the scores.
+    z = torch.cat([torch.eye(6), torch.ones(6, 1)], 1)[None]
+    predictions = torch.cat([scores, torch.full((1, 1, 6, 1), offset)], 3).float()
+    negatives = Negatives.of("mixed_speaker", [0], [0], [6], num_negatives=num_negatives, seed=1)
+    plain = torch.cat([scores, torch.zeros(1, 1, 6, 1)], 3).float()
+    shifted, expected = (infonce(z, p, negatives).losses for p in (predictions, plain))
+    torch.testing.assert_close(shifted, expected, atol=2e-6, rtol=0)
+
+
+def test_equal_scores_of_any_size_have_the_loss_of_a_guess():
+    z, predictions = torch.full((1, 5, 1), 1e18), torch.full((1, 1, 5, 1), 1e18)
+    result = infonce(z, predictions, Negatives.of("mixed_speaker", [0], [0], [5]))
+    torch.testing.assert_close(result.losses, result.log_n)

@@ -2,10 +2,10 @@
 
     L_k = − mean over anchors of log( exp(s⁺) / (exp(s⁺) + Σ_negatives exp(s⁻)) ),   s = z_{t'}ᵀ W_k c_t / tau
 
-Every candidate of an anchor is scored by matrix products in blocks that are never kept: exact, with all the negatives
-that the scheme admits, and about ten times faster than gathering a few of them. Where negatives are drawn,
-the drawn scores are picked out of the block. The gradient is formed in the same pass, block by block, so memory
-does not grow with the number of negatives.
+Matrix products score every candidate of an anchor, in blocks that are never kept. This is exact, uses all negatives
+that the scheme admits, and is about ten times faster than gathering some of them. Where negatives are drawn, their
+scores are picked out of the block. The gradient is formed in the same pass, block by block, so memory does not grow
+with the number of negatives.
 
 Source: van den Oord et al. 2018, equations 3 and 4; the bound I(x_{t+k}; c_t) ≥ log N − L_k, section 2.3.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -23,13 +24,13 @@ from cpc.infonce.negatives import Negatives, NegativesError, draw
 
 
 class InfoNCE(NamedTuple):
-    """Per step k = 1 … K, each (K,) float32, means over the step's anchors; only `losses` carries a gradient.
+    """Results of each step k = 1 … K: (K,) float32 means over the step's anchors. Only `losses` carries a gradient.
 
     Attributes:
         losses: L_k in nats.
-        accuracies: top-1: how often the positive scores higher than every negative (a tie is not a hit).
-        win_rates: how often the positive scores higher than one negative (the paper's Fig. 3).
-        log_n: log N, N = candidates with the positive: the loss of a guess, and the ceiling of the bound.
+        accuracies: top-1 accuracy: how often the positive scores higher than every negative (a tie does not count).
+        win_rates: how often the positive scores higher than one negative (Fig. 3 of the paper).
+        log_n: log N, N = number of candidates including the positive: the loss of a guess and the ceiling of the bound.
     """
 
     losses: Tensor
@@ -39,23 +40,23 @@ class InfoNCE(NamedTuple):
 
     @property
     def bounds(self) -> Tensor:
-        """Log N − L_k in nats: a lower bound on the mutual information, never above log N."""
+        """Log N − L_k in nats: a lower bound on the mutual information that never exceeds log N."""
         return self.log_n - self.losses.detach()
 
 
 def infonce(z: Tensor, predictions: Tensor, negatives: Negatives) -> InfoNCE:
-    """Score every step's predictions against the true latents and the negatives, in float32.
+    """Score each step's predictions against the true latents and the negatives, in float32.
 
     Args:
         z: (B, T, D) latents.
         predictions: (K, B, T, D): [k − 1, b, t] predicts z[b, t + k], already divided by tau.
-        negatives: the negatives of this batch.
+        negatives: negatives of this batch.
 
     Returns:
-        Per-step losses, accuracies and win rates.
+        Losses, accuracies and win rates of each step.
 
     Raises:
-        NegativesError: if a step has no anchor: every sequence is shorter than k + 1 frames.
+        NegativesError: a step has no anchor, because every sequence is shorter than k + 1 frames.
     """
     num_steps, longest = len(predictions), max(negatives.num_frames)
     if num_steps >= longest:
@@ -63,20 +64,20 @@ def infonce(z: Tensor, predictions: Tensor, negatives: Negatives) -> InfoNCE:
             f"InfoNCE: step {longest} of {num_steps} has no anchor: the longest window has {longest} frames; "
             "use longer windows or fewer steps (--criterion.num-steps)"
         )
-    # Scores would overflow or lose the positive in half precision. Gradients are returned in the type of the inputs, so
-    # their products need no more than its precision.
+    # In half precision, scores would overflow or lose the positive. Gradients are returned in the type of the inputs,
+    # so their products need no higher precision than that type.
     dtype = torch.bfloat16 if z.dtype == predictions.dtype == torch.bfloat16 else torch.float32
     with torch.autocast(z.device.type, enabled=False):
         return InfoNCE(*_Blocks.apply(z.float(), predictions.float(), negatives, dtype))
 
 
 def _block_scores(device: torch.device) -> int:
-    """Scores held at once: on a CPU what its caches hold, elsewhere what fills the device."""
+    """Number of scores held at once: on a CPU what its caches hold, elsewhere what occupies the device."""
     return 2**19 if device.type == "cpu" else 2**26
 
 
 class _Blocks(torch.autograd.Function):
-    """All steps' InfoNCE with the gradient formed in the forward pass, block by block."""
+    """InfoNCE of all steps; the forward pass forms the gradient block by block."""
 
     @staticmethod
     def forward(
@@ -87,51 +88,21 @@ class _Blocks(torch.autograd.Function):
         d_z = torch.zeros_like(predictions) if needs_grad else None  # (K, B, T, D): each step's share
         d_predictions = torch.zeros_like(predictions) if needs_grad else None
         generator = negatives.generator(z.device)
-        is_ragged = min(negatives.num_frames) < num_frames
-        some_excluded = is_ragged or negatives.excludes_utterance
-        losses, hits, wins, log_n = z.new_zeros(4, num_steps)
-
+        totals = z.new_zeros(4, num_steps)  # losses, hits, wins, log N
         for stack in _stacks(negatives, num_frames, z.device):
-            rows, allowed = torch.tensor(stack, device=z.device), None  # (G, R)
-            if some_excluded:  # which of the R · T candidates the anchors of each row have: (G, R, R · T)
-                allowed = torch.stack([negatives.admitted(group, num_frames) for group in stack]).to(z.device)
-            z_rows = z[rows]  # (G, R, T, D)
-            candidates = z_rows.flatten(1, 2)  # (G, M, D), M = R · T
-            # A row of dL/ds sums to 0, so the gradient of a prediction sees differences of latents alone. Rounded to
-            # bf16 the sum is not quite 0, and a mean that all latents share, as after ReLU, would leak into it.
-            centred = candidates
-            if dtype != torch.float32:
-                centred = (candidates - candidates.mean(1, keepdim=True)).to(dtype)
-            valid = torch.tensor(negatives.num_frames, device=z.device)[rows]  # (G, R)
+            pool = _Pool.of(z, stack, negatives, generator, dtype)
             for step in range(1, num_steps + 1):
                 k, length = step - 1, num_frames - step
-                frame = torch.arange(length, device=z.device)
-                anchor_row = torch.arange(rows.shape[1], device=z.device).repeat_interleave(length)  # (A,)
-                positives = anchor_row * num_frames + frame.repeat(rows.shape[1]) + step  # (A,) among the candidates
-                is_anchor = (frame + step < valid[:, :, None]).flatten(1)  # (G, A)
-                num_anchors = sum(max(0, n - step) for n in negatives.num_frames)
-                p = predictions[k, rows, :length].flatten(1, 2)  # (G, A, D)
-                d_p, d_candidates = torch.empty_like(p), torch.zeros_like(candidates)
-                size = max(1, _block_scores(z.device) // (rows.shape[0] * candidates.shape[1]))
-                for first in range(0, p.shape[1], size):
-                    block = slice(first, first + size)
-                    out = _score_block(
-                        p[:, block], candidates, centred, positives[block],
-                        allowed=None if allowed is None else allowed[:, anchor_row[block]],
-                        is_anchor=is_anchor[:, block] if is_ragged else None,
-                        included=not negatives.excludes_utterance,
-                        num_drawn=negatives.num_negatives, generator=generator,
-                        gradients=(d_p[:, block], d_candidates) if needs_grad else None, num_anchors=num_anchors,
-                        dtype=dtype,
-                    )  # fmt: skip
-                    for total, value in zip((losses, hits, wins, log_n), out, strict=True):
-                        total[k] += value / num_anchors
+                p = predictions[k, pool.rows, :length].flatten(1, 2)  # (G, A, D)
+                d_p, d_candidates = torch.empty_like(p), torch.zeros_like(pool.candidates)
+                gradients = (d_p, d_candidates) if needs_grad else None
+                _score_step(p, pool, step, gradients, totals[:, k])
                 if d_z is not None and d_predictions is not None:
-                    d_predictions[k, rows, :length] = d_p.view(*rows.shape, length, -1)
-                    d_z[k, rows] = d_candidates.view(z_rows.shape)
-
+                    d_predictions[k, pool.rows, :length] = d_p.view(*pool.rows.shape, length, -1)
+                    d_z[k, pool.rows] = d_candidates.view(*pool.rows.shape, num_frames, -1)
         if needs_grad:
             ctx.save_for_backward(d_z, d_predictions)
+        losses, hits, wins, log_n = totals
         ctx.mark_non_differentiable(hits, wins, log_n)
         return losses, hits, wins, log_n
 
@@ -144,7 +115,7 @@ class _Blocks(torch.autograd.Function):
 
 
 def _stacks(negatives: Negatives, num_frames: int, device: torch.device) -> Iterator[list[list[int]]]:
-    """Groups of as many sequences each, to go side by side in one product: as many as a block may hold."""
+    """Yield groups of equally many sequences that go side by side in one product: as many as a block may hold."""
     by_size: dict[int, list[list[int]]] = {}
     for group in negatives.groups:
         by_size.setdefault(len(group), []).append(group)
@@ -154,75 +125,133 @@ def _stacks(negatives: Negatives, num_frames: int, device: torch.device) -> Iter
             yield groups[first : first + at_once]
 
 
+@dataclass(frozen=True)
+class _Pool:
+    """The candidates of G groups of R sequences with T frames each; M = R · T candidates a group.
+
+    Attributes:
+        negatives: negatives of the batch.
+        rows: (G, R) sequences of each group.
+        num_frames: T.
+        candidates: (G, M, D) latents.
+        centred: (G, M, D) the same less a constant, in the type of the gradient's products.
+        allowed: (G, R, M) which candidates the anchors of each sequence have; None: all of them.
+        valid: (G, R) frames of each sequence that are no padding; None: all of them.
+        generator: source of the random draw.
+    """
+
+    negatives: Negatives
+    rows: Tensor
+    num_frames: int
+    candidates: Tensor
+    centred: Tensor
+    allowed: Tensor | None
+    valid: Tensor | None
+    generator: torch.Generator
+
+    @classmethod
+    def of(
+        cls, z: Tensor, stack: list[list[int]], negatives: Negatives, generator: torch.Generator, dtype: torch.dtype
+    ) -> _Pool:
+        """Gather the candidates of some groups from the latents z (B, T, D)."""
+        rows, num_frames = torch.tensor(stack, device=z.device), z.shape[1]
+        is_ragged = min(negatives.num_frames) < num_frames
+        allowed = valid = None
+        if is_ragged or negatives.excludes_utterance:
+            allowed = torch.stack([negatives.admitted(group, num_frames) for group in stack]).to(z.device)
+        if is_ragged:
+            valid = torch.tensor(negatives.num_frames, device=z.device)[rows]
+        candidates = z[rows].flatten(1, 2)
+        # A row of dL/ds sums to 0, so the gradient of a prediction depends only on differences of latents. Rounded to
+        # bf16 the sum is not quite 0, and a mean that all latents share, as after ReLU, would leak into the gradient.
+        centred = candidates
+        if dtype != torch.float32:
+            centred = (candidates - candidates.mean(1, keepdim=True)).to(dtype)
+        return cls(negatives, rows, num_frames, candidates, centred, allowed, valid, generator)
+
+    @property
+    def included(self) -> bool:
+        """Whether the positives are among the allowed candidates."""
+        return not self.negatives.excludes_utterance
+
+
+def _score_step(p: Tensor, pool: _Pool, step: int, gradients: tuple[Tensor, Tensor] | None, totals: Tensor) -> None:
+    """Score the anchors of one step, block by block.
+
+    Args:
+        p: (G, A, D) predictions of A = R · (T − step) anchors of each group.
+        pool: candidates of the groups.
+        step: k.
+        gradients: gradients of the step's mean loss with respect to p, to write, and to the candidates, to add to; None
+            if none is needed.
+        totals: (4,) the step's means of loss, top-1 hits, win rates and log N, to add these groups' shares to.
+    """
+    length, num_rows = pool.num_frames - step, pool.rows.shape[1]
+    frame = torch.arange(length, device=p.device)
+    anchor_row = torch.arange(num_rows, device=p.device).repeat_interleave(length)  # (A,)
+    positives = anchor_row * pool.num_frames + frame.repeat(num_rows) + step  # (A,) places among the candidates
+    is_anchor = None if pool.valid is None else (frame + step < pool.valid[:, :, None]).flatten(1)  # (G, A)
+    num_anchors = sum(max(0, n - step) for n in pool.negatives.num_frames)
+    size = max(1, _block_scores(p.device) // (len(p) * pool.candidates.shape[1]))
+    for first in range(0, p.shape[1], size):
+        block = slice(first, first + size)
+        sums = _score_block(
+            p[:, block],
+            pool,
+            positives[block],
+            allowed=None if pool.allowed is None else pool.allowed[:, anchor_row[block]],
+            is_anchor=None if is_anchor is None else is_anchor[:, block],
+            gradients=(gradients[0][:, block], gradients[1]) if gradients is not None else None,
+            num_anchors=num_anchors,
+        )
+        totals += torch.stack(sums) / num_anchors
+
+
 def _score_block(
     p: Tensor,
-    candidates: Tensor,
-    centred: Tensor,
+    pool: _Pool,
     positives: Tensor,
     *,
     allowed: Tensor | None,
     is_anchor: Tensor | None,
-    included: bool,
-    num_drawn: int,
-    generator: torch.Generator,
     gradients: tuple[Tensor, Tensor] | None,
     num_anchors: int,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> list[Tensor]:
     """Score A anchors of each of G groups against its M candidates.
 
     Args:
         p: (G, A, D) predictions.
-        candidates: (G, M, D) latents.
-        centred: (G, M, D) the same, but for a constant, for the gradient of p; in `dtype`.
-        positives: (A,) each positive's place in `candidates`.
+        pool: candidates of the groups.
+        positives: (A,) place of each positive among the candidates.
         allowed: (G, A, M) which candidates count; None: all of them.
         is_anchor: (G, A) false where the anchor or its positive is padding; None: true throughout.
-        included: whether the positives are allowed.
-        num_drawn: negatives to draw per anchor; 0 takes all.
-        generator: of the draw.
-        gradients: of the step's mean loss: with respect to p, to be written, and to candidates, to be added to; None
-            if none is wanted.
-        num_anchors: anchors of the step, over which its loss is a mean.
-        dtype: of the products that form the gradients.
+        gradients: as for `_score_step`.
+        num_anchors: number of the step's anchors, over which its loss is a mean.
 
     Returns:
         Sums over the anchors of loss, top-1 hits, win rates and log N.
     """
-    with _exact_bf16_products(p.device, dtype):
-        scores = p @ candidates.transpose(1, 2)  # (G, A, M)
+    with _exact_bf16_products(p.device, pool.centred.dtype):
+        scores = p @ pool.candidates.transpose(1, 2)  # (G, A, M)
     places = positives.expand(len(p), -1).unsqueeze(2)  # (G, A, 1)
     positive = scores.gather(2, places)
-    num_candidates = scores.shape[2] if allowed is None else allowed.sum(2, keepdim=True)  # () or (G, A, 1)
-    num_negatives: int | Tensor
-    drawn = None
-    if num_drawn:
-        drawn = _draw(places, allowed, scores.shape, included, num_drawn, generator)
-        others, num_negatives = scores.gather(2, drawn), num_drawn
-        beaten = (others < positive).sum(2, keepdim=True)
-    else:
-        others, num_negatives = scores, num_candidates - int(included)
-        beaten = others < positive  # the positive does not beat itself, so its own column never counts
-        beaten = (beaten if allowed is None else beaten & allowed).sum(2, keepdim=True)
-        if allowed is not None:
-            others.masked_fill_(~allowed, -torch.inf)
-    apart = bool(num_drawn) or not included  # the positive is not one of `others`
+    others, beaten, num_negatives, drawn = _opponents(scores, positive, places, allowed, pool)
+    apart = drawn is not None or not pool.included  # the positive is not one of `others`
     peak = torch.maximum(others.amax(2, keepdim=True), positive)
-    weights = others.sub_(peak).exp_()  # (G, A, M or n), in place: the block is not needed again
+    weights = others.sub_(peak).exp_()  # (G, A, M or n), in place: the block's scores are not needed again
     positive_weight = (positive - peak).exp_()
     total = weights.sum(2, keepdim=True)
     if apart:
         total += positive_weight
-    loss = total.log() + peak - positive
-    hits = beaten == num_negatives
-    wins = beaten / num_negatives
+    # The difference of the two scores first: a large offset that they share would swallow the logarithm.
+    loss = total.log() + (peak - positive)
     log_n = torch.log1p(torch.as_tensor(num_negatives, dtype=torch.float32, device=p.device)).expand_as(loss)
-    per_anchor = [loss, hits, wins, log_n]
+    per_anchor = [loss, beaten == num_negatives, beaten / num_negatives, log_n]
     if is_anchor is not None:
         per_anchor = [x.masked_fill(~is_anchor[:, :, None], 0) for x in per_anchor]
-    sums = [x.sum() for x in per_anchor]
+    sums = [x.sum().float() for x in per_anchor]
     if gradients is not None:
-        # dL/ds is softmax − one-hot over num_anchors: here times `total`, which the rows of the products get back.
+        # dL/ds is (softmax − one-hot) / num_anchors. It is formed times `total`; `scale` divides by both.
         if drawn is not None:
             weights = torch.zeros_like(scores).scatter_add_(2, drawn, weights)
         weights.scatter_add_(2, places, positive_weight - total if apart else -total)
@@ -230,16 +259,44 @@ def _score_block(
         if is_anchor is not None:
             weights.masked_fill_(~is_anchor[:, :, None], 0)
             scale.masked_fill_(~is_anchor[:, :, None], 0)
-        weights = weights.to(dtype)
+        weights = weights.to(pool.centred.dtype)
         d_p, d_candidates = gradients
-        torch.mul(weights @ centred, scale, out=d_p)
-        d_candidates += weights.transpose(1, 2) @ (p * scale).to(dtype)
-    return sums[0], sums[1], sums[2], sums[3]
+        torch.mul(weights @ pool.centred, scale, out=d_p)
+        d_candidates += weights.transpose(1, 2) @ (p * scale).to(pool.centred.dtype)
+    return sums
+
+
+def _opponents(
+    scores: Tensor, positive: Tensor, places: Tensor, allowed: Tensor | None, pool: _Pool
+) -> tuple[Tensor, Tensor, int | Tensor, Tensor | None]:
+    """Select the scores that each positive is compared with.
+
+    Args:
+        scores: (G, A, M); scores of candidates that are not allowed are overwritten unless negatives are drawn.
+        positive: (G, A, 1) score of each positive.
+        places: (G, A, 1) place of each positive among the candidates.
+        allowed: (G, A, M) which candidates count; None: all of them.
+        pool: candidates of the groups.
+
+    Returns:
+        The scores (G, A, n) of drawn negatives, or (G, A, M) of all candidates; the number (G, A, 1) of negatives that
+        score lower than the positive; the number of negatives; and the places (G, A, n) of the drawn ones, if any.
+    """
+    if pool.negatives.num_negatives:
+        drawn = _draw(places, allowed, scores.shape, pool)
+        others = scores.gather(2, drawn)
+        return others, (others < positive).sum(2, keepdim=True), pool.negatives.num_negatives, drawn
+    beaten = scores < positive  # a positive does not beat itself, so its own column never counts
+    beaten = (beaten if allowed is None else beaten & allowed).sum(2, keepdim=True)
+    num_candidates = scores.shape[2] if allowed is None else allowed.sum(2, keepdim=True)  # () or (G, A, 1)
+    if allowed is not None:
+        scores.masked_fill_(~allowed, -torch.inf)
+    return scores, beaten, num_candidates - int(pool.included), None
 
 
 @contextmanager
 def _exact_bf16_products(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Let a CPU multiply float32 that came from bfloat16 by its bfloat16 units; sums and results stay float32."""
+    """Let a CPU multiply float32 numbers that came from bfloat16 with its bfloat16 units; results stay float32."""
     if device.type != "cpu" or dtype != torch.bfloat16:
         yield
         return
@@ -251,12 +308,11 @@ def _exact_bf16_products(device: torch.device, dtype: torch.dtype) -> Iterator[N
         torch.set_float32_matmul_precision(before)
 
 
-def _draw(
-    places: Tensor, allowed: Tensor | None, shape: torch.Size, included: bool, n: int, generator: torch.Generator
-) -> Tensor:
-    """Places (G, A, n) of drawn negatives among all M candidates, by drawing among those that are allowed."""
+def _draw(places: Tensor, allowed: Tensor | None, shape: torch.Size, pool: _Pool) -> Tensor:
+    """Draw negatives among the allowed candidates; return their places (G, A, n) among all M candidates."""
+    n, generator = pool.negatives.num_negatives, pool.generator
     if allowed is None:
         return draw(places, torch.full_like(places, shape[2]), n, generator)
     order = allowed.int().argsort(dim=2, descending=True, stable=True)  # the allowed ones first
-    ranks = allowed.cumsum(2).gather(2, places) - 1 if included else torch.full_like(places, -1)
+    ranks = allowed.cumsum(2).gather(2, places) - 1 if pool.included else torch.full_like(places, -1)
     return order.gather(2, draw(ranks, allowed.sum(2, keepdim=True), n, generator))

@@ -1,15 +1,15 @@
 """Which latents may be negatives of which anchor: five schemes, each an exact set of indices.
 
-A batch holds B sequences (windows) of T latents. The anchor (b, t) predicts, for step k, the positive (b, t + k).
-Its negatives are the valid latents (b', t') of all sequences b' that the scheme admits, but for the positive:
+A batch holds B sequences (windows) of T latents. For step k, the anchor (b, t) predicts the positive (b, t + k). Its
+negatives are the valid latents (b', t') of all sequences b' that the scheme admits, except the positive:
 
     mixed_speaker         every sequence of the batch
     same_speaker          the sequences of the anchor's speaker
-    mixed_speaker_excl    every sequence but those of the anchor's utterance
-    same_speaker_excl     the sequences of the anchor's speaker but those of the anchor's utterance
+    mixed_speaker_excl    every sequence except those of the anchor's utterance
+    same_speaker_excl     the sequences of the anchor's speaker except those of the anchor's utterance
     current_sequence      the sequences of the anchor's utterance
 
-Windows that come from one utterance count as one sequence. Frames behind the end of a padded window are in no set.
+Windows of one utterance count as one sequence. Frames past the end of a padded window are in no set.
 
 Source: van den Oord et al. 2018, Table 2 ("excl." excludes the current sequence from the negatives).
 """
@@ -23,20 +23,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Scheme = Literal["mixed_speaker", "same_speaker", "mixed_speaker_excl", "same_speaker_excl", "current_sequence"]
+from cpc.config import Scheme
+
 BoundKind = Literal["I(x;c)", "conditional"]
 
 
 class NegativesError(ValueError):
-    """A batch that offers some anchor no negative, or some step no anchor."""
+    """A batch in which some anchor has no negative, or some step no anchor."""
 
 
 def bound_kind(scheme: Scheme, batches: str) -> BoundKind:
-    """Whether log N − L bounds I(x_{t+k}; c_t), or only a conditional mutual information.
+    """Say whether log N − L bounds I(x_{t+k}; c_t) or only a conditional mutual information.
 
-    The bound on I(x;c) needs negatives from the marginal p(x): any utterance of any speaker, drawn as training
-    draws them. Negatives of the same speaker or sequence, and batches grouped by speaker or utterance, hold
-    something of the anchor fixed; what is bounded then is conditional on it.
+    The bound on I(x;c) needs negatives from the marginal p(x): any utterance of any speaker, drawn as training draws
+    them. Negatives of the same speaker or sequence, and batches grouped by speaker or utterance, hold something about
+    the anchor fixed, and the bound is then conditional on it.
     """
     marginal = scheme in ("mixed_speaker", "mixed_speaker_excl") and batches == "mixed"
     return "I(x;c)" if marginal else "conditional"
@@ -46,17 +47,17 @@ def bound_kind(scheme: Scheme, batches: str) -> BoundKind:
 class Negatives:
     """The negatives of one batch.
 
-    The sequences fall into groups: all of the batch, those of one speaker, or those of one utterance. An anchor's
-    negatives are the valid latents of its own group, without those of its utterance in the schemes with "excl".
+    The sequences form groups: the whole batch, the sequences of one speaker, or those of one utterance. An anchor's
+    negatives are the valid latents of its own group; the schemes with "excl" leave out those of its utterance.
 
     Attributes:
         groups: a partition of the batch's sequences (rows).
         utterance: (B,) integer identity of each sequence's utterance.
-        excludes_utterance: whether the anchor's utterance is left out, and the positive with it.
+        excludes_utterance: whether the anchor's utterance, and with it the positive, is left out.
         num_frames: (B,) valid frames of each sequence.
-        num_negatives: negatives drawn for each anchor and step, uniformly with replacement from its set; 0 takes
+        num_negatives: negatives drawn for each anchor and step, uniformly and with replacement from its set; 0 takes
             the whole set.
-        seed: where the draw starts: a pure function of it.
+        seed: seed of the draw.
     """
 
     groups: list[list[int]]
@@ -77,18 +78,18 @@ class Negatives:
         num_negatives: int = 0,
         seed: int = 0,
     ) -> Negatives:
-        """The negatives that `scheme` admits in a batch of B sequences.
+        """Determine the negatives that `scheme` admits in a batch of B sequences.
 
         Args:
             scheme: name of the scheme.
             speaker: (B,) integer identity of each sequence's speaker.
             utterance: (B,) integer identity of each sequence's utterance.
             num_frames: (B,) valid frames of each sequence; frames at or after this are padding.
-            num_negatives: how many to draw for each anchor and step; 0 takes all.
-            seed: of the draw.
+            num_negatives: number to draw for each anchor and step; 0 takes all.
+            seed: seed of the draw.
 
         Raises:
-            NegativesError: if a sequence has anchors but not one negative.
+            NegativesError: a sequence has anchors but no negative.
         """
         match scheme:
             case "mixed_speaker" | "mixed_speaker_excl":
@@ -118,15 +119,15 @@ class Negatives:
         return cls(list(groups.values()), list(utterance), excludes, list(num_frames), num_negatives, seed)
 
     def admitted(self, rows: list[int], longest: int) -> Tensor:
-        """Which latents of a group the anchors of each of its sequences are scored against.
+        """Determine the latents of a group that the anchors of each of its sequences are scored against.
 
         Args:
             rows: one of `groups`.
-            longest: T, frames of every sequence with its padding.
+            longest: T, frames of every sequence including padding.
 
         Returns:
             (R, R · T) bool: [i, j · T + t] is true if latent (rows[j], t) is a candidate of the anchors in rows[i]. In
-            the schemes without "excl" that includes each anchor's own positive.
+            the schemes without "excl", they include each anchor's own positive.
         """
         num_frames = torch.tensor([self.num_frames[b] for b in rows])
         valid = torch.arange(longest) < num_frames[:, None]  # (R, T)
@@ -137,7 +138,7 @@ class Negatives:
         return (source[:, :, None] & valid).flatten(1)
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """The source of the draw, at its start."""
+        """Return the random generator of the draw, at its start."""
         return torch.Generator(device).manual_seed(self.seed)
 
 
@@ -151,16 +152,16 @@ _WAY_OUT: dict[str, str] = {
 
 
 def draw(ranks: Tensor, num_candidates: Tensor, num_negatives: int, generator: torch.Generator) -> Tensor:
-    """Draw negatives uniformly, with replacement, from all candidates but the positive.
+    """Draw negatives uniformly and with replacement from all candidates except the positive.
 
     Args:
-        ranks: (…, A, 1) where each anchor's positive stands among its candidates; −1 if it is not among them.
-        num_candidates: (…, A, 1) M, the positive included where it is among them.
-        num_negatives: n, how many to draw for each anchor.
-        generator: the source of randomness.
+        ranks: (…, A, 1) place of each anchor's positive among its candidates; −1 if it is not among them.
+        num_candidates: (…, A, 1) M, including the positive where it is among them.
+        num_negatives: n, number to draw for each anchor.
+        generator: source of randomness.
 
     Returns:
-        (…, A, n) places among the candidates, none of them the anchor's positive.
+        (…, A, n) places among the candidates, none of which is the anchor's positive.
     """
     excluded = (ranks >= 0).to(torch.int64)
     shape = (*ranks.shape[:-1], num_negatives)

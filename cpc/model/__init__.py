@@ -2,17 +2,8 @@
 
 from cpc.model.autoregressor import Autoregressor, State
 from cpc.model.cpc import CPC
-from cpc.model.encoder import PAPER_STRIDES, BlockConv, Encoder, Geometry, recomputing
+from cpc.model.encoder import Encoder, Geometry, recomputing
+from cpc.model.logmel import LogMelEncoder
 from cpc.model.predictor import Predictor
 
-__all__ = [
-    "CPC",
-    "PAPER_STRIDES",
-    "Autoregressor",
-    "BlockConv",
-    "Encoder",
-    "Geometry",
-    "Predictor",
-    "State",
-    "recomputing",
-]
+__all__ = ["CPC", "Autoregressor", "Encoder", "Geometry", "LogMelEncoder", "Predictor", "State", "recomputing"]

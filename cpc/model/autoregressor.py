@@ -16,13 +16,13 @@ State = Tensor | tuple[Tensor, Tensor]
 
 
 class Autoregressor(nn.Module):
-    """g_ar: z (B, T, D_z) → c (B, T, D_c), causal: c_t sees z_0 … z_t alone.
+    """g_ar: z (B, T, D_z) → c (B, T, D_c). It is causal: c_t depends on z_0 … z_t only.
 
     Args:
         input_dim: D_z.
         hidden_dim: D_c (256 in the paper).
         kind: "gru" (the paper) or "lstm" (CPC_audio).
-        num_layers: stacked layers (1 in the paper).
+        num_layers: number of stacked layers (1 in the paper).
     """
 
     def __init__(self, input_dim: int, hidden_dim: int = 256, kind: Kind = "gru", num_layers: int = 1) -> None:
@@ -31,25 +31,39 @@ class Autoregressor(nn.Module):
         network = {"gru": nn.GRU, "lstm": nn.LSTM}[kind]
         self.rnn = network(input_dim, hidden_dim, num_layers=num_layers, batch_first=True)
 
+    def linear_maps(self) -> dict[str, int]:
+        """Each weight matrix stacks one map a gate."""
+        matrices = {name: p for name, p in self.rnn.named_parameters(prefix="rnn") if p.ndim > 1}
+        return {name: len(p) // self.hidden_dim for name, p in matrices.items()}
+
     def forward(self, z: Tensor) -> Tensor:
-        """Contexts c (B, T, D_c) of whole sequences, from a zero state."""
+        """Return the contexts c (B, T, D_c) of whole sequences, starting from a zero state."""
         c, _ = self.stream(z, None)
         return c
 
     def stream(self, z: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """Contexts of the next frames, and the state to carry on; None is the zero state of a new file."""
+        """Return the contexts of the next frames and the state after them; None is the zero state of a new file."""
+        if z.shape[1] == 0:  # torch's recurrent networks refuse sequences without a frame
+            return z.new_zeros(len(z), 0, self.hidden_dim, dtype=torch.float32), self._zero_state(z, state)
         if isinstance(self.rnn, nn.GRU) and z.device.type == "cpu":
             assert not isinstance(state, tuple)
             return _gru_on_cpu(self.rnn, z, state)
-        # Autocast would run cuDNN's recurrent networks in float16, whatever its type, and gradients would vanish there.
+        # Autocast would run cuDNN's recurrent networks in float16, whatever its own type, and gradients would vanish.
         with torch.autocast(z.device.type, enabled=z.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
             c, state = self.rnn(z if z.device.type == "cpu" else z.float(), state)
         assert state is not None
         return c, state
 
+    def _zero_state(self, z: Tensor, state: State | None) -> State:
+        """The given state, or the zero state of a new file."""
+        if state is not None:
+            return state
+        zero = z.new_zeros(self.rnn.num_layers, len(z), self.hidden_dim, dtype=torch.float32)
+        return (zero, zero) if isinstance(self.rnn, nn.LSTM) else zero
+
 
 def _gru_on_cpu(gru: nn.GRU, z: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What `gru(z, state)` returns, in float32, about twice as fast: PyTorch has a fused LSTM for CPUs, but no GRU."""
+    """Compute `gru(z, state)` in float32 about twice as fast: PyTorch has a fused LSTM for CPUs, but no fused GRU."""
     if state is None:
         state = z.new_zeros(gru.num_layers, len(z), gru.hidden_size, dtype=torch.float32)
     bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
@@ -62,19 +76,20 @@ def _gru_on_cpu(gru: nn.GRU, z: Tensor, state: Tensor | None) -> tuple[Tensor, T
 
 
 class _Recurrence(torch.autograd.Function):
-    """The part of a GRU layer that goes from frame to frame.
+    """The recurrent part of a GRU layer.
 
         r, u = σ(x_ru + W_ru h + b_ru),   n = tanh(x_n + r ⊙ (W_n h + b_n)),   h ← (1 − u) ⊙ n + u ⊙ h
 
-    All that does not wait for the frame before (or, backwards, behind) is computed for all frames at once: one small
-    product and a few elementwise operations a frame remain.
+    Everything that does not depend on the previous frame (in the backward pass: the next one) is computed for all
+    frames at once. One small product and a few elementwise operations a frame remain.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_hh: Tensor, b_hh: Tensor, h: Tensor, bf16: bool, keeps: bool) -> Tensor:
-        """Inputs x (T, B, 3 H) in the order r, u, n; state h (B, H) → h of every frame (T, B, H), float32.
+        """Map inputs x (T, B, 3 H), in the order r, u, n, and the state h (B, H) to h of every frame (T, B, H),
+        float32.
 
-        `keeps` says whether there may be a backward pass: without gradients nothing is kept for it.
+        Without `keeps`, nothing is stored for a backward pass.
         """
         x, hidden = x.float(), w_hh.shape[1]
         dtype = torch.bfloat16 if bf16 else torch.float32

@@ -1,4 +1,4 @@
-"""The CPC model: g_enc, g_ar and all W_k, wired as in the paper's Fig. 1.
+"""The CPC model: g_enc, g_ar and W_k, connected as in Fig. 1 of the paper.
 
 waveform x → g_enc → z → g_ar → c → W_k c / tau, the prediction of z_{t+k}
 """
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from cpc.model.autoregressor import Autoregressor, State
 from cpc.model.encoder import Encoder
+from cpc.model.logmel import LogMelEncoder
 from cpc.model.predictor import Predictor
 
-# Below this deviation a waveform is silence; dividing by it would blow up rounding noise.
+# A waveform with a smaller deviation is silence; dividing by it would amplify rounding noise.
 _SILENCE = 1e-8
 
 
@@ -24,13 +25,13 @@ class CPC(nn.Module):
         g_ar: z → c (B, T, D_c).
         predictor: c → predictions (K, B, T, D_z).
         tau: divisor of the scores.
-        sample_rate: Hz, of the waveforms it was made for.
-        normalise: whether each utterance is brought to zero mean and unit variance before g_enc.
+        sample_rate: Hz, rate of the waveforms.
+        normalise: whether `forward` normalises each utterance to zero mean and unit variance.
     """
 
     def __init__(
         self,
-        g_enc: Encoder,
+        g_enc: Encoder | LogMelEncoder,
         g_ar: Autoregressor,
         predictor: Predictor,
         *,
@@ -46,7 +47,7 @@ class CPC(nn.Module):
         """Represent whole utterances.
 
         Args:
-            waveforms: (B, S) float32 at `sample_rate`, each row a whole utterance, at any level.
+            waveforms: (B, S) float32 at `sample_rate`; each row is a whole utterance, at any level.
 
         Returns:
             z (B, T, D_z) and c (B, T, D_c); frame i is centred at sample `g_enc.geometry.centre(i)`.
@@ -57,31 +58,29 @@ class CPC(nn.Module):
         return self.represent(waveforms)
 
     def represent(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Represent windows (B, S) cut from utterances that are normalised already: z and c as `forward`."""
+        """Represent windows (B, S) cut from utterances that are already normalised; return z and c like `forward`."""
         z = self.g_enc(windows)
         return z, self.g_ar(z)
 
     def predict(self, c: Tensor) -> Tensor:
-        """W_k c_t / tau for all k: (B, T, D_c) → (K, B, T, D_z); its product with z_{t+k} is log f_k."""
+        """Compute W_k c_t / tau for all k: (B, T, D_c) → (K, B, T, D_z). Its product with z_{t+k} is log f_k."""
         predictions: Tensor = self.W(c / self.tau)
         return predictions
 
     def stream(
         self, block: Tensor, state: tuple[list[Tensor], State | None] | None, *, last: bool
     ) -> tuple[Tensor, Tensor, tuple[list[Tensor], State | None]]:
-        """Represent the next block of a long, normalised waveform; blocks in a row equal the whole.
+        """Represent the next block of a long, normalised waveform. The concatenated blocks equal the whole.
 
         Args:
             block: (B, S) the next samples.
-            state: what the previous block returned; None at the start of a file.
+            state: the state that the previous block returned; None at the start of a file.
             last: whether the file ends here.
 
         Returns:
-            z and c of the frames that are now complete, and the state for the next block.
+            z and c of the frames that are now complete (possibly none), and the state for the next block.
         """
         tails, hidden = state if state is not None else (None, None)
         z, tails = self.g_enc.stream(block, tails, last=last)
-        if z.shape[1] == 0:
-            return z, z.new_zeros(z.shape[0], 0, self.g_ar.hidden_dim), (tails, hidden)
         c, hidden = self.g_ar.stream(z, hidden)
         return z, c, (tails, hidden)

@@ -1,4 +1,4 @@
-"""All W_k: one linear map a predicted step, from the context c_t to a prediction of z_{t+k}.
+"""W_k: one linear map for each predicted step, from the context c_t to a prediction of z_{t+k}.
 
 Source: van den Oord et al. 2018, equation 3: f_k(x_{t+k}, c_t) = exp(z_{t+k}ᵀ W_k c_t).
 """
@@ -16,15 +16,19 @@ class Predictor(nn.Module):
     Args:
         context_dim: D_c.
         latent_dim: D_z.
-        num_steps: K, how many steps ahead are predicted (12 in the paper).
+        num_steps: K, the number of predicted steps (12 in the paper).
     """
 
     def __init__(self, context_dim: int, latent_dim: int, num_steps: int = 12) -> None:
         super().__init__()
         self.num_steps, self.latent_dim = num_steps, latent_dim
-        # Uniform in ±1/sqrt(D_c), torch.nn.Linear's own start for each W_k; no bias, as in the paper.
+        # Uniform in ±1/sqrt(D_c), as torch.nn.Linear initialises each W_k; no bias, as in the paper.
         bound = context_dim**-0.5
         self.weight = nn.Parameter(torch.empty(num_steps * latent_dim, context_dim).uniform_(-bound, bound))
+
+    def linear_maps(self) -> dict[str, int]:
+        """The weight stacks K maps."""
+        return {"weight": self.num_steps}
 
     def forward(self, c: Tensor) -> Tensor:
         """Predict all steps from each context.
