@@ -1,4 +1,4 @@
-"""Two processes are one: losses and gradients with rows on two ranks against one process that has them all."""
+"""Losses and gradients of rows on two ranks equal those of one process that has all rows."""
 
 import os
 
@@ -7,7 +7,8 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
-from cpc.losses import EmbeddingError, MomentumQueue, gathered, info_nce, nt_xent, sup_con
+from cpc.losses import EmbeddingError, MomentumQueue, info_nce, nt_xent, sup_con
+from cpc.losses.embeddings import gathered
 
 RANKS, N, D = 2, 5, 4
 LABELS = torch.tensor([0, 0, 1, 2, 3, 1, 1, 0, 5, 5])  # one rank has more pairs than the other
@@ -24,7 +25,7 @@ def encoder():
 
 
 def cases(reduction):
-    """name → loss of two views and labels."""
+    """Losses of two views and labels, by name."""
     o = {"reduction": reduction}
     return {
         "info_nce": lambda x, y, _, **g: info_nce(x, y, **o, **g),
@@ -49,7 +50,7 @@ def worker(rank, folder):
             loss.backward()
             gradient = network.weight.grad
             both = torch.stack([loss.detach(), *gradient.flatten()])
-            dist.all_reduce(both)  # as DistributedDataParallel does, without the division
+            dist.all_reduce(both)  # as in DistributedDataParallel, but without the division
             out[name, reduction] = both / (RANKS if reduction == "mean" else 1)
     queue = MomentumQueue(7, 3, gather=True)
     for i in range(3):
@@ -62,7 +63,7 @@ def worker(rank, folder):
         out["error"] = str(error)
     torch.save(out, f"{folder}/{rank}.pt")
     dist.barrier()
-    os._exit(0)  # gloo's threads sometimes abort a process that ends while its peer has not
+    os._exit(0)  # gloo's threads sometimes abort a process that exits before its peer
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def outcomes(tmp_path_factory):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("name", cases("mean"))
-def test_two_processes_have_the_loss_and_the_gradient_of_one(outcomes, name, reduction):
+def test_two_processes_have_the_loss_and_the_gradients_of_one(outcomes, name, reduction):
     network = encoder()
     x, y = network(inputs())
     loss = cases(reduction)[name](x, y, LABELS)
@@ -84,7 +85,7 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(outcomes, name, red
         torch.testing.assert_close(outcome[name, reduction], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_every_rank_has_the_same_queue_in_the_order_of_the_ranks(outcomes):
+def test_all_ranks_hold_the_same_queue_in_rank_order(outcomes):
     queue = MomentumQueue(7, 3)
     for i in range(3):
         queue.enqueue(inputs()[0] + i)

@@ -1,4 +1,4 @@
-"""MoCo's queue against a Python list; the slow encoder."""
+"""MoCo's queue against a Python list; the momentum encoder."""
 
 import copy
 from collections import deque
@@ -11,8 +11,8 @@ from cpc.losses import EmbeddingError, MomentumQueue, info_nce, momentum_update
 
 
 @pytest.mark.parametrize("sizes", [[4, 4, 4, 4], [3, 3, 3, 3, 3], [8, 8], [20], [5, 0, 7, 19, 1, 1, 6]])
-def test_the_queue_is_a_list_of_the_last_keys_oldest_first(sizes):
-    """Whether batches divide its length, or exceed it."""
+def test_the_queue_lists_the_last_keys_oldest_first(sizes):
+    """This holds whether batches divide the length of the queue, do not divide it, or exceed it."""
     queue, expected = MomentumQueue(8, 2), deque(maxlen=8)
     for i, size in enumerate(sizes):
         keys = torch.randn(size, 2, generator=torch.Generator().manual_seed(i))
@@ -22,7 +22,7 @@ def test_the_queue_is_a_list_of_the_last_keys_oldest_first(sizes):
         assert len(queue) == len(expected)
 
 
-def test_the_queue_is_checkpointed_and_goes_on_where_it_was():
+def test_a_restored_queue_continues_where_it_was():
     one, other = MomentumQueue(8, 2), MomentumQueue(8, 2)
     one.enqueue(torch.randn(13, 2))
     other.load_state_dict(one.state_dict())
@@ -33,7 +33,7 @@ def test_the_queue_is_checkpointed_and_goes_on_where_it_was():
     assert list(one.parameters()) == []
 
 
-def test_keys_have_no_gradient_and_may_be_followed_by_an_enqueue_before_backward():
+def test_keys_have_no_gradient_and_an_enqueue_may_come_before_backward():
     queue = MomentumQueue(4, 3)
     queue.enqueue(torch.randn(4, 3, requires_grad=True))
     query = torch.randn(2, 3, requires_grad=True)
@@ -62,10 +62,10 @@ def test_the_momentum_update_moves_parameters_and_running_statistics_and_copies_
     assert all(p.grad_fn is None for p in keys.parameters())
 
 
-def test_what_does_not_fit_is_refused():
+def test_keys_and_networks_that_do_not_fit_are_refused():
     queue = MomentumQueue(4, 3)
     for call, says in [
-        (lambda: MomentumQueue(0, 3), "length: got 0, expected 1 or more"),
+        (lambda: MomentumQueue(0, 3), "length: got 0, expected at least 1"),
         (lambda: queue.enqueue(torch.ones(2, 4)), r"keys: got shape \(2, 4\), expected \(N, 3\)"),
         (lambda: queue.enqueue(torch.full((1, 3), torch.nan)), "keys: got nan or inf, expected finite"),
         (lambda: momentum_update(network(0), network(0), 1.5), "m: got 1.5, expected between 0 and 1"),

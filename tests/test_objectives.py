@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from cpc.config import BatchConfig, ConfigError, LossConfig, check_config
-from cpc.data import Windows, collate, read_manifest
+from cpc.config import BatchConfig, ConfigError, DataConfig, LossConfig, OptimConfig, TrainConfig, check_config
+from cpc.data import collate, read_manifest
 from cpc.features import extract_features, extractor_of_run, open_features
-from cpc.labels import num_labels, read_labels
+from cpc.labels import FrameGrid, Targets, TargetsError, num_labels, read_labels
 from cpc.model import Geometry
 from cpc.runs import append_metrics, build_model, load, read_checkpoint, read_metrics
-from cpc.train import Profile, Views, build_objective, train
-from cpc.train.objectives import _pairs
+from cpc.train import train
+from cpc.train.distributed import Ranks
+from cpc.train.objectives import Views, _pairs
+from cpc.train.setup import build_data, build_parts
 from tests.conftest import make_corpus, tiny_config
 
 PAIRS = BatchConfig(kind="by_utterance", num_windows=4, windows_per_group=2)
-STAGES = Profile(None, torch.device("cpu"))
 NAMES = ["supervised", "nt_xent", "clip", "moco", "sup_con"]
 
 
@@ -30,9 +31,9 @@ def labelled(tmp_path_factory):
     root = tmp_path_factory.mktemp("labelled")
     manifest = read_manifest(make_corpus(root))
     lines = []
-    train = manifest.select("train").table["utterance"]
-    for name, n in zip(manifest.table["utterance"], manifest.table["num_samples"], strict=True):
-        if name != train.iloc[1]:
+    unlabelled = manifest.select("train").utterances[1]
+    for name, n in zip(manifest.utterances, manifest.num_samples, strict=True):
+        if name != unlabelled:
             lines.append(" ".join([name, *(str(i // 10) for i in range(num_labels(n)))]))
     (root / "labels.txt").write_text("\n".join(lines) + "\n")
     return root
@@ -45,28 +46,25 @@ def config_of(name, labelled, **changes):
 
 
 def views_of(labelled, loss, *, window_samples=4000, short="skip", rows=6):
-    """An objective, and a batch of the train split with random c."""
+    """A network, an objective, the training data, and a batch of the train split with random c."""
     torch.manual_seed(0)
-    config = tiny_config(labelled / "manifest.csv", loss=loss)
-    manifest = read_manifest(labelled / "manifest.csv")
-    train_windows, dev_windows = (
-        Windows(manifest.select(s), window_samples=window_samples, short=short) for s in ("train", "dev")
-    )
+    manifest = labelled / "manifest.csv"
+    data_config = DataConfig(manifest=str(manifest), window_samples=window_samples, short=short)
+    config = tiny_config(manifest, loss=loss, data=data_config, precision="float32")
     network = build_model(config)
-    objective = build_objective(config, network, train_windows, dev_windows)
-    batch = collate([train_windows[0, i] for i in range(rows)])
-    geometry = Geometry.of(config.encoder.strides, config.encoder.padding)
-    num_frames = [geometry.num_complete_frames(n) for n in batch.num_samples]
+    data = build_data(config, network.g_enc.geometry)
+    parts = build_parts(config, network, data, torch.device("cpu"), Ranks(), None)
+    batch = collate([data.train[0, i] for i in range(rows)])
+    num_frames = [network.g_enc.geometry.num_complete_frames(n) for n in batch.num_samples]
     z, c = network.represent(batch.waveforms)
-    views = Views(batch.waveforms, z, torch.randn_like(c).requires_grad_(), num_frames, batch, train_windows, 0)
-    return network, objective, views
+    return parts, Views(batch.waveforms, z, torch.randn_like(c).requires_grad_(), num_frames, batch, 0)
 
 
-def loop_classes(labelled, views, classes):
+def loop_classes(labelled, parts, views):
     """Class of each frame, by looking up each frame's own time in the label file."""
+    classes, names = parts.data.classes, parts.data.train.manifest.utterances
     labels = read_labels(labelled / "labels.txt")
     geometry = Geometry.of((5, 4, 2, 2, 2), "none")
-    names = views.windows.manifest.table["utterance"].tolist()
     expected = np.full(views.c.shape[:2], -1)
     for b, row in enumerate(views.batch.utterance):
         for i in range(views.num_frames[b]):
@@ -80,35 +78,35 @@ def loop_classes(labelled, views, classes):
 @pytest.mark.parametrize(("window_samples", "short"), [(4000, "skip"), (24000, "pad")])
 def test_supervised_loss_is_the_mean_over_labelled_whole_frames(labelled, window_samples, short):
     loss = LossConfig(name="supervised", target="phone", labels=str(labelled / "labels.txt"))
-    _, objective, views = views_of(labelled, loss, window_samples=window_samples, short=short)
-    expected = loop_classes(labelled, views, objective.targets.classes)
+    parts, views = views_of(labelled, loss, window_samples=window_samples, short=short)
+    objective, expected = parts.objective, loop_classes(labelled, parts, views)
+    assert (views.batch.targets.numpy() == expected).all()
     assert (expected == -1).any()
     terms, hits = [], []
     for b, i in zip(*np.nonzero(expected != -1), strict=True):
         logits = objective.classifier(views.c[b, i]).double()
         terms.append(-(logits - logits.logsumexp(0))[expected[b, i]].item())
         hits.append(int(logits.argmax()) == expected[b, i])
-    result = objective(None, views, STAGES)
+    result = objective(None, views)
     assert result["loss"].item() == pytest.approx(np.mean(terms), abs=1e-5)
     assert result["accuracy"].item() == pytest.approx(np.mean(hits), abs=1e-6)
-    assert result["log_n"].item() == pytest.approx(math.log(len(objective.targets.classes)))
+    assert result["log_n"].item() == pytest.approx(math.log(len(parts.data.classes)))
     result["loss"].backward()
     assert (views.c.grad.abs().sum(2).numpy() > 0).tolist() == (expected != -1).tolist()
 
 
 def test_speaker_targets_hold_for_every_whole_frame(labelled):
-    _, objective, views = views_of(labelled, LossConfig(name="supervised", target="speaker"), window_samples=24000,
-                                   short="pad")  # fmt: skip
-    classes = objective.targets.of_frames(views.windows, views.batch, views.num_frames, views.c.shape[1])
-    speakers = views.windows.manifest.table["speaker"].astype(str).tolist()
+    loss = LossConfig(name="supervised", target="speaker")
+    parts, views = views_of(labelled, loss, window_samples=24000, short="pad")
+    speakers = parts.data.train.manifest.speakers
     for b, row in enumerate(views.batch.utterance):
         valid = views.num_frames[b]
-        assert set(classes[b, :valid].tolist()) == {objective.targets.classes.index(speakers[row])}
-        assert set(classes[b, valid:].tolist()) <= {-1}
+        assert set(views.batch.targets[b, :valid].tolist()) == {parts.data.classes.index(speakers[row])}
+        assert set(views.batch.targets[b, valid:].tolist()) <= {-1}
 
 
 def test_pooled_c_is_the_mean_over_whole_frames(labelled):
-    _, _, views = views_of(labelled, LossConfig(), window_samples=24000, short="pad")
+    _, views = views_of(labelled, LossConfig(), window_samples=24000, short="pad")
     assert min(views.num_frames) < views.c.shape[1]
     for b, n in enumerate(views.num_frames):
         torch.testing.assert_close(views.pooled()[b], views.c[b, :n].mean(0))
@@ -120,7 +118,7 @@ def cosines(x, y):
 
 
 def test_clip_picks_the_other_window_of_the_utterance_both_ways(labelled):
-    _, objective, views = views_of(labelled, LossConfig(name="clip", temperature=0.5))
+    parts, views = views_of(labelled, LossConfig(name="clip", temperature=0.5))
     utterances = list(dict.fromkeys(views.batch.utterance))
     rows = [[r for r, u in enumerate(views.batch.utterance) if u == utterance][:2] for utterance in utterances]
     first, second = zip(*rows, strict=True)
@@ -129,15 +127,15 @@ def test_clip_picks_the_other_window_of_the_utterance_both_ways(labelled):
     both = [
         [-math.log(math.exp(m[i, i]) / sum(math.exp(m[i, j]) for j in range(n))) for i in range(n)] for m in (s, s.T)
     ]
-    result = objective(None, views, STAGES)
+    result = parts.objective(None, views)
     assert result["loss"].item() == pytest.approx(np.mean(both), abs=1e-5)
     assert result["log_n"].item() == pytest.approx(math.log(n))
 
 
 def test_sup_con_on_phones_compares_the_labelled_frames(labelled):
     loss = LossConfig(name="sup_con", target="phone", labels=str(labelled / "labels.txt"), temperature=0.5)
-    _, objective, views = views_of(labelled, loss)
-    expected = loop_classes(labelled, views, objective.targets.classes)
+    parts, views = views_of(labelled, loss)
+    expected = loop_classes(labelled, parts, views)
     x, y = views.c[torch.from_numpy(expected != -1)], expected[expected != -1]
     assert len(y) < 1024  # else frames are drawn
     s = cosines(x, x) / 0.5
@@ -148,18 +146,19 @@ def test_sup_con_on_phones_compares_the_labelled_frames(labelled):
         positives = [j for j in others if y[j] == y[i]]
         if positives:
             terms.append(np.mean([-math.log(math.exp(s[i, j]) / total) for j in positives]))
-    assert objective(None, views, STAGES)["loss"].item() == pytest.approx(np.mean(terms), abs=1e-4)
+    assert parts.objective(None, views)["loss"].item() == pytest.approx(np.mean(terms), abs=1e-4)
 
 
 def test_moco_has_the_keys_of_the_slow_copy_against_the_queue(labelled):
-    network, objective, views = views_of(labelled, LossConfig(name="moco", temperature=0.5, momentum=0.75))
+    parts, views = views_of(labelled, LossConfig(name="moco", temperature=0.5, momentum=0.75))
+    network, objective = parts.network, parts.objective
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.1)
     before = {name: value.clone() for name, value in objective.keys.state_dict().items()}
     held = torch.randn(5, 8)
     objective.queue.enqueue(held)
-    result = objective(network, views, STAGES)
+    result = objective(network, views)
     for name, value in objective.keys.state_dict().items():
         ours = dict(network.state_dict())[name]
         torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * ours)
@@ -174,7 +173,7 @@ def test_moco_has_the_keys_of_the_slow_copy_against_the_queue(labelled):
         ]
     assert result["loss"].item() == pytest.approx(np.mean(terms), abs=1e-5)
     assert len(objective.queue) == 5 + len(views.waveforms)
-    objective.eval()(network, views, STAGES)
+    objective.eval()(network, views)
     assert len(objective.queue) == 5 + len(views.waveforms)
 
 
@@ -207,7 +206,7 @@ def test_a_resumed_run_is_bitwise_that_of_an_uninterrupted_one(name, labelled, t
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cpc.train.loop.append_metrics", stop_at_four)
+        patch.setattr("cpc.train.metrics.append_metrics", stop_at_four)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "halved")
     resumed = train(config, tmp_path / "halved", resume=True)
@@ -222,14 +221,14 @@ def test_a_resumed_run_is_bitwise_that_of_an_uninterrupted_one(name, labelled, t
 @pytest.mark.parametrize(
     ("loss", "says"),
     [
-        (LossConfig(name="supervised", target="phone"), r"loss.labels: got none, a phone target needs one"),
+        (LossConfig(name="supervised", target="phone"), r"loss.labels: got none, a phone target needs labels"),
         (LossConfig(name="supervised", target="colour"), r"loss.target: got 'colour', allowed: phone, or a column"),
         (LossConfig(name="sup_con", target="utterance"), r"values of utterance in dev \(e.g. .*\) are not in train"),
-        (LossConfig(name="supervised", target="sample_rate"), r"sample_rate has one class only in train"),
+        (LossConfig(name="supervised", target="sample_rate"), r"sample_rate has only one class in train"),
     ],
 )
 def test_targets_that_cannot_work_are_one_line_before_anything_is_written(labelled, tmp_path, loss, says):
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises((ConfigError, TargetsError), match=says):
         train(tiny_config(labelled / "manifest.csv", loss=loss), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -246,33 +245,52 @@ def test_windows_of_one_utterance_are_asked_for(labelled, name):
 
 def test_a_phone_that_train_lacks_takes_no_part(labelled):
     loss = LossConfig(name="supervised", target="phone", labels=str(labelled / "labels.txt"))
-    _, objective, views = views_of(labelled, loss)
-    before = objective.targets.of_frames(views.windows, views.batch, views.num_frames, views.c.shape[1])
-    gone = objective.targets._index.pop(objective.targets.classes[2])
-    after = objective.targets.of_frames(views.windows, views.batch, views.num_frames, views.c.shape[1])
+    parts, views = views_of(labelled, loss)
+    train_manifest, dev_manifest = parts.data.train.manifest, parts.data.dev.manifest
+    grid = FrameGrid(16000, 160, 232.0, 23, lambda num_samples: 23)
+    targets = Targets("phone", loss.labels, train_manifest, dev_manifest, grid)
+    row, start = next(
+        (row, start) for row, start in zip(views.batch.utterance, views.batch.start, strict=True)
+        if (targets.in_split(train_manifest)(row, start, 4000) >= 0).all()
+    )  # fmt: skip
+    before = targets.in_split(train_manifest)(row, start, 4000)
+    gone = targets._index.pop(targets.classes[before[0]])
+    after = targets.in_split(train_manifest)(row, start, 4000)
     assert (after[before == gone] == -1).all()
-    assert torch.equal(after[before != gone], before[before != gone])
+    assert (after[before != gone] == before[before != gone]).all()
 
 
-def test_a_run_does_not_go_on_with_other_classes(labelled):
-    """As many classes of other names would silently be taken for one another."""
-    _, objective, _ = views_of(labelled, LossConfig(name="supervised", target="speaker"))
-    state = objective.state_dict()
-    objective.targets.classes = objective.targets.classes[::-1]
+def test_a_run_does_not_continue_with_other_classes(labelled):
+    """The same number of classes with other names would silently be taken for each other."""
+    parts, _ = views_of(labelled, LossConfig(name="supervised", target="speaker"))
+    state = parts.objective.state_dict()
+    parts.objective.classes = parts.objective.classes[::-1]
     with pytest.raises(ConfigError, match=r"the checkpoint has 1, 2, 3"):
-        objective.load_state_dict(state)
+        parts.objective.load_state_dict(state)
 
 
-def test_what_takes_no_part_is_said(labelled):
+def test_utterances_without_labels_are_noted(labelled):
     loss = LossConfig(name="supervised", target="phone", labels=str(labelled / "labels.txt"))
-    _, objective, views = views_of(labelled, loss)
-    missing = views.windows.manifest.table["utterance"].iloc[1]
-    assert objective.targets.notes[0] == f"train: 1 utterances have no labels, their frames take no part: {missing}"
+    parts, _ = views_of(labelled, loss)
+    missing = parts.data.train.manifest.utterances[1]
+    assert parts.data.notes[0] == f"train: 1 utterances have no labels, their frames take no part: {missing}"
 
 
-def test_a_batch_of_unlabelled_windows_has_loss_0_and_goes_on(labelled):
+def test_a_batch_of_unlabelled_windows_has_loss_0(labelled):
     loss = LossConfig(name="supervised", target="phone", labels=str(labelled / "labels.txt"))
-    _, objective, views = views_of(labelled, loss)
-    objective.targets.labels = {}
-    result = objective(None, views, STAGES)
-    assert result["loss"].item() == 0
+    parts, views = views_of(labelled, loss)
+    views.batch.targets.fill_(-1)
+    assert parts.objective(None, views)["loss"].item() == 0
+
+
+def test_mocos_best_model_is_judged_against_the_queue_it_had(labelled, tmp_path):
+    """While the queue fills, log N and with it the dev loss grow: the lowest loss would always be the first one."""
+    loss = LossConfig(name="moco", queue_length=64, temperature=0.5)
+    optim, steps = OptimConfig(lr=3e-3), TrainConfig(num_updates=30, validate_every=5, validate_batches=1)
+    run = train(config_of("moco", labelled, loss=loss, optim=optim, train=steps), tmp_path / "run")
+    dev = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "dev"]
+    assert dev[0]["log_n"] < dev[-1]["log_n"]
+    assert min(dev, key=lambda line: line["loss"]) is dev[0]
+    best = max(dev, key=lambda line: line["log_n"] - line["loss"])
+    assert best is not dev[0]
+    assert read_checkpoint(run / "best.pt")[1]["update"] == best["update"]

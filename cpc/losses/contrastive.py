@@ -1,23 +1,22 @@
-"""InfoNCE's family: the losses for embeddings that CPC is compared with.
+"""InfoNCE for pairs of embeddings.
 
-    info_nce    one positive a query; negatives from the batch, given for all, or given per query; CLIP's with symmetric
-    nt_xent     labels; each anchor–positive pair is a term of its own: − log( e^p / (e^p + Σ_negatives e^n) )
-    sup_con     labels; each anchor is a term: the mean over its positives of − log( e^p / Σ_others e^s )
+    info_nce    one positive for each query; negatives from the batch, shared by all queries, or separate for each
 
-Scores s are cosines, or dot products, over the temperature, always in float32 or better. With `chunk_size`, so many
-rows are scored at a time, and their scores are formed anew in the backward pass: memory is linear in the number of
-embeddings N. Without it the N × N scores are kept.
+Scores are cosines or dot products, divided by the temperature, in float32 or float64. With `chunk_size`, only that many
+rows are scored at a time and their scores are recomputed in the backward pass, so memory is linear in the number of
+embeddings N; without it, all N × N scores are kept.
 
-Reductions: "none" has a loss for each row, (N,); "sum" adds them; "mean" divides the sum by the number of terms.
-With `gather` each rank scores its own rows against those of all ranks. "mean" is then this rank's sum over the number
-of terms that a rank has on average: averaged over the ranks, losses and gradients (as DistributedDataParallel does)
-are those of one process with all rows in rank order. Of "sum" the sums over the ranks are.
+Reductions: "none" returns one loss per row, (N,); "sum" adds them; "mean" divides the sum by the number of terms. With
+`gather`, each rank scores its own rows against those of all ranks. "mean" then divides this rank's sum by the mean
+number of terms per rank, so that averaging over the ranks (as DistributedDataParallel averages gradients) gives the
+loss and the gradients of a single process with all rows in rank order. With "sum", add the ranks' results.
+
+These conventions also hold for the losses in `labelled`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from torch.nn import functional as F
 
 from cpc.losses.embeddings import (
     EmbeddingError,
+    Reduction,
     Similarity,
     by_blocks,
     check_option,
@@ -33,16 +33,17 @@ from cpc.losses.embeddings import (
     check_shape,
     embeddings_of,
     gathered,
+    reduce_losses,
+    softplus,
     world_size,
 )
 
-Reduction = Literal["mean", "sum", "none"]
 NegativeMode = Literal["unpaired", "paired"]
-
-# Behind it log(1 + e^x) is x in any precision.
-_SOFTPLUS_IS_LINEAR = 50
+Positives = Literal["each", "first"]
 
 
+# The signature has ten arguments because the first seven are those of info-nce-pytorch, in its order: existing calls of
+# that function keep working.
 def info_nce(
     query: Tensor,
     positive: Tensor,
@@ -56,26 +57,26 @@ def info_nce(
     chunk_size: int | None = None,
     gather: bool = False,
 ) -> Tensor:
-    """Pick each query's positive out of the candidates: − log softmax of its score.
+    """Compute the negative log softmax of the positive's score among all candidates of each query.
 
     Args:
         query: (N, D).
-        positive: (N, D), row i belongs to query i.
-        negatives: None: the positives of the other queries. (M, D) with "unpaired": the same for all queries.
-            (N, M, D) with "paired": row i for query i.
-        temperature: scores are divided by it; above 0. A tensor () is learned.
-        symmetric: CLIP's form: the mean of both directions, query → positive and positive → query.
-        negative_mode: what the rows of `negatives` are.
-        reduction: see the module; a term a query.
-        similarity: of two embeddings.
-        chunk_size: queries scored at a time; None: all.
-        gather: also take the positives of the other ranks for negatives; every rank needs as many rows.
+        positive: (N, D); row i belongs to query i.
+        negatives: (M, D) with "unpaired": shared by all queries. (N, M, D) with "paired": row i belongs to query i.
+            With None, each query's negatives are the positives of the other queries.
+        temperature: divides the scores; above 0. It may be a learned tensor ().
+        symmetric: CLIP's form: average the directions query → positive and positive → query.
+        negative_mode: the form of `negatives`.
+        reduction: see the module's docstring; each query is one term.
+        similarity: score of two embeddings.
+        chunk_size: number of queries to score at a time; None scores all at once.
+        gather: use the positives of the other ranks as negatives too; all ranks need equally many rows.
 
     Returns:
-        In nats: () or, with reduction "none", (N,).
+        Nats: () or, with reduction "none", (N,).
 
     Raises:
-        EmbeddingError: if an argument is out of its range, empty, not finite, or of length 0 under a cosine.
+        EmbeddingError: an argument is out of range, empty or not finite, or has length 0 under a cosine.
 
     Source: van den Oord et al. 2018, equation 4; symmetric: Radford et al. 2021, Fig. 3.
     """
@@ -84,200 +85,132 @@ def info_nce(
     check_option("negative_mode", negative_mode, NegativeMode)
     if negatives is not None and (symmetric or gather):
         name = "symmetric" if symmetric else "gather"
-        raise EmbeddingError(f"{name}: got True with negatives given, allowed with negatives=None: the batch's own")
+        raise EmbeddingError(f"{name}: got True together with negatives, expected negatives=None (those of the batch)")
     with torch.autocast(query.device.type, enabled=False):
         query = embeddings_of("query", query, similarity)
         positive = embeddings_of("positive", positive, similarity).to(query.dtype)
         check_shape("positive", positive, tuple(query.shape), "as query")
         scaled = query / temperature
-        if negatives is None:
-            losses = _in_batch(scaled, positive, chunk_size, gather)
-            if symmetric:
-                losses = (losses + _in_batch(positive / temperature, query, chunk_size, gather)) / 2
+        if negatives is not None:
+            negatives = _checked_negatives(query, negatives, negative_mode, similarity)
+            losses = _against_given(scaled, positive, negatives, chunk_size)
         else:
-            paired = negative_mode == "paired"
-            negatives = embeddings_of("negatives", negatives, similarity, ndim=3 if paired else 2).to(query.dtype)
-            shape = (len(query), negatives.shape[1]) if paired else (len(negatives),)
-            check_shape("negatives", negatives, (*shape, query.shape[1]), f"as query {tuple(query.shape)}")
-            losses = _given(scaled, positive, negatives, chunk_size)
-    return _reduce(losses, reduction, len(losses) * world_size(gather), gather)
+            losses = _against_batch(scaled, positive, chunk_size, gather)
+            if symmetric:
+                losses = (losses + _against_batch(positive / temperature, query, chunk_size, gather)) / 2
+    return reduce_losses(losses, reduction, len(losses) * world_size(gather), gather)
 
 
 def info_nce_logits(
-    features: Tensor, n_views: int = 2, temperature: float | Tensor = 0.1, *, similarity: Similarity = "cosine"
+    features: Tensor,
+    n_views: int = 2,
+    temperature: float | Tensor = 0.1,
+    *,
+    similarity: Similarity = "cosine",
+    positives: Positives = "each",
 ) -> tuple[Tensor, Tensor]:
-    """SimCLR's form, for any number of views: `F.cross_entropy(*info_nce_logits(features))`.
+    """Return SimCLR's logits and labels for any number of views: `F.cross_entropy(*info_nce_logits(features))`.
 
-    Every ordered pair of views of one item is a row: the pair's score first, then those of the anchor with all views of
-    the other items. The anchor itself is in no row, nor are further views of its item. So the cross-entropy is
-    `nt_xent` with the items for labels; with two views it is SimCLR's, and a row has all 2N − 1 others.
+    With positives="each", every ordered pair of views of one item is a row: first the pair's score, then the anchor's
+    scores with all views of the other items. The cross-entropy is `nt_xent` with the items as labels. With
+    positives="first", every view is a row: first its scores with the other views of its item, then those with all views
+    of the other items. Only the first of these positives is the target; the others count as negatives. This is what a
+    widely copied implementation for two views does with more views. With two views both are SimCLR's loss; with V = 3
+    views of N = 5 items the logits are (30, 13) and (15, 14).
+
+    An example with three views of two items, where the first item's first view has a score of 2 with its second view,
+    1 with its third, and 0 with the other item's views:
+
+        >>> views = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> each, labels = info_nce_logits(views, 3, 1.0, similarity="dot", positives="each")
+        >>> each[:2].tolist()  # losses -log e²/(e² + 3) = 0.3408 and -log e/(e + 3) = 0.7437
+        [[2.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
+        >>> F.cross_entropy(each[:2], labels[:2], reduction="none")
+        tensor([0.3408, 0.7437])
+        >>> first, labels = info_nce_logits(views, 3, 1.0, similarity="dot", positives="first")
+        >>> first[0].tolist()  # loss -log e²/(e² + e + 3) = 0.5732
+        [2.0, 1.0, 0.0, 0.0, 0.0]
+        >>> F.cross_entropy(first[:1], labels[:1], reduction="none")
+        tensor([0.5732])
 
     Args:
         features: (V · N, D): the first view of all N items, then the second of all, as `torch.cat([view_1, view_2])`.
-        n_views: V, two or more.
-        temperature: scores are divided by it; above 0.
-        similarity: of two embeddings.
+        n_views: V, at least 2.
+        temperature: divides the scores; above 0.
+        similarity: score of two embeddings.
+        positives: see above.
 
     Returns:
-        Logits (V · N · (V − 1), 1 + V · (N − 1)) and labels, all 0.
+        Logits (V · N · (V − 1), 1 + V · (N − 1)) with "each", (V · N, V · N − 1) with "first"; labels, all 0.
 
     Raises:
-        EmbeddingError: as info_nce; and if the rows are no multiple of n_views.
+        EmbeddingError: see `info_nce`; or the number of rows is not a multiple of n_views.
 
     Source: Chen et al. 2020, equation 1.
     """
     check_scoring(temperature, similarity)
+    check_option("positives", positives, Positives)
     with torch.autocast(features.device.type, enabled=False):
         features = embeddings_of("features", features, similarity)
         rows = len(features)
         if n_views < 2 or rows % n_views:
-            raise EmbeddingError(
-                f"n_views: got {n_views}, expected two or more that divide the {rows} rows of features"
-            )
+            raise EmbeddingError(f"n_views: got {n_views}, expected at least 2 and a divisor of the {rows} rows")
         scores = features / temperature @ features.T
-        item = torch.arange(rows // n_views, device=features.device).repeat(n_views)
-        same = item[:, None] == item
-        anchor, partner = (same & ~torch.eye(rows, dtype=torch.bool, device=same.device)).nonzero(as_tuple=True)
-        negatives = scores[~same].view(rows, -1)
-        logits = torch.cat([scores[anchor, partner, None], negatives[anchor]], 1)
+        same, other = _views_of_same_and_other_items(scores, n_views)
+        if positives == "each":
+            same, other = same.view(-1, 1), other.repeat_interleave(n_views - 1, 0)
+        logits = torch.cat([same, other], 1)
     return logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
 
 
-def nt_xent(
-    embeddings: Tensor,
-    labels: Tensor,
-    temperature: float | Tensor = 0.1,
-    reduction: Reduction = "mean",
-    *,
-    similarity: Similarity = "cosine",
-    chunk_size: int | None = None,
-    gather: bool = False,
-) -> Tensor:
-    """Normalised-temperature cross-entropy: every anchor–positive pair is a term: that positive against all negatives.
-
-    An anchor's positives are the other rows of its label, its negatives the rows of other labels. The other positives
-    are not in a term's denominator, so they do not push each other away: that is the difference from `sup_con`.
-    An anchor and three points: positives of score 2 and 1, and a negative of score 0.
-
-        nt_xent, the two terms:  − log( e² / (e² + e⁰) ) = 0.1269,  − log( e¹ / (e¹ + e⁰) ) = 0.3133
-        sup_con, one term:       ½ [ − log( e² / (e² + e¹ + e⁰) ) − log( e¹ / (e² + e¹ + e⁰) ) ] = ½ [ 0.4076 + 1.4076 ]
-
-        >>> anchor_and_three = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-        >>> labels = torch.tensor([0, 0, 0, 1])
-        >>> options = {"temperature": 1.0, "similarity": "dot", "reduction": "none"}
-        >>> round(nt_xent(anchor_and_three, labels, **options)[0].item(), 4)  # 0.1269 + 0.3133
-        0.4402
-        >>> round(sup_con(anchor_and_three, labels, **options)[0].item(), 4)  # (0.4076 + 1.4076) / 2
-        0.9076
-
-    Args:
-        embeddings: (N, D).
-        labels: (N,) integers.
-        temperature: scores are divided by it; above 0. A tensor () is learned.
-        reduction: see the module; a term an ordered pair; "none" has the sum of each anchor's terms.
-        similarity: of two embeddings.
-        chunk_size: anchors scored at a time; None: all.
-        gather: score against the rows of all ranks.
-
-    Returns:
-        In nats: () or, with reduction "none", (N,). 0 without any positive pair, and, as in
-        pytorch-metric-learning, without any negative: with one label there is nothing to tell apart.
-
-    Raises:
-        EmbeddingError: as info_nce; and if labels are no integers.
-
-    Source: Sohn 2016; Chen et al. 2020, equation 1.
-    """
-
-    def losses_of(scores: Tensor, is_self: Tensor, is_same: Tensor) -> Tensor:
-        negatives = scores.masked_fill(is_same, -torch.inf).logsumexp(1, keepdim=True)
-        terms = F.softplus(negatives - scores, threshold=_SOFTPLUS_IS_LINEAR)
-        return terms.masked_fill(~is_same | is_self, 0).sum(1)
-
-    check_option("reduction", reduction, Reduction)
-    losses, counts = _labelled(embeddings, labels, temperature, similarity, chunk_size, gather, losses_of)
-    return _reduce(losses, reduction, int((counts * (counts - 1)).sum()), gather)
-
-
-def sup_con(
-    embeddings: Tensor,
-    labels: Tensor,
-    temperature: float | Tensor = 0.1,
-    reduction: Reduction = "mean",
-    *,
-    similarity: Similarity = "cosine",
-    chunk_size: int | None = None,
-    gather: bool = False,
-) -> Tensor:
-    """Supervised contrastive loss: an anchor's mean, over its positives, of − log of the share among all others.
-
-    All others stand in every denominator, the other positives too; `nt_xent` has an example of the difference.
-
-    Args:
-        embeddings: (N, D).
-        labels: (N,) integers.
-        temperature: scores are divided by it; above 0. A tensor () is learned.
-        reduction: see the module; a term an anchor that has a positive; the others' loss is 0.
-        similarity: of two embeddings.
-        chunk_size: anchors scored at a time; None: all.
-        gather: score against the rows of all ranks.
-
-    Returns:
-        In nats: () or, with reduction "none", (N,). 0 without any positive pair, and, as in
-        pytorch-metric-learning, without any negative: with one label there is nothing to tell apart.
-
-    Raises:
-        EmbeddingError: as info_nce; and if labels are no integers.
-
-    Source: Khosla et al. 2020, equation 2 (L_out), without a further factor of the temperature.
-    """
-
-    def losses_of(scores: Tensor, is_self: Tensor, is_same: Tensor) -> Tensor:
-        is_positive = is_same & ~is_self
-        count = is_positive.sum(1)
-        mean = scores.masked_fill(~is_positive, 0).sum(1) / count.clamp(min=1)
-        return (scores.masked_fill(is_self, -torch.inf).logsumexp(1) - mean).masked_fill(count == 0, 0)
-
-    check_option("reduction", reduction, Reduction)
-    losses, counts = _labelled(embeddings, labels, temperature, similarity, chunk_size, gather, losses_of)
-    return _reduce(losses, reduction, int(counts[counts > 1].sum()), gather)
+def _views_of_same_and_other_items(scores: Tensor, n_views: int) -> tuple[Tensor, Tensor]:
+    """Split scores (V · N, V · N) into (V · N, V − 1) and (V · N, V · (N − 1)), without the diagonal."""
+    item = torch.arange(len(scores) // n_views, device=scores.device).repeat(n_views)
+    same = item[:, None] == item
+    is_self = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    return scores[same & ~is_self].view(len(scores), -1), scores[~same].view(len(scores), -1)
 
 
 class Bound(NamedTuple):
-    """A lower bound on the mutual information, and what it cannot exceed, in nats."""
+    """A lower bound on the mutual information, and the largest value that it can take, in nats."""
 
     value: Tensor
     ceiling: float
 
 
 def mutual_information_bound(loss: Tensor | float, num_candidates: int) -> Bound:
-    """I(x; c) ≥ log N − L, for negatives that are drawn from p(x).
+    """Compute log N − L, a lower bound on I(x; c) if the negatives are drawn from p(x).
 
     Args:
-        loss: InfoNCE in nats, a mean over queries; of any critic.
-        num_candidates: N, with the positive.
+        loss: InfoNCE in nats, averaged over queries, of any critic.
+        num_candidates: N, including the positive.
 
     Returns:
-        log N − L, and its ceiling log N, as L is never below 0: to show I nats takes more than e^I candidates.
+        log N − L, and its ceiling log N, since L is never below 0: showing I nats takes at least e^I candidates.
 
     Raises:
-        EmbeddingError: if the loss is below 0 or not finite, or there is no candidate.
+        EmbeddingError: the loss is negative or not finite, or there is no candidate.
 
     Source: van den Oord et al. 2018, section 2.3 and appendix.
     """
     loss = torch.as_tensor(loss).detach()
     if not bool((loss.isfinite() & (loss >= 0)).all()):
-        raise EmbeddingError(f"loss: got {loss.min().item()}, expected finite values of 0 or more")
+        raise EmbeddingError(f"loss: got {loss.min().item()}, expected finite values of at least 0")
     if num_candidates < 1:
-        raise EmbeddingError(f"num_candidates: got {num_candidates}, expected 1 or more")
+        raise EmbeddingError(f"num_candidates: got {num_candidates}, expected at least 1")
     return Bound(math.log(num_candidates) - loss, math.log(num_candidates))
 
 
-# --- what they share
+def _checked_negatives(query: Tensor, negatives: Tensor, mode: NegativeMode, similarity: Similarity) -> Tensor:
+    """Check the negatives (M, D) or (N, M, D) against the queries (N, D), and prepare them."""
+    negatives = embeddings_of("negatives", negatives, similarity, ndim=3 if mode == "paired" else 2).to(query.dtype)
+    shape = (len(query), negatives.shape[1]) if mode == "paired" else (len(negatives),)
+    check_shape("negatives", negatives, (*shape, query.shape[1]), f"as query {tuple(query.shape)}")
+    return negatives
 
 
-def _in_batch(query: Tensor, positive: Tensor, chunk_size: int | None, gather: bool) -> Tensor:
-    """(N,) losses of queries, over the temperature already, whose negatives are the other positives."""
+def _against_batch(query: Tensor, positive: Tensor, chunk_size: int | None, gather: bool) -> Tensor:
+    """Compute the losses (N,) of queries that are divided by the temperature, against the other positives."""
     keys, first = gathered(positive) if gather else (positive, 0)
 
     def losses_of(rows: Tensor, place: Tensor, keys: Tensor) -> Tensor:
@@ -287,56 +220,15 @@ def _in_batch(query: Tensor, positive: Tensor, chunk_size: int | None, gather: b
     return by_blocks(losses_of, (query, place), (keys,), chunk_size)
 
 
-def _given(query: Tensor, positive: Tensor, negatives: Tensor, chunk_size: int | None) -> Tensor:
-    """(N,) losses of queries, over the temperature already, with negatives (M, D) or (N, M, D)."""
+def _against_given(query: Tensor, positive: Tensor, negatives: Tensor, chunk_size: int | None) -> Tensor:
+    """Compute the losses (N,) of queries that are divided by the temperature, against (M, D) or (N, M, D)."""
     paired = negatives.ndim == 3
 
     def losses_of(rows: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
         scores = torch.einsum("nd,nmd->nm", rows, negatives) if paired else rows @ negatives.T
-        excess = scores.logsumexp(1) - (rows * positive).sum(1)
-        return F.softplus(excess, threshold=_SOFTPLUS_IS_LINEAR)
+        # Subtract before the log-sum-exp: after it, a large offset that all scores share would cost the difference.
+        return softplus((scores - (rows * positive).sum(1, keepdim=True)).logsumexp(1))
 
     if paired:
         return by_blocks(losses_of, (query, positive, negatives), (), chunk_size)
     return by_blocks(losses_of, (query, positive), (negatives,), chunk_size)
-
-
-def _labelled(
-    embeddings: Tensor,
-    labels: Tensor,
-    temperature: float | Tensor,
-    similarity: Similarity,
-    chunk_size: int | None,
-    gather: bool,
-    losses_of: Callable[[Tensor, Tensor, Tensor], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Losses (N,) of rows with labels, and how many rows each label has, over all ranks.
-
-    `losses_of` makes (A,) losses from scores (A, N), which of them are the anchors', and which have their label.
-    """
-    check_scoring(temperature, similarity, chunk_size)
-    with torch.autocast(embeddings.device.type, enabled=False):
-        embeddings = embeddings_of("embeddings", embeddings, similarity)
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise EmbeddingError(f"labels: got {labels.dtype}, expected integers, as torch.int64")
-        check_shape("labels", labels, (len(embeddings),), "one a row of embeddings")
-        keys, first = gathered(embeddings) if gather else (embeddings, 0)
-        key_labels = gathered(labels)[0] if gather else labels
-        key_place = torch.arange(len(keys), device=keys.device)
-        place = key_place[first : first + len(embeddings)]
-
-        def block(rows: Tensor, own: Tensor, place: Tensor, keys: Tensor) -> Tensor:
-            return losses_of(rows @ keys.T, place[:, None] == key_place, own[:, None] == key_labels)
-
-        _, counts = torch.unique(key_labels, return_counts=True)
-        if len(counts) == 1:
-            return keys[place, :0].sum(1), counts  # zeros through which every rank can go back
-        return by_blocks(block, (embeddings / temperature, labels, place), (keys,), chunk_size), counts
-
-
-def _reduce(losses: Tensor, reduction: Reduction, num_terms: int, gather: bool) -> Tensor:
-    """Over this rank's rows; of "mean" its share times the number of ranks, so that the ranks' average is the mean."""
-    if reduction == "none":
-        return losses
-    total = losses.sum()
-    return total if reduction == "sum" else total * (world_size(gather) / max(num_terms, 1))

@@ -1,4 +1,4 @@
-"""Embeddings that are compared: checked and normalised, scored by blocks, gathered from all ranks."""
+"""What the losses share: checked and normalised embeddings, scoring by blocks, gathering over ranks, reductions."""
 
 from __future__ import annotations
 
@@ -12,19 +12,27 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 Similarity = Literal["cosine", "dot"]
+Reduction = Literal["mean", "sum", "none"]
 
 
 class EmbeddingError(ValueError):
-    """An argument that nothing can be computed from."""
+    """An argument from which no loss can be computed."""
+
+
+# --- arguments
 
 
 def embeddings_of(name: str, x: Tensor, similarity: Similarity, ndim: int = 2) -> Tensor:
-    """`x`, checked, in float32 or better, and for a cosine of length 1."""
+    """Check `x` and return it in float32 or float64, with rows of length 1 for a cosine.
+
+    Raises:
+        EmbeddingError: wrong shape or type, a value that is not finite, or a row of length 0 under a cosine.
+    """
     if x.ndim != ndim or not x.numel():
         shape = "(N, D)" if ndim == 2 else "(N, M, D)"
         raise EmbeddingError(f"{name}: got shape {tuple(x.shape)}, expected {shape} with at least 1 of each")
     if not x.is_floating_point():
-        raise EmbeddingError(f"{name}: got {x.dtype}, expected floating point, as torch.float32")
+        raise EmbeddingError(f"{name}: got {x.dtype}, expected floating point, such as torch.float32")
     x = x if x.dtype == torch.float64 else x.float()
     if not bool(x.isfinite().all()):
         row = (~x.isfinite()).nonzero()[0].tolist()
@@ -35,12 +43,16 @@ def embeddings_of(name: str, x: Tensor, similarity: Similarity, ndim: int = 2) -
     if not bool((peak > 0).all()):
         row = (peak == 0).nonzero()[0, :-1].tolist()
         raise EmbeddingError(f"{name}: got length 0 at {row}, expected above 0 for a cosine; or use similarity='dot'")
-    x = x / peak  # squares then neither overflow nor vanish
+    x = x / peak  # so that squares neither overflow nor vanish
     return F.normalize(x, dim=-1)
 
 
 def check_scoring(temperature: float | Tensor, similarity: str, chunk_size: int | None = None) -> None:
-    """Refuse a temperature, a similarity or a size of blocks that there is not."""
+    """Check the arguments that decide how scores are computed.
+
+    Raises:
+        EmbeddingError: one of them is out of range.
+    """
     if isinstance(temperature, Tensor) and temperature.numel() != 1:
         raise EmbeddingError(f"temperature: got shape {tuple(temperature.shape)}, expected one number, ()")
     value = temperature.detach().item() if isinstance(temperature, Tensor) else float(temperature)
@@ -48,31 +60,55 @@ def check_scoring(temperature: float | Tensor, similarity: str, chunk_size: int 
         raise EmbeddingError(f"temperature: got {value}, expected above 0 and finite")
     check_option("similarity", similarity, Similarity)
     if chunk_size is not None and chunk_size < 1:
-        raise EmbeddingError(f"chunk_size: got {chunk_size}, expected 1 or more, or None for all at once")
+        raise EmbeddingError(f"chunk_size: got {chunk_size}, expected at least 1, or None for all at once")
 
 
 def check_option(name: str, value: str, choices: Any) -> None:
-    """Refuse a string that is not in the Literal."""
+    """Raise an EmbeddingError unless the string is one of the Literal `choices`."""
     if value not in get_args(choices):
         raise EmbeddingError(f"{name}: got {value!r}, allowed: {', '.join(get_args(choices))}")
 
 
 def check_shape(name: str, x: Tensor, expected: tuple[int, ...], why: str) -> None:
-    """Refuse another shape."""
+    """Raise an EmbeddingError unless `x` has the expected shape."""
     if tuple(x.shape) != expected:
         raise EmbeddingError(f"{name}: got shape {tuple(x.shape)}, expected {expected}, {why}")
+
+
+# --- losses of rows
+
+
+def softplus(x: Tensor) -> Tensor:
+    """Compute log(1 + e^x); above the threshold it equals x in any precision."""
+    return F.softplus(x, threshold=50)
+
+
+def reduce_losses(losses: Tensor, reduction: Reduction, num_terms: int, gather: bool) -> Tensor:
+    """Reduce this rank's losses (N,).
+
+    Args:
+        losses: (N,).
+        reduction: see the docstring of `contrastive`.
+        num_terms: number of terms over all ranks.
+        gather: whether several ranks take part. The mean is then scaled so that averaging it over the ranks gives the
+            mean over all terms.
+    """
+    if reduction == "none":
+        return losses
+    total = losses.sum()
+    return total if reduction == "sum" else total * (world_size(gather) / max(num_terms, 1))
 
 
 def by_blocks(
     losses_of: Callable[..., Tensor], per_row: tuple[Tensor, ...], shared: tuple[Tensor, ...], chunk_size: int | None
 ) -> Tensor:
-    """(N,) losses of N rows, `chunk_size` at a time; each block's scores are formed anew in the backward pass.
+    """Compute the losses (N,) of N rows block by block; the backward pass recomputes each block's scores.
 
     Args:
-        losses_of: (A,) losses of A rows: from the rows of each of `per_row`, then all of `shared`.
-        per_row: (N, …) each.
+        losses_of: computes the losses (A,) of A rows from a block of each tensor in `per_row`, then all of `shared`.
+        per_row: tensors (N, …).
         shared: what every row is scored against.
-        chunk_size: None: all at once, by plain autograd.
+        chunk_size: number of rows in a block; None computes all at once by plain autograd.
     """
     if chunk_size is None:
         return losses_of(*per_row, *shared)
@@ -81,7 +117,10 @@ def by_blocks(
 
 
 class _Blocks(torch.autograd.Function):
-    """`torch.utils.checkpoint` on each block would do, but what it leaves behind splits the heap between the blocks."""
+    """Losses by blocks.
+
+    `torch.utils.checkpoint` on each block would do the same, but what it leaves behind fragments the heap.
+    """
 
     @staticmethod
     def forward(ctx: Any, losses_of: Callable[..., Tensor], chunk_size: int, num_per_row: int, *args: Tensor) -> Tensor:
@@ -99,10 +138,9 @@ class _Blocks(torch.autograd.Function):
         args, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]
         gradients = [torch.zeros_like(x) if need else None for x, need in zip(args, needed, strict=True)]
         for block in ctx.blocks:
-            parts = [slice(None) if i >= ctx.num_per_row else block for i in range(len(args))]
-            inputs = [
-                x[part].detach().requires_grad_(need) for x, part, need in zip(args, parts, needed, strict=True)
-            ]  # fmt: skip
+            parts = [block if i < ctx.num_per_row else slice(None) for i in range(len(args))]
+            columns = zip(args, parts, needed, strict=True)
+            inputs = [x[part].detach().requires_grad_(need) for x, part, need in columns]
             with torch.enable_grad(), torch.autocast(d_losses.device.type, enabled=False):
                 losses = ctx.losses_of(*inputs)
             found = iter(torch.autograd.grad(losses, [x for x in inputs if x.requires_grad], d_losses[block]))
@@ -112,11 +150,14 @@ class _Blocks(torch.autograd.Function):
         return None, None, None, *gradients
 
 
+# --- ranks
+
+
 def world_size(gather: bool = True) -> int:
-    """Number of ranks that take part: 1 without `gather`.
+    """Return the number of ranks that take part, which is 1 without `gather`.
 
     Raises:
-        EmbeddingError: if there is to be gathered without a process group.
+        EmbeddingError: `gather` is on and there is no process group.
     """
     if not gather:
         return 1
@@ -128,19 +169,19 @@ def world_size(gather: bool = True) -> int:
 
 
 def gathered(x: Tensor) -> tuple[Tensor, int]:
-    """The rows of all ranks, in the order of the ranks.
+    """Collect the rows of all ranks, in rank order.
 
-    Each rank's gradient with respect to the rows of another travels back to it: a rank gets the sum over the ranks
-    of the gradients with respect to its rows. So every rank must call backward, or none.
+    The gradients flow back to the ranks that the rows came from: each rank receives the gradient of its rows summed
+    over all ranks. So either every rank calls backward, or none does.
 
     Args:
-        x: (N, …), of one shape on all ranks.
+        x: (N, …); the same shape on all ranks.
 
     Returns:
-        (R · N, …), and where this rank's rows begin.
+        (R · N, …) for R ranks, and the index of this rank's first row.
 
     Raises:
-        EmbeddingError: if the shapes differ, on every rank; if there is no process group.
+        EmbeddingError: the shapes differ (raised on every rank), or there is no process group.
     """
     ranks = world_size()
     own = torch.tensor(x.shape, device=x.device)
@@ -156,7 +197,7 @@ def gathered(x: Tensor) -> tuple[Tensor, int]:
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather whose gradient is summed over the ranks; torch's own with a gradient is deprecated."""
+    """An all-gather whose gradient is summed over the ranks; torch's own version with a gradient is deprecated."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

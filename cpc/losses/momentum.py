@@ -1,4 +1,4 @@
-"""MoCo's dictionary: a queue of keys from past batches, and the slow encoder that makes them.
+"""MoCo's dictionary: a queue of keys from past batches, and the momentum encoder that produces them.
 
     key_encoder = copy.deepcopy(encoder).requires_grad_(False)
     queue = MomentumQueue(length=4096, dim=256)
@@ -20,14 +20,14 @@ from cpc.losses.embeddings import EmbeddingError, gathered
 
 
 class MomentumQueue(nn.Module):
-    """The last `length` keys, first in, first out; without gradient; saved and loaded with `state_dict`.
+    """A first-in, first-out queue of the last `length` keys, without gradient; `state_dict` saves and restores it.
 
-    It starts empty: unlike MoCo's, it never gives out random vectors for keys.
+    The queue starts empty: unlike MoCo's, it never returns random vectors as keys.
 
     Args:
-        length: keys held at most.
-        dim: D of a key.
-        gather: enqueue the keys of all ranks, in the order of the ranks, so that all queues are alike.
+        length: maximum number of keys.
+        dim: D, the size of a key.
+        gather: enqueue the keys of all ranks, in rank order, so that all ranks hold the same queue.
     """
 
     buffer: Tensor
@@ -37,9 +37,9 @@ class MomentumQueue(nn.Module):
         super().__init__()
         for name, value in (("length", length), ("dim", dim)):
             if value < 1:
-                raise EmbeddingError(f"{name}: got {value}, expected 1 or more")
+                raise EmbeddingError(f"{name}: got {value}, expected at least 1")
         self.gather = gather
-        self.register_buffer("buffer", torch.zeros(length, dim))  # key i of all that were seen is at i modulo length
+        self.register_buffer("buffer", torch.zeros(length, dim))  # the i-th key ever seen is at i modulo length
         self.register_buffer("num_seen", torch.tensor(0))
 
     def __len__(self) -> int:
@@ -47,17 +47,17 @@ class MomentumQueue(nn.Module):
 
     @property
     def keys(self) -> Tensor:
-        """(min(seen, length), D) keys, the oldest first: a copy, so that a later enqueue leaves it as it is."""
+        """The keys (min(seen, length), D), oldest first; a copy, so that a later enqueue does not change it."""
         held = len(self)
         first = int(self.num_seen) - held
         return self.buffer[(first + torch.arange(held, device=self.buffer.device)) % len(self.buffer)]
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Append keys (N, D); the oldest leave where there is no room.
+        """Append keys (N, D) and drop the oldest ones beyond `length`.
 
         Raises:
-            EmbeddingError: if the shape is another, or a key is not finite.
+            EmbeddingError: wrong shape, or a key that is not finite.
         """
         length, dim = self.buffer.shape
         if keys.ndim != 2 or keys.shape[1] != dim:
@@ -67,25 +67,26 @@ class MomentumQueue(nn.Module):
         if self.gather:
             keys, _ = gathered(keys)
         place = torch.arange(len(keys), device=self.buffer.device) + self.num_seen
-        # Of more keys than fit only the last are written: an index that stands twice in an assignment has no order.
+        # If there are more keys than fit, write only the last ones: with a repeated index, the order of writes is
+        # undefined.
         self.buffer[place[-length:] % length] = keys[-length:].to(self.buffer)
         self.num_seen += len(keys)
 
 
 @torch.no_grad()
 def momentum_update(encoder: nn.Module, key_encoder: nn.Module, m: float) -> None:
-    """Move the key encoder towards the encoder: key ← m · key + (1 − m) · query, in place.
+    """Move the key encoder towards the encoder in place: key ← m · key + (1 − m) · query.
 
-    That holds for parameters and floating-point buffers (running statistics belong to the weights that saw them); other
-    buffers, such as counts, are copied.
+    This applies to parameters and to floating-point buffers, because running statistics belong to the weights that
+    they were measured with. Other buffers, such as counts, are copied.
 
     Args:
-        encoder: the one that is trained.
-        key_encoder: of the same architecture.
-        m: between 0, a copy, and 1, no change.
+        encoder: the network that is trained.
+        key_encoder: a network of the same architecture.
+        m: momentum in [0, 1]; 0 copies, 1 changes nothing.
 
     Raises:
-        EmbeddingError: if m is out of range, or names or shapes differ.
+        EmbeddingError: m is out of range, or names or shapes differ.
     """
     if not 0 <= m <= 1:
         raise EmbeddingError(f"m: got {m}, expected between 0 and 1")

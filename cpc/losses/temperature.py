@@ -1,4 +1,4 @@
-"""The losses as modules, and a temperature that is learned."""
+"""A learnable temperature."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cpc.losses.embeddings import EmbeddingError, check_scoring
 
 
 class LearnableTemperature(nn.Module):
-    """A temperature that is learned as CLIP learns it: log(1 / temperature) is the parameter, with a ceiling.
+    """A temperature that is learned as in CLIP: the parameter is log(1 / temperature), with a ceiling.
 
-    The parameter itself is held at the ceiling, not what is computed from it, so that a gradient can lead back down.
+    The parameter itself is clamped, not the value computed from it, so that gradients can still lower it.
 
     Args:
-        temperature: at the start; CLIP's default.
-        max_scale: 1 / temperature does not exceed it.
+        temperature: initial value; the default is CLIP's.
+        max_scale: ceiling of 1 / temperature.
 
     Source: Radford et al. 2021, section 2.5.
     """
@@ -31,7 +31,7 @@ class LearnableTemperature(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
     def forward(self) -> Tensor:
-        """The temperature, () with gradient."""
+        """Return the temperature, () with gradient."""
         with torch.no_grad():
             self.log_scale.clamp_(max=math.log(self.max_scale))
         return torch.exp(-self.log_scale)
