@@ -12,10 +12,11 @@ import torch
 from torch import multiprocessing
 
 from cpc.config import BatchConfig, ConfigError, CriterionConfig, DataConfig, OptimConfig, TrainConfig, write_config
-from cpc.data import BatchSampler, Windows
+from cpc.data import BatchSampler, Composition, WindowOptions, Windows
 from cpc.infonce import Negatives, infonce
 from cpc.runs import append_metrics, build_model, read_checkpoint, read_metrics
-from cpc.train import Ranks, joined, own_device, train
+from cpc.train import train
+from cpc.train.distributed import Ranks, joined, own_device
 from tests.conftest import tiny_config
 
 
@@ -139,13 +140,13 @@ def test_ranks_share_the_batches_out(corpus, num_ranks):
     """Update u of rank r is batch u · R + r of what one process would see; a later start changes nothing."""
     from cpc.data import read_manifest
 
-    windows = Windows(read_manifest(corpus).select("train"), window_samples=4000)
-    how = {"kind": "mixed", "num_windows": 3, "windows_per_group": 1, "seed": 5}
-    one = list(BatchSampler(windows, 0, 7 * num_ranks, **how))
+    windows = Windows(read_manifest(corpus).select("train"), WindowOptions(window_samples=4000))
+    composition = Composition("mixed", num_windows=3, seed=5)
+    one = list(BatchSampler(windows, composition, 0, 7 * num_ranks))
     for rank in range(num_ranks):
-        own = list(BatchSampler(windows, 0, 7, **how, rank=rank, num_ranks=num_ranks))
+        own = list(BatchSampler(windows, composition, 0, 7, rank=rank, num_ranks=num_ranks))
         assert own == one[rank::num_ranks]
-        assert list(BatchSampler(windows, 4, 7, **how, rank=rank, num_ranks=num_ranks)) == own[4:]
+        assert list(BatchSampler(windows, composition, 4, 7, rank=rank, num_ranks=num_ranks)) == own[4:]
 
 
 def torchrun(*args, cwd):
@@ -199,6 +200,6 @@ def test_signals_reach_a_single_process_as_before(corpus, tmp_path, monkeypatch)
         original(path, line)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("cpc.train.loop.append_metrics", interrupt)
+    monkeypatch.setattr("cpc.train.metrics.append_metrics", interrupt)
     with pytest.raises(KeyboardInterrupt, match="stopped after update 3"):
         train(run_config(corpus, num_updates=9, log_every=2), tmp_path / "run")

@@ -1,13 +1,17 @@
 """Optimisers: who updates what, Muon against the singular value decomposition, the schedule."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from cpc.config import OptimConfig
 from cpc.model import CPC, Autoregressor, Encoder, Predictor
-from cpc.train import Muon, build_optimisers, learning_rate, orthogonalise, stacked_maps
+from cpc.train import Muon, build_optimisers, declared_maps, learning_rate, orthogonalise
+from cpc.train.optim import OptimiserError
 
-OPTIONS = dict(lr=1.0, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, momentum=0.95)
+OPTIONS = OptimConfig(lr=1.0, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, momentum=0.95)
 
 
 def network(norm="channel") -> CPC:
@@ -16,7 +20,7 @@ def network(norm="channel") -> CPC:
 
 
 def test_biases_and_gains_are_not_decayed():
-    (optimiser,) = build_optimisers(network(), "adamw", **OPTIONS)
+    (optimiser,) = build_optimisers(network(), replace(OPTIONS, name="adamw"))
     decayed, free = optimiser.param_groups
     assert decayed["weight_decay"] == 0.1
     assert all(p.ndim > 1 for p in decayed["params"])
@@ -26,7 +30,7 @@ def test_biases_and_gains_are_not_decayed():
 
 def test_muon_takes_the_hidden_matrices_and_adamw_the_rest_each_parameter_once():
     model = network()
-    adamw, muon = build_optimisers(model, "muon", **OPTIONS)
+    adamw, muon = build_optimisers(model, replace(OPTIONS, name="muon"))
     names = {p: name for name, p in model.named_parameters()}
     of_muon = {names[p]: group["num_maps"] for group in muon.param_groups for p in group["params"]}
     assert of_muon == {
@@ -87,21 +91,30 @@ def test_muon_of_one_map_equals_torchs_within_the_precision_of_bf16(shape):
     assert (ours - 1).abs().max() > step
 
 
-def test_stacked_maps_of_an_lstm_are_four():
-    assert set(stacked_maps(Autoregressor(5, 8, "lstm")).values()) == {4}
+def test_the_weights_of_an_lstm_stack_four_maps():
+    assert set(declared_maps(Autoregressor(5, 8, "lstm")).values()) == {4}
+
+
+def test_muon_refuses_a_matrix_that_no_module_declares():
+    """A new layer must say what its weight is; AdamW would otherwise train it without a word."""
+    model = nn.Sequential(network(), nn.Linear(4, 3))
+    with pytest.raises(OptimiserError, match=r"does not know the weight 1\.weight \(3, 4\); give its module a method"):
+        build_optimisers(model, replace(OPTIONS, name="muon"))
+    assert len(build_optimisers(model, replace(OPTIONS, name="adamw"))) == 1
 
 
 def test_the_schedule_rises_linearly_then_falls_along_half_a_cosine():
-    options = dict(lr=1.0, warmup_updates=10, num_updates=110, schedule="cosine")
-    rates = [learning_rate(u, **options) for u in range(110)]
+    options = OptimConfig(lr=1.0, warmup_updates=10, schedule="cosine")
+    rates = [learning_rate(u, options, 110) for u in range(110)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
     assert rates[60] == pytest.approx(0.5)
     assert 0 < rates[109] < 1e-3
-    assert learning_rate(99, **{**options, "schedule": "constant"}) == 1.0
+    assert learning_rate(110, options, 110) == 0  # one update after the last
+    assert learning_rate(99, replace(options, schedule="constant"), 110) == 1.0
 
 
 def test_the_linear_schedule_falls_by_the_same_amount_each_update_to_its_last_step_above_0():
-    options = dict(lr=1.0, warmup_updates=10, num_updates=110, schedule="linear")
-    rates = [learning_rate(u, **options) for u in range(10, 110)]
+    options = OptimConfig(lr=1.0, warmup_updates=10, schedule="linear")
+    rates = [learning_rate(u, options, 110) for u in range(10, 110)]
     assert rates == pytest.approx([1 - i / 100 for i in range(100)])

@@ -9,11 +9,21 @@ import pytest
 import torch
 
 import cpc
-from cpc.config import BatchConfig, Config, ConfigError, CriterionConfig, DataConfig, OptimConfig, TrainConfig
+from cpc.config import (
+    BatchConfig,
+    Config,
+    ConfigError,
+    CriterionConfig,
+    DataConfig,
+    EncoderConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from cpc.data import read_manifest
 from cpc.devices import resolve_device, resolve_precision
 from cpc.runs import CheckpointError, read_checkpoint, read_metrics
-from cpc.train import Profile, TrainingError, learning_rate, train
+from cpc.train import TrainingError, complete, learning_rate, train
+from cpc.train.timing import Profile
 from tests.conftest import make_corpus, tiny_config
 
 
@@ -66,10 +76,10 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(corpus, tmp_path, monkey
     config = replace(config, optim=replace(config.optim, name=optimiser))
     whole = train(config, tmp_path / "whole")
 
-    def dies(update, **options):
+    def dies(update, *options):
         if update == 7:
             raise RuntimeError("power cut")
-        return learning_rate(update, **options)
+        return learning_rate(update, *options)
 
     monkeypatch.setattr("cpc.train.loop.learning_rate", dies)
     with pytest.raises(RuntimeError, match="power cut"):
@@ -94,10 +104,10 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(corpus, tmp_path, monkey
 def test_ctrl_c_finishes_the_update_saves_and_can_be_resumed(corpus, tmp_path, monkeypatch):
     import signal
 
-    def interrupts(update, **options):
+    def interrupts(update, *options):
         if update == 6:
             signal.raise_signal(signal.SIGINT)
-        return learning_rate(update, **options)
+        return learning_rate(update, *options)
 
     config = tiny_config(corpus)
     monkeypatch.setattr("cpc.train.loop.learning_rate", interrupts)
@@ -118,10 +128,10 @@ def test_best_is_the_checkpoint_with_the_lowest_dev_loss(corpus, tmp_path):
         train=TrainConfig(num_updates=12, log_every=4, validate_every=1, validate_batches=2, checkpoint_every=50),
     )
     run = train(config, tmp_path / "run")
-    dev = {r["update"]: r["loss"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "dev"}
-    best = torch.load(run / "best.pt", weights_only=True)
-    assert best["update"] == min(dev, key=dev.get)
-    assert best["best_loss"] == min(dev.values())
+    dev = [r for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "dev"]
+    best, lowest = torch.load(run / "best.pt", weights_only=True), min(dev, key=lambda r: r["loss"])
+    assert best["update"] == lowest["update"]
+    assert best["best_gain"] == lowest["log_n"] - lowest["loss"]
     assert torch.load(run / "last.pt", weights_only=True)["update"] == 12
 
 
@@ -370,7 +380,7 @@ def test_a_checkpoint_of_an_earlier_version_is_told(corpus, tmp_path):
     payload = torch.load(run / "last.pt", weights_only=True)
     payload["optimiser"] = payload.pop("optimisers")
     torch.save(payload, run / "last.pt")
-    with pytest.raises(CheckpointError, match=r"last.pt: of an earlier version, cannot be continued"):
+    with pytest.raises(CheckpointError, match=r"last.pt: written by an earlier version, cannot be continued"):
         train(tiny_config(corpus), run, resume=True)
 
 
@@ -385,3 +395,44 @@ def test_kept_checkpoints_are_the_weights_of_their_update(corpus, tmp_path):
         assert torch.equal(x, y)
     last, kept = weights(run), weights(run / "kept", "0000010.pt")
     assert any(not torch.equal(x, y) for x, y in zip(last.values(), kept.values(), strict=True))
+
+
+def test_the_best_of_a_checkpoint_without_a_gain_is_looked_up_in_the_metrics(corpus, tmp_path):
+    """Older checkpoints hold `best_loss`; a run that resumes from one must not take a worse model for the best."""
+    config = tiny_config(corpus)
+    run = train(replace(config, train=replace(config.train, num_updates=6)), tmp_path / "run")
+    payload = torch.load(run / "last.pt", weights_only=True)
+    expected = payload.pop("best_gain")
+    payload["best_loss"], payload["config"]["train"]["num_updates"] = 1.0, 12
+    torch.save(payload, run / "last.pt")
+    dev = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "dev"]
+    assert expected == max(row["log_n"] - row["loss"] for row in dev)
+    train(config, run, resume=True)
+    best = torch.load(run / "best.pt", weights_only=True)
+    assert best["best_gain"] >= expected
+
+
+def test_seeds_beyond_32_bits_train(corpus, tmp_path):
+    """The seed of drawn negatives is made from the run's seed and the update; it must fit torch's 64 bits."""
+    config = tiny_config(corpus, seed=2**40 + 1, criterion=CriterionConfig(num_steps=3, num_negatives=4))
+    run = train(config, tmp_path / "run")
+    assert read_metrics(run / "metrics.jsonl")[-1]["update"] == 12
+
+
+def test_completing_a_run_with_other_settings_names_what_differs(corpus, tmp_path):
+    run = complete(tiny_config(corpus), tmp_path / "run")
+    other = tiny_config(corpus, optim=OptimConfig(lr=0.5))
+    with pytest.raises(ConfigError, match=r"holds a run with other settings: optim\.lr was 0\.001, is 0\.5"):
+        complete(other, run)
+
+
+def test_a_log_mel_front_end_trains_and_its_run_loads(corpus, tmp_path):
+    """Another g_enc is a file of its own, a name in the configuration and a line in build_model."""
+    encoder = EncoderConfig(kind="logmel", channels=16)
+    for name in ("adam", "muon"):
+        optim = OptimConfig(name=name, lr=1e-3)
+        run = train(tiny_config(corpus, encoder=encoder, optim=optim), tmp_path / name)
+        model = cpc.load(run)
+        z, c = model(torch.randn(2, 4000))
+        assert z.shape == (2, 23, 16)
+        assert c.shape == (2, 23, 8)

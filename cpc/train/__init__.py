@@ -1,29 +1,17 @@
-"""Training."""
+"""Training: `setup` builds every part from the configuration, `loop` uses them, `state` is what a checkpoint holds."""
 
-from cpc.train.distributed import Ranks, joined, num_processes, own_device
-from cpc.train.loop import TrainingError, complete, train
-from cpc.train.metrics import RunningMean
-from cpc.train.objectives import Result, Views, build_objective
-from cpc.train.optim import Muon, build_optimisers, learning_rate, orthogonalise, stacked_maps
-from cpc.train.timing import NUM_UPDATES, Profile
+from cpc.train.optim import Muon, build_optimisers, declared_maps, learning_rate, orthogonalise
+from cpc.train.run import complete, resume, train
+from cpc.train.state import TrainingError
 
 __all__ = [
-    "NUM_UPDATES",
     "Muon",
-    "Profile",
-    "Ranks",
-    "Result",
-    "RunningMean",
     "TrainingError",
-    "Views",
-    "build_objective",
     "build_optimisers",
     "complete",
-    "joined",
+    "declared_maps",
     "learning_rate",
-    "num_processes",
     "orthogonalise",
-    "own_device",
-    "stacked_maps",
+    "resume",
     "train",
 ]

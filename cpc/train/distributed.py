@@ -1,10 +1,9 @@
-"""Training in several processes: `torchrun --nproc-per-node 8 -m cpc.train paper --out RUN …`.
+"""Training in several processes: `torchrun --nproc-per-node 8 -m cpc train paper --out RUN …`.
 
-Each process (rank) trains on batches of its own, so negatives come from the minibatch of one device, as in the paper;
-gradients are averaged over the ranks, so the learning rate means the same with any number of them. What is computed
-twice alike (weights, the pass over dev) is not sent. Rank 0 writes all files.
-
-A single process takes part in nothing of this.
+Each process (rank) trains on its own batches, so negatives come from the minibatch of one device, as in the paper.
+Gradients are averaged over the ranks, so the learning rate means the same with any number of them. What all ranks
+compute alike (the optimiser's step, the pass over dev) is not sent. Rank 0 writes all files. A single process is rank 0
+of one.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from cpc.config import ConfigError
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """This process among those that train together."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the files and talks."""
+        """Whether this process writes the files and prints."""
         return self.rank == 0
 
     def average(self, tensors: Iterable[Tensor]) -> None:
@@ -51,10 +50,11 @@ class Ranks:
         """Give all ranks the weights and buffers of rank 0."""
         if self.size > 1:
             for t in module.state_dict().values():
-                dist.broadcast(t, 0)
+                if isinstance(t, Tensor):
+                    dist.broadcast(t, 0)
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set on some rank."""
+        """Whether the flag is set on any rank."""
         if self.size == 1:
             return flag
         total = torch.tensor(float(flag), device=device)
@@ -63,10 +63,10 @@ class Ranks:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The device of this process: of several with CUDA, each takes the one of its local rank.
+    """Return the device of this process: with several CUDA devices, the one of its local rank.
 
     Raises:
-        ConfigError: if there are more processes than devices.
+        ConfigError: there are more processes than devices.
     """
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device.type != "cuda" or num_processes() == 1:
@@ -80,15 +80,15 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def num_processes() -> int:
-    """How many processes torchrun started; 1 without it."""
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Take part in the training of all processes that torchrun started, by NCCL on GPUs and by gloo elsewhere.
+    """Join the processes that torchrun started, by NCCL on GPUs and by gloo elsewhere.
 
-    An error that is raised inside knows its rank, `error.rank`, so that one rank's own trouble is not kept silent.
+    An error raised inside carries its rank as `error.rank`, so that the trouble of one rank is reported.
     """
     if num_processes() == 1:
         yield Ranks()

@@ -1,31 +1,45 @@
-"""Running means of an objective's results."""
+"""The log of a run: running means of an objective's results, metrics.jsonl, and the progress bar."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
+
+from cpc.config import Config
+from cpc.infonce import bound_kind
+from cpc.runs import append_metrics
+from cpc.train.distributed import Ranks
+
+# A loss this close to log N, in nats, is that of a guess: nothing is learned.
+_STUCK_NATS = 0.05
 
 
 class RunningMean:
     """Mean of several batches' results, kept on their device so that no update waits for it."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}  # (), or (K,) under names in _k
+        self._sums: dict[str, torch.Tensor] = {}  # (), or (K,) under names that end in _k
         self._count = 0
 
     def add(self, result: Mapping[str, torch.Tensor]) -> None:
-        """Count one batch."""
+        """Add the results of one batch."""
         for name, value in result.items():
             self._sums[name] = self._sums[name] + value.detach() if self._count else value.detach()
         self._count += 1
 
     def take(self, average: Callable[[Iterable[torch.Tensor]], None] = lambda means: None) -> dict[str, Any]:
-        """The means so far, as fields of a line of metrics.jsonl; starts anew.
+        """Return the means as fields of a line of metrics.jsonl, and start again.
 
-        `average` replaces the means by those over all processes, in place. What is there by step, as accuracy_k, also
-        appears as its mean, accuracy; log N − loss as the bound.
+        Values by step, such as accuracy_k, also appear as their mean, accuracy; bound_k is log N − loss.
+
+        Args:
+            average: replaces the means by those over all processes, in place.
         """
         assert self._count
         on_device = {name: total / self._count for name, total in self._sums.items()}
@@ -40,3 +54,101 @@ class RunningMean:
         if by_step:
             line["bound_k"] = (by_step["log_n_k"] - by_step["loss_k"]).tolist()
         return line
+
+
+class Log:
+    """What a run reports while it trains: lines of metrics.jsonl, a progress bar, warnings. Rank 0 alone reports.
+
+    Args:
+        path: metrics.jsonl.
+        config: the run.
+        first: update to resume after; 0 for a new run.
+        seconds: training time before.
+        ranks: the processes that train together.
+    """
+
+    def __init__(self, path: Path, config: Config, first: int, seconds: float, ranks: Ranks) -> None:
+        self.path, self.config, self.is_first = path, config, ranks.is_first
+        self._bound: dict[str, str] = {}
+        if config.loss.name == "cpc":
+            self._bound = {"bound_kind": bound_kind(config.criterion.scheme, config.batches.kind)}
+        windows = config.batches.num_windows * ranks.size
+        self._audio_seconds = windows * config.data.window_samples / config.audio.sample_rate  # an update
+        self._seconds_before, self._started = seconds, time.monotonic()
+        self._logged, self._logged_at = first, self._started
+        self._bar = tqdm(
+            total=config.train.num_updates,
+            initial=first,
+            unit="update",
+            desc="train",
+            dynamic_ncols=True,
+            disable=not ranks.is_first,
+        )
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, over all calls."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def advance(self) -> None:
+        """Count one update."""
+        self._bar.update()
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        if text and self.is_first:
+            self._bar.write(text, file=sys.stderr)
+
+    def train(self, update: int, lr: float, means: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the line of some training updates, and return it."""
+        now = time.monotonic()
+        line = {
+            "kind": "train",
+            "update": update,
+            "seconds": self._seconds_before + now - self._started,
+            "lr": lr,
+            "audio_seconds_per_second": (update - self._logged) * self._audio_seconds / (now - self._logged_at),
+            **self._bound,
+            **means,
+        }
+        if line["loss"] < float("inf"):
+            self._append(line)
+            self._warn_if_stuck(update, line["loss"], line["log_n"])
+        self._logged, self._logged_at = update, now
+        self._bar.set_postfix_str(
+            f"loss {line['loss']:.3f} of {line['log_n']:.2f}, accuracy {line['accuracy']:.3f}, "
+            f"{line['audio_seconds_per_second']:.0f} audio-s/s"
+        )
+        return line
+
+    def dev(self, update: int, means: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the line of a pass over the dev split, and return it."""
+        line = {"kind": "dev", "update": update, "seconds": self.seconds, **self._bound, **means}
+        self._append(line)
+        self.say(
+            f"update {update}: dev loss {line['loss']:.3f} of log N = {line['log_n']:.3f}, "
+            f"accuracy {line['accuracy']:.3f}"
+        )
+        self._logged_at = time.monotonic()  # a pass over dev does not count as training time
+        return line
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self.is_first:
+            append_metrics(self.path, line)
+
+    def _warn_if_stuck(self, update: int, loss: float, log_n: float) -> None:
+        """Warn once if the run is still guessing well after its warm-up."""
+        patience = self.config.optim.warmup_updates + 200
+        is_due = update >= patience > update - self.config.train.log_every
+        if is_due and loss > log_n - _STUCK_NATS:
+            self.say(
+                f"warning: after {update} updates the loss {loss:.3f} is still that of a guess, {log_n:.3f}: nothing "
+                "is learned yet. These settings have helped before: --audio.normalise utterance, a higher --optim.lr"
+                + (", --criterion.tau sqrt_dim" if self.config.loss.name == "cpc" else "")
+            )

@@ -1,51 +1,50 @@
-"""What training minimises: CPC's InfoNCE, or an objective that it is compared with, on the same g_enc and g_ar.
+"""The objectives: CPC's InfoNCE, and those that it is compared with, on the same g_enc and g_ar.
 
     cpc          predict the latents of the next K steps (the paper)
-    supervised   name each frame's class with one linear layer on c, trained end to end: the topline
-    nt_xent      windows of one utterance attract each other, all others of the batch repel them (SimCLR)
-    clip         of two windows of each utterance, pick the other one, both ways (CLIP's symmetric InfoNCE)
+    supervised   classify each frame with one linear layer on c, trained end to end: the topline
+    nt_xent      windows of one utterance attract each other and repel all other windows of the batch (SimCLR)
+    clip         match the two windows of each utterance, in both directions (CLIP's symmetric InfoNCE)
     moco         the same against a queue of keys from a slow copy of the network (MoCo)
-    sup_con      windows, or for phones frames, of one class attract each other (SupCon)
+    sup_con      windows of one class, or frames of one phone, attract each other (SupCon)
 
-The last four compare c averaged over a window's frames. Each objective is a module, so what it holds (a classifier,
-a queue) is trained and saved with the network; CPC's own W stays in the network.
+The last four compare c averaged over a window's frames. Each objective is a module, so its weights and buffers (a
+classifier, a queue) are trained and saved with the network; W_k stay in the network.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpc.config import Config, ConfigError
-from cpc.data import Batch, Windows
+from cpc.config import Config, ConfigError, CriterionConfig
+from cpc.data import Batch
 from cpc.infonce import Negatives, infonce
-from cpc.labels import UNLABELLED, Targets
+from cpc.labels import UNLABELLED
 from cpc.losses import MomentumQueue, info_nce, momentum_update, nt_xent, sup_con
 from cpc.model import CPC
 from cpc.train.distributed import num_processes
-from cpc.train.timing import Profile
 
-Result = dict[str, Tensor]  # "loss" with a gradient, and what is logged beside it: (), or (K,) under names in _k
+Result = dict[str, Tensor]  # "loss" with a gradient, and logged values: shape (), or (K,) under names that end in _k
+Unit = Literal["window", "frame"]
 
-_MAX_FRAMES = 1024  # that sup_con compares with each other, drawn from a batch
+_MAX_FRAMES = 1024  # drawn from a batch for sup_con to compare
 
 
 class Views(NamedTuple):
-    """A batch as the network sees it.
+    """A batch and its representations.
 
     Attributes:
         waveforms: (B, S).
         z: (B, T, D_z).
         c: (B, T, D_c).
-        num_frames: of each window, those that see no padding.
-        batch: where the windows come from.
-        windows: the split that the batch is of.
-        seed: of what is drawn.
+        num_frames: each window's number of frames that see no padding.
+        batch: the windows and what is known about them.
+        seed: seed of random draws.
     """
 
     waveforms: Tensor
@@ -53,111 +52,122 @@ class Views(NamedTuple):
     c: Tensor
     num_frames: list[int]
     batch: Batch
-    windows: Windows
     seed: int
 
     def pooled(self, c: Tensor | None = None) -> Tensor:
-        """C (or another one) averaged over each window's frames: (B, D_c), float32."""
+        """Average c (or another tensor of its shape) over each window's frames: (B, D_c), float32."""
         c = (self.c if c is None else c).float()
         frame = torch.arange(c.shape[1], device=c.device)
         count = torch.tensor(self.num_frames, device=c.device)[:, None]  # (B, 1)
         return (c * (frame < count)[..., None]).sum(1) / count
 
+    @property
+    def targets(self) -> Tensor:
+        """(B, T) class of each frame, UNLABELLED where it is unknown or sees padding."""
+        assert self.batch.targets is not None
+        return self.batch.targets
+
 
 class Predictive(nn.Module):
     """CPC: InfoNCE of the predictions of z_{t+k}, k = 1 … K."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, criterion: CriterionConfig) -> None:
         super().__init__()
-        self.scheme, self.num_negatives = config.criterion.scheme, config.criterion.num_negatives
+        self.scheme, self.num_negatives = criterion.scheme, criterion.num_negatives
 
-    def forward(self, network: CPC, views: Views, stages: Profile) -> Result:
-        """InfoNCE of a batch, by step."""
+    def forward(self, network: CPC, views: Views) -> Result:
+        """Compute InfoNCE of a batch for each step."""
         predictions = network.predict(views.c)  # (K, B, T, D_z)
-        stages.mark("predictor")
-        stages.mark_gradient(predictions, "criterion")
-        stages.mark_gradient(views.c, "predictor")
         negatives = Negatives.of(
-            self.scheme, views.batch.speaker, views.batch.utterance, views.num_frames,
-            num_negatives=self.num_negatives, seed=views.seed,
-        )  # fmt: skip
+            self.scheme,
+            views.batch.speaker,
+            views.batch.utterance,
+            views.num_frames,
+            num_negatives=self.num_negatives,
+            seed=views.seed,
+        )
         result = infonce(views.z, predictions, negatives)
         return {
-            "loss": result.losses.mean(), "loss_k": result.losses, "accuracy_k": result.accuracies,
-            "win_rate_k": result.win_rates, "log_n_k": result.log_n,
-        }  # fmt: skip
+            "loss": result.losses.mean(),
+            "loss_k": result.losses,
+            "accuracy_k": result.accuracies,
+            "win_rate_k": result.win_rates,
+            "log_n_k": result.log_n,
+        }
 
 
 class Supervised(nn.Module):
-    """Cross-entropy of each frame's class, from a linear layer on c."""
+    """Cross-entropy of each frame's class, from a linear layer on c.
 
-    def __init__(self, targets: Targets, dim: int) -> None:
+    Args:
+        classes: names of the classes, in the order of the targets.
+        dim: D_c.
+    """
+
+    def __init__(self, classes: list[str], dim: int) -> None:
         super().__init__()
-        self.targets = targets
-        self.classifier = nn.Linear(dim, len(targets.classes))
+        self.classes = classes
+        self.classifier = nn.Linear(dim, len(classes))
+
+    def linear_maps(self) -> dict[str, int]:
+        """The classifier maps to classes, not to hidden units."""
+        return {"classifier.weight": 0}
 
     def get_extra_state(self) -> list[str]:
-        """The classes' names: without them nobody would know which is which."""
-        return self.targets.classes
+        """Save the classes' names with the weights, which mean nothing without them."""
+        return self.classes
 
     def set_extra_state(self, state: list[str]) -> None:
-        """Refuse to go on with other classes.
+        """Compare the classes' names with the saved ones.
 
         Raises:
             ConfigError: other names, or another order.
         """
-        if state != self.targets.classes:
+        if state != self.classes:
             raise ConfigError(
-                f"loss.labels: classes {', '.join(self.targets.classes[:5])}, …; the checkpoint has "
-                f"{', '.join(state[:5])}, …: continue with the labels that the run began with"
+                f"loss.labels: classes {', '.join(self.classes[:5])}, …; the checkpoint has {', '.join(state[:5])}, …: "
+                "continue with the labels that the run began with"
             )
 
-    def forward(self, network: CPC, views: Views, stages: Profile) -> Result:
-        """Mean over the labelled frames; the accuracy is the classifier's own."""
-        stages.mark_gradient(views.c, "criterion")
+    def forward(self, network: CPC, views: Views) -> Result:
+        """Average over the labelled frames; the accuracy is the classifier's own."""
         with torch.autocast(views.c.device.type, enabled=False):
             logits = self.classifier(views.c.float()).flatten(0, 1)  # (B · T, classes)
-        y = (
-            self.targets.of_frames(views.windows, views.batch, views.num_frames, views.c.shape[1])
-            .to(logits.device)
-            .flatten()
-        )
+        y = views.targets.to(logits.device).flatten()
         known = y != UNLABELLED
-        count = known.sum().clamp(min=1)  # a batch without a label is no reason to stop
+        count = known.sum().clamp(min=1)  # a batch without a label must not stop the run
         loss = F.cross_entropy(logits, y, ignore_index=UNLABELLED, reduction="sum") / count
         accuracy = (logits.argmax(1) == y).sum() / count
         return {"loss": loss, "accuracy": accuracy, "log_n": logits.new_tensor(math.log(logits.shape[1]))}
 
 
 class NTXent(nn.Module):
-    """NT-Xent over windows; those of one utterance are each other's positives."""
+    """NT-Xent over windows; windows of one utterance are each other's positives."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
 
-    def forward(self, network: CPC, views: Views, stages: Profile) -> Result:
-        """The loss of a batch; its accuracy is how often a window's nearest is of the same utterance."""
-        stages.mark_gradient(views.c, "criterion")
+    def forward(self, network: CPC, views: Views) -> Result:
+        """Compute the loss of a batch; accuracy: how often a window's nearest neighbour is of the same utterance."""
         x = views.pooled()
         label = torch.tensor(views.batch.utterance, device=x.device)
         negatives = (label[:, None] != label).sum(1).float().mean()
-        return {"loss": nt_xent(x, label, self.temperature), "accuracy": _nearest_is_same(x, label),
-                "log_n": torch.log1p(negatives)}  # fmt: skip
+        loss = nt_xent(x, label, self.temperature)
+        return {"loss": loss, "accuracy": _nearest_is_same(x, label), "log_n": torch.log1p(negatives)}
 
 
 class SupCon(nn.Module):
-    """Supervised contrastive loss over windows of a column's classes, or over frames of phones."""
+    """Supervised contrastive loss over windows, or over frames, of the same class."""
 
-    def __init__(self, targets: Targets, temperature: float) -> None:
+    def __init__(self, temperature: float, unit: Unit) -> None:
         super().__init__()
-        self.targets, self.temperature = targets, temperature
+        self.temperature, self.unit = temperature, unit
 
-    def forward(self, network: CPC, views: Views, stages: Profile) -> Result:
-        """The loss of a batch; its accuracy is how often the nearest is of the same class."""
-        stages.mark_gradient(views.c, "criterion")
-        label = self.targets.of_frames(views.windows, views.batch, views.num_frames, views.c.shape[1])  # (B, T)
-        if self.targets.is_phone:
+    def forward(self, network: CPC, views: Views) -> Result:
+        """Compute the loss of a batch; accuracy: how often the nearest neighbour is of the same class."""
+        label = views.targets  # (B, T)
+        if self.unit == "frame":
             frames = (label.flatten() != UNLABELLED).nonzero()[:, 0]
             order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(views.seed % 2**63))
             frames = frames[order[:_MAX_FRAMES]]
@@ -168,41 +178,39 @@ class SupCon(nn.Module):
             zero = x.sum() * 0
             return {"loss": zero, "accuracy": zero.detach(), "log_n": zero.detach()}
         label = label.to(x.device)
-        return {"loss": sup_con(x, label, self.temperature), "accuracy": _nearest_is_same(x, label),
-                "log_n": x.new_tensor(math.log(len(x) - 1))}  # fmt: skip
+        loss, log_n = sup_con(x, label, self.temperature), x.new_tensor(math.log(len(x) - 1))
+        return {"loss": loss, "accuracy": _nearest_is_same(x, label), "log_n": log_n}
 
 
 class Clip(nn.Module):
-    """InfoNCE between two windows of each utterance, in both directions."""
+    """InfoNCE between the two windows of each utterance, in both directions."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
 
-    def forward(self, network: CPC, views: Views, stages: Profile) -> Result:
-        """The loss of a batch; its accuracy is how often the other window scores highest."""
-        stages.mark_gradient(views.c, "criterion")
+    def forward(self, network: CPC, views: Views) -> Result:
+        """Compute the loss of a batch; accuracy: how often the other window scores highest."""
         first, second = _pairs(views.batch.utterance)
         x = views.pooled()
+        loss = info_nce(x[first], x[second], None, self.temperature, symmetric=True)
         accuracy = (_hits(x[first], x[second]) + _hits(x[second], x[first])) / 2
-        return {"loss": info_nce(x[first], x[second], None, self.temperature, symmetric=True), "accuracy": accuracy,
-                "log_n": x.new_tensor(math.log(len(first)))}  # fmt: skip
+        return {"loss": loss, "accuracy": accuracy, "log_n": x.new_tensor(math.log(len(first)))}
 
 
 class MoCo(nn.Module):
-    """Clip's task with the keys of a slow copy of the network, against a queue of earlier keys."""
+    """The task of `Clip` with keys from a slow copy of the network, against a queue of earlier keys."""
 
     def __init__(self, network: CPC, temperature: float, queue_length: int, momentum: float) -> None:
         super().__init__()
         self.temperature, self.momentum = temperature, momentum
         self.keys = nn.ModuleDict({"g_enc": copy.deepcopy(network.g_enc), "g_ar": copy.deepcopy(network.g_ar)})
         self.keys.requires_grad_(False)
-        # All ranks fill one queue: then what is saved of rank 0 is that of every rank.
+        # All ranks fill one queue, so the queue that rank 0 saves is every rank's.
         self.queue = MomentumQueue(queue_length, network.g_ar.hidden_dim, gather=num_processes() > 1)
 
-    def forward(self, network: CPC, views: Views, stages: Profile) -> Result:
-        """The loss of a batch; in training the slow copy moves, and its keys enter the queue."""
-        stages.mark_gradient(views.c, "criterion")
+    def forward(self, network: CPC, views: Views) -> Result:
+        """Compute the loss of a batch; in training, move the slow copy and enqueue its keys."""
         if self.training:
             for name in ("g_enc", "g_ar"):
                 momentum_update(getattr(network, name), self.keys[name], self.momentum)
@@ -219,25 +227,20 @@ class MoCo(nn.Module):
         return {"loss": loss, "accuracy": accuracy, "log_n": x.new_tensor(math.log(candidates))}
 
 
-def build_objective(config: Config, network: CPC, train: Windows, dev: Windows) -> nn.Module:
-    """The objective that a configuration names, called as objective(network, views, stages).
+def build_objective(config: Config, network: CPC, classes: list[str]) -> nn.Module:
+    """Build the objective that a configuration names; call it as objective(network, views).
 
-    Raises:
-        ConfigError, LabelsError: see `Targets`.
+    Args:
+        config: the run.
+        network: g_enc, g_ar and W_k.
+        classes: names of the classes of the batches' targets; empty for objectives without targets.
     """
-    loss, geometry = config.loss, network.g_enc.geometry
-
-    def targets() -> Targets:
-        return Targets(
-            loss.target, loss.labels, train, dev,
-            first_centre_samples=geometry.first_centre_samples, hop_samples=geometry.hop_samples,
-        )  # fmt: skip
-
+    loss = config.loss
     match loss.name:
         case "cpc":
-            return Predictive(config)
+            return Predictive(config.criterion)
         case "supervised":
-            return Supervised(targets(), network.g_ar.hidden_dim)
+            return Supervised(classes, network.g_ar.hidden_dim)
         case "nt_xent":
             return NTXent(loss.temperature)
         case "clip":
@@ -245,7 +248,7 @@ def build_objective(config: Config, network: CPC, train: Windows, dev: Windows) 
         case "moco":
             return MoCo(network, loss.temperature, loss.queue_length, loss.momentum)
         case "sup_con":
-            return SupCon(targets(), loss.temperature)
+            return SupCon(loss.temperature, "frame" if loss.target == "phone" else "window")
 
 
 def _pairs(utterance: list[int]) -> tuple[list[int], list[int]]:
@@ -257,7 +260,7 @@ def _pairs(utterance: list[int]) -> tuple[list[int], list[int]]:
 
 
 def _hits(query: Tensor, positive: Tensor, negatives: Tensor | None = None) -> Tensor:
-    """How often a query's cosine with its positive is the highest: of all positives, or of that and the negatives."""
+    """Share of queries whose positive has the highest cosine, among all positives or among it and the negatives."""
     with torch.no_grad():
         query, positive = F.normalize(query, dim=1), F.normalize(positive, dim=1)
         if negatives is None:
@@ -267,7 +270,7 @@ def _hits(query: Tensor, positive: Tensor, negatives: Tensor | None = None) -> T
 
 
 def _nearest_is_same(x: Tensor, label: Tensor) -> Tensor:
-    """How often the other row with the highest cosine has the row's label."""
+    """Share of rows whose nearest other row by cosine has the same label."""
     with torch.no_grad():
         x = F.normalize(x, dim=1)
         return (label[(x @ x.T).fill_diagonal_(-torch.inf).argmax(1)] == label).float().mean()

@@ -1,4 +1,4 @@
-"""The optimisers and their learning rate, a pure function of the update."""
+"""The optimisers, and the learning rate as a pure function of the update."""
 
 from __future__ import annotations
 
@@ -8,80 +8,88 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cpc.model import BlockConv, Predictor
+from cpc.config import OptimConfig
 
 Name = Literal["adam", "adamw", "muon"]
 Schedule = Literal["constant", "cosine", "linear"]
 
-# Jordan's quintic: five rounds bring singular values between 0.002 and 1 to between 0.7 and 1.2.
+# Jordan's quintic: five iterations move singular values between 0.002 and 1 to between 0.7 and 1.2.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_ROUNDS = 5
-# A Muon update then has the root mean square of a typical AdamW update, so that learning rates carry over.
+# A Muon update then has the root mean square of a typical AdamW update, so learning rates carry over.
 _ADAM_RMS = 0.2
 
 
+class OptimiserError(ValueError):
+    """A weight that no optimiser is known for."""
+
+
 def build_optimisers(
-    model: nn.Module,
-    name: Name,
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    momentum: float,
-    dtype: torch.dtype = torch.float32,
+    model: nn.Module, optim: OptimConfig, dtype: torch.dtype = torch.float32
 ) -> list[torch.optim.Optimizer]:
-    """The optimisers over a model; each parameter is in one of them.
+    """Build the optimisers of a model; each parameter belongs to one of them.
+
+    With "muon", Muon updates the matrices between hidden units, and AdamW updates the rest: the layer that reads the
+    signal, classifiers, biases and gains. Matrices have weight decay; biases and gains (1-D parameters) have none.
 
     Args:
-        model: the network.
-        name: "adam", "adamw"; or "muon" on the matrices between hidden units and AdamW on the rest: the layer that
-            reads the waveform, biases, gains.
-        lr: learning rate after warm-up.
-        betas: of Adam.
-        eps: of Adam.
-        weight_decay: on matrices; biases and gains (1-D parameters) have none.
-        momentum: of Muon.
-        dtype: in which Muon orthogonalises.
+        model: the network; with "muon", its modules declare their matrices by `linear_maps`.
+        optim: name and settings.
+        dtype: type in which Muon orthogonalises.
+
+    Raises:
+        OptimiserError: with "muon", a matrix that no module declares.
     """
-    maps = stacked_maps(model) if name == "muon" else {}
-    rest = [p for p in model.parameters() if p.requires_grad and p not in maps]
+    maps = declared_maps(model) if optim.name == "muon" else {}
+    rest = [p for p in model.parameters() if p.requires_grad and not maps.get(p)]
     groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": optim.weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-    optimisers: list[torch.optim.Optimizer] = [kind(groups, lr=lr, betas=betas, eps=eps)]
-    if maps:
-        optimisers.append(Muon(maps, lr=lr, momentum=momentum, weight_decay=weight_decay, dtype=dtype))
+    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
+    optimisers: list[torch.optim.Optimizer] = [kind(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)]
+    if any(maps.values()):
+        stacks = {p: n for p, n in maps.items() if n}
+        optimisers.append(
+            Muon(stacks, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, dtype=dtype)
+        )
     return optimisers
 
 
-def stacked_maps(model: nn.Module) -> dict[nn.Parameter, int]:
-    """The matrices between hidden units, and how many linear maps each stacks: the gates of a GRU, all W_k."""
+def declared_maps(model: nn.Module) -> dict[nn.Parameter, int]:
+    """Read the number of linear maps between hidden units that each matrix of a model stacks.
+
+    A module declares its matrices, and those of modules inside it, by a method `linear_maps() -> dict[str, int]`: the
+    name of each weight and its number of maps, e.g. the gates of a GRU or all W_k; 0 for a matrix that is none.
+
+    Raises:
+        OptimiserError: a trained matrix that no module declares.
+    """
     maps: dict[nn.Parameter, int] = {}
     for module in model.modules():
-        if isinstance(module, nn.RNNBase):
-            maps |= {p: len(p) // module.hidden_size for p in module.parameters() if p.ndim > 1}
-        elif isinstance(module, Predictor):
-            maps[module.weight] = module.num_steps
-        elif isinstance(module, BlockConv) and module.in_channels > 1:
-            maps[module.weight] = 1
+        for name, count in getattr(module, "linear_maps", dict)().items():
+            maps[module.get_parameter(name)] = count
+    for name, p in model.named_parameters():
+        if p.requires_grad and p.ndim > 1 and p not in maps:
+            raise OptimiserError(
+                f"optim.name: muon does not know the weight {name} {tuple(p.shape)}; give its module a method "
+                "linear_maps() that says how many linear maps between hidden units it stacks (0: none)"
+            )
     return {p: n for p, n in maps.items() if p.requires_grad}
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every step is made orthogonal: all directions of a matrix move alike, the rare ones too.
+    """Momentum with orthogonalised steps: every direction of a matrix moves by the same amount, rare ones included.
 
-    Each linear map of a stack is orthogonalised by itself. `torch.optim.Muon` takes a stack for one matrix, and
-    always computes in bfloat16, which a CPU without such products does a hundred times slower than float32.
+    Each linear map of a stack is orthogonalised separately. `torch.optim.Muon` treats a stack as one matrix and always
+    computes in bfloat16, which is a hundred times slower than float32 on a CPU without bfloat16 products.
 
     Args:
-        maps: matrices (n · A, B), and how many maps n each stacks.
+        maps: matrices (n · A, B) with the number n of maps that each stacks.
         lr: learning rate.
         momentum: decay of the running mean of gradients (Nesterov).
-        weight_decay: decoupled, times lr.
-        dtype: of the orthogonalisation.
+        weight_decay: decoupled weight decay, multiplied by lr.
+        dtype: type in which the orthogonalisation computes.
 
     Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the scale of the update from Liu et al. 2025 (arXiv
     2502.16982), section 2.2.
@@ -117,11 +125,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Bring all singular values of each matrix near 1 by Newton-Schulz rounds: U S V^T → about U V^T.
+    """Move all singular values of each matrix near 1 by Newton-Schulz iterations: U S V^T → about U V^T.
 
     Args:
         x: (n, A, B).
-        dtype: of the computation.
+        dtype: type in which to compute.
 
     Returns:
         (n, A, B) in the type of x.
@@ -136,15 +144,20 @@ def orthogonalise(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return y if x.shape[1] <= x.shape[2] else y.transpose(1, 2)
 
 
-def learning_rate(update: int, *, lr: float, warmup_updates: int, num_updates: int, schedule: Schedule) -> float:
-    """Learning rate of update 0, 1, …: a linear rise over the warm-up, then constant, or down to 0 at the end."""
-    if update < warmup_updates:
-        return lr * (update + 1) / warmup_updates
-    progress = (update - warmup_updates) / max(1, num_updates - warmup_updates)
-    match schedule:
+def learning_rate(update: int, optim: OptimConfig, num_updates: int) -> float:
+    """Return the learning rate of update 0, 1, …, num_updates − 1.
+
+    It rises linearly over the warm-up; then it is constant, or falls along half a cosine or a line. Both would reach 0
+    at update `num_updates`, one after the last, so the last update still learns.
+    """
+    warmup = optim.warmup_updates
+    if update < warmup:
+        return optim.lr * (update + 1) / warmup
+    progress = (update - warmup) / max(1, num_updates - warmup)
+    match optim.schedule:
         case "constant":
-            return lr
+            return optim.lr
         case "cosine":
-            return lr * 0.5 * (1 + math.cos(math.pi * progress))
+            return optim.lr * 0.5 * (1 + math.cos(math.pi * progress))
         case "linear":
-            return lr * (1 - progress)
+            return optim.lr * (1 - progress)

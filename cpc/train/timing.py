@@ -1,4 +1,4 @@
-"""Where the time of a training update goes: stages on one screen, and a trace for a viewer."""
+"""The time that each stage of a training update takes: a table for the screen and a trace for a viewer."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _WARM_UP, _TIMED, _TRACED = 5, 20, 2  # updates
 NUM_UPDATES = _WARM_UP + _TIMED + _TRACED + 1
 
-FORWARD = ("data", "encoder", "autoregressor", "predictor", "criterion", "optimiser", "other")
+STAGES = ("data", "encoder", "autoregressor", "predictor", "criterion", "optimiser", "other")
 
 
 class Profile:
-    """A stopwatch that training hands from stage to stage; it runs in a few early updates, and only if asked to.
+    """A stopwatch for the stages of an update; it runs during some early updates, and only if asked to.
 
-    Between two marks lies one stage. Backward stages end when the gradient of what entered them is there, so they run
-    in the opposite order: criterion, predictor, autoregressor, encoder.
+    One stage lies between two marks. A stage's backward pass ends when the gradient of its input is formed, so backward
+    stages run in the opposite order: criterion, predictor, autoregressor, encoder.
 
     Args:
-        trace: where the trace goes (JSON for chrome://tracing or perfetto.dev); None profiles nothing.
-        device: what is waited for at each mark.
+        trace: path of the trace (JSON for chrome://tracing or perfetto.dev); None profiles nothing.
+        device: device to wait for at each mark.
     """
 
     def __init__(self, trace: Path | None, device: torch.device) -> None:
@@ -41,7 +41,7 @@ class Profile:
     def mark(self, stage: str, direction: str = "forward") -> None:
         """End a stage here."""
         if self.trace is not None and self.update == _WARM_UP:
-            self._last = time.perf_counter()  # the last of these is where the first timed update begins
+            self._last = time.perf_counter()  # the last of these marks is where the first timed update begins
         if not self.is_timing:
             return
         if self.device.type == "cuda":
@@ -54,7 +54,7 @@ class Profile:
         self._last = now
 
     def pause(self) -> None:
-        """Leave out what comes now: a pass over the dev split."""
+        """Leave out what follows: a pass over the dev split."""
         self.mark("other")
         self._paused = True
 
@@ -63,12 +63,22 @@ class Profile:
         self._last, self._paused = time.perf_counter(), False
 
     def mark_gradient(self, entered: Tensor, stage: str) -> None:
-        """End a stage's backward pass when the gradient of what entered it has been formed."""
+        """End a stage's backward pass when the gradient of the stage's input is formed."""
         if self.is_timing and entered.requires_grad:
             entered.register_hook(lambda _: self.mark(stage, "backward"))  # type: ignore[no-untyped-call]
 
+    def watch(self, module: nn.Module, stage: str, following: str) -> None:
+        """End `stage` whenever `module` has run, and `following`'s backward pass at the gradient of its output."""
+
+        def ended(_module: nn.Module, _args: object, output: Tensor) -> None:
+            self.mark(stage)
+            self.mark_gradient(output, following)
+
+        if self.trace is not None:
+            module.register_forward_hook(ended)
+
     def next_update(self) -> str:
-        """Go on to the next update; returns the summary once, when it is complete."""
+        """Begin the next update. Return the summary once, when it is complete."""
         if self.trace is None:
             return ""
         self.update += 1
@@ -89,7 +99,7 @@ class Profile:
             f"profile: {1e3 * total / _TIMED:.1f} ms an update (mean of {_TIMED})",
             f"{'':16s}{'forward':>10s}{'backward':>10s}{'share':>8s}",
         ]
-        for stage in FORWARD:
+        for stage in STAGES:
             forward, backward = (self._seconds.get((stage, d), 0.0) for d in ("forward", "backward"))
             if forward or backward:
                 lines.append(

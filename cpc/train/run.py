@@ -1,0 +1,90 @@
+"""Start a run, resume it, or bring it to its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from cpc.config import Config, ConfigError, check_config, config_to_dict, write_config
+from cpc.devices import resolve_device
+from cpc.files import difference
+from cpc.runs import build_model, locate_checkpoint, read_checkpoint
+from cpc.train.distributed import joined, own_device
+from cpc.train.loop import fit
+from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile
+from cpc.train.state import begin, restore
+
+
+def train(config: Config, run: str | Path, *, resume: bool = False, profile: bool = False) -> Path:
+    """Train CPC and write config.toml, metrics.jsonl, last.pt and best.pt into the run folder.
+
+    Args:
+        config: the whole run; its `data.manifest` must have a `split` column with train and dev.
+        run: folder of the run.
+        resume: continue from last.pt; on a CPU the result is bitwise that of an uninterrupted run.
+        profile: time the stages of some early updates, print them, and write trace.json into the run folder.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ValueError: one line that says what cannot work, and the way out.
+    """
+    check_config(config)
+    run, device = Path(run), own_device(resolve_device(config.device))
+    torch.manual_seed(config.seed)
+    network = build_model(config)
+    data = build_data(config, network.g_enc.geometry)
+    with joined(device) as ranks:
+        parts = build_parts(config, network, data, device, ranks, run / "trace.json" if profile else None)
+        state = restore(run, parts) if resume else begin(run)
+        if profile:
+            refuse_short_profile(config, state.update)
+        loader = parts.batches(state.update)
+        if ranks.is_first:
+            run.mkdir(parents=True, exist_ok=True)
+            if not resume:  # what a run left that stopped before its first checkpoint
+                for leftover in (run / "metrics.jsonl", run / "best.pt"):
+                    leftover.unlink(missing_ok=True)
+            write_config(config, run / "config.toml")
+            announce(parts)
+        fit(parts, state, loader, run)
+    return run
+
+
+def resume(run: str | Path, *, device: str = "auto", profile: bool = False) -> Path:
+    """Continue an interrupted run with its own configuration.
+
+    Args:
+        run: folder of the run.
+        device: device to continue on; "auto" keeps the run's own.
+        profile: as for `train`.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    saved, _ = read_checkpoint(locate_checkpoint(run, "last"))
+    config = saved if device == "auto" else dataclasses.replace(saved, device=device)
+    return train(config, run, resume=True, profile=profile)
+
+
+def complete(config: Config, run: str | Path) -> Path:
+    """Bring a run to its end, whether it is not begun, interrupted or finished.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings; the message names the first that differs.
+        ValueError: as `train`.
+    """
+    last_path = Path(run) / "last.pt"
+    if not last_path.exists():
+        return train(config, run)
+    saved, payload = read_checkpoint(last_path)
+    if changed := difference(config_to_dict(saved), config_to_dict(config)):
+        raise ConfigError(
+            f"{run}: holds a run with other settings: {changed}; pass another --out, or the same settings"
+        )
+    if payload["update"] < config.train.num_updates:
+        train(config, run, resume=True)
+    return Path(run)

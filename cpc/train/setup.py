@@ -1,0 +1,274 @@
+"""Build every part of a training run from its configuration."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from cpc.config import Config, ConfigError
+from cpc.data import (
+    Batch,
+    BatchSampler,
+    Composition,
+    Manifest,
+    WindowOptions,
+    Windows,
+    collate,
+    count_left_out,
+    epoch_batches,
+    read_manifest,
+    refuse_leaks,
+)
+from cpc.devices import Precision, keep_freed_buffers, resolve_precision
+from cpc.labels import FrameGrid, Targets
+from cpc.model import CPC, Geometry, recomputing
+from cpc.train.distributed import Ranks
+from cpc.train.objectives import build_objective
+from cpc.train.optim import build_optimisers
+from cpc.train.timing import NUM_UPDATES, Profile
+
+_COMPILED_UPDATES = 2000  # from here on torch.compile pays back its warm-up
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training data.
+
+    Attributes:
+        train: windows of the train split.
+        dev: windows of the dev split.
+        classes: names of the classes of the windows' targets; empty without targets.
+        notes: what takes no part in training, in words.
+    """
+
+    train: Windows
+    dev: Windows
+    classes: list[str]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that an update needs.
+
+    Attributes:
+        config: the run.
+        device: where the networks compute.
+        precision: type of the networks' products.
+        ranks: the processes that train together.
+        network: g_enc, g_ar and W_k.
+        objective: the loss, a module.
+        trained: network and objective.
+        optimisers: each parameter belongs to one.
+        data: windows of both splits.
+        composition: which windows share a batch.
+        dev_batches: indices of the windows of each dev batch.
+        profile: stopwatch of the stages.
+    """
+
+    config: Config
+    device: torch.device
+    precision: Precision
+    ranks: Ranks
+    network: CPC
+    objective: nn.Module
+    trained: nn.Module
+    optimisers: list[torch.optim.Optimizer]
+    data: Data
+    composition: Composition
+    dev_batches: list[list[int]]
+    profile: Profile
+
+    def batches(self, first: int) -> DataLoader[Batch]:
+        """Load the batches of the updates after `first`.
+
+        Raises:
+            BatchError: the windows do not fill one batch.
+        """
+        sampler = BatchSampler(
+            self.data.train,
+            self.composition,
+            first,
+            self.config.train.num_updates,
+            rank=self.ranks.rank,
+            num_ranks=self.ranks.size,
+        )
+        next(iter(sampler), None)  # refuse a composition that cannot be filled before anything is written
+        return DataLoader(
+            self.data.train,  # type: ignore[arg-type]  # collate makes a Batch of the data set's windows
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.config.data.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+
+def build_data(config: Config, geometry: Geometry) -> Data:
+    """Open the train and the dev split of the manifest.
+
+    Raises:
+        ConfigError: no manifest, or windows that are too short for the predicted steps.
+        ValueError: a manifest, sound files or labels that cannot be used.
+    """
+    if not config.data.manifest:
+        raise ConfigError("data.manifest: got none; pass --data.manifest with a CSV made by `cpc manifest`")
+    num_frames, num_steps = geometry.num_frames(config.data.window_samples), config.criterion.num_steps
+    if num_frames <= num_steps:
+        raise ConfigError(
+            f"data.window_samples: {config.data.window_samples} give {num_frames} frames, expected more than "
+            f"criterion.num_steps = {num_steps}"
+        )
+    manifest = read_manifest(config.data.manifest)
+    refuse_leaks(manifest, by="utterance")
+    train, dev = manifest.select("train"), manifest.select("dev")
+    if config.loss.name not in ("supervised", "sup_con"):
+        return Data(_windows(config, geometry, train, "train"), _windows(config, geometry, dev, "dev"), [], [])
+    grid = FrameGrid(
+        sample_rate=config.audio.sample_rate,
+        hop_samples=geometry.hop_samples,
+        first_centre_samples=geometry.first_centre_samples,
+        num_frames=num_frames,
+        num_valid_frames=partial(num_valid_frames, geometry, config.data.window_samples),
+    )
+    targets = Targets(config.loss.target, config.loss.labels, train, dev, grid)
+    train_windows = _windows(config, geometry, train, "train", targets.in_split(train))
+    dev_windows = _windows(config, geometry, dev, "dev", targets.in_split(dev))
+    return Data(train_windows, dev_windows, targets.classes, targets.notes)
+
+
+def _windows(
+    config: Config,
+    geometry: Geometry,
+    split: Manifest,
+    name: str,
+    targets: Callable[[int, int, int], NDArray[np.int64]] | None = None,
+) -> Windows:
+    """Windows of one split."""
+    options = WindowOptions(
+        window_samples=config.data.window_samples,
+        sample_rate=config.audio.sample_rate,
+        resample=config.audio.resample,
+        normalise=config.audio.normalise,
+        short=config.data.short,
+        min_samples=geometry.min_samples(config.criterion.num_steps + 1),  # step K of the first anchor must be whole
+        seed=config.seed,
+        cache_megabytes=config.data.cache_megabytes,
+        cache=Path(config.data.cache) / name if config.data.cache else "",
+    )
+    return Windows(split, options, targets)
+
+
+def num_valid_frames(geometry: Geometry, window_samples: int, num_samples: int) -> int:
+    """Return the number of frames of a window that see no padding, if `num_samples` of it come from the file."""
+    if num_samples == window_samples:
+        return geometry.num_frames(num_samples)
+    return geometry.num_complete_frames(num_samples)
+
+
+def build_parts(
+    config: Config, network: CPC, data: Data, device: torch.device, ranks: Ranks, trace: Path | None
+) -> Parts:
+    """Build the parts of a run around its network and data.
+
+    Args:
+        config: the run.
+        network: with its random weights.
+        data: both splits.
+        device: where to compute.
+        ranks: the processes that train together.
+        trace: path of the profile's trace; None does not profile.
+    """
+    precision = resolve_precision(config.precision, device)
+    if device.type == "cpu":
+        keep_freed_buffers()
+    network = network.to(device)
+    objective = build_objective(config, network, data.classes).to(device)
+    trained = nn.ModuleList([network, objective])
+    ranks.share(trained)
+    optimisers = build_optimisers(trained, config.optim, torch.bfloat16 if precision == "bf16" else torch.float32)
+    composition = Composition(
+        config.batches.kind,
+        config.batches.num_windows,
+        config.batches.windows_per_group,
+        config.seed,
+        several_utterances=_needs_several_utterances(config),
+    )
+    dev_batches = epoch_batches(data.dev, 0, composition, shrink=True)[: config.train.validate_batches]
+    profile = Profile(trace if ranks.is_first else None, device)
+    profile.watch(network.W, "predictor", "criterion")
+    return Parts(
+        config=config,
+        device=device,
+        precision=precision,
+        ranks=ranks,
+        network=network,
+        objective=objective,
+        trained=trained,
+        optimisers=optimisers,
+        data=data,
+        composition=composition,
+        dev_batches=[batch.tolist() for batch in dev_batches],
+        profile=profile,
+    )
+
+
+def build_encode(parts: Parts, first: int) -> Callable[[Tensor], Tensor]:
+    """Return g_enc for the updates after `first`: compiled, or recomputing its activations, if the run says so."""
+    config, network = parts.config, parts.network
+    pays = parts.device.type == "cuda" and config.train.num_updates - first >= _COMPILED_UPDATES
+    compiles = config.compile == "on" or (config.compile == "auto" and pays)
+    encode: Callable[[Tensor], Tensor] = torch.compile(network.g_enc, dynamic=False) if compiles else network.g_enc
+    return recomputing(encode, config.recompute) if config.recompute else encode
+
+
+def refuse_short_profile(config: Config, first: int) -> None:
+    """Refuse to profile a run that ends before its profile would.
+
+    Raises:
+        ConfigError: too few updates to go.
+    """
+    if config.train.num_updates - first < NUM_UPDATES:
+        raise ConfigError(
+            f"profile: {config.train.num_updates - first} updates to go, it needs {NUM_UPDATES}; profile a longer run"
+        )
+
+
+def announce(parts: Parts) -> None:
+    """Print what is about to run, and what was left out."""
+    config, data = parts.config, parts.data
+    num_parameters = sum(p.numel() for p in parts.network.parameters())
+    lines = [
+        f"train: {len(data.train)} windows an epoch of {len(data.train.manifest)} utterances; dev: {len(data.dev)} "
+        f"windows, {len(parts.dev_batches)} batches used; {num_parameters:,} parameters on {parts.device} in "
+        f"{parts.precision}"
+    ]
+    if parts.ranks.size > 1:
+        lines.append(
+            f"train: {parts.ranks.size} processes × {config.batches.num_windows} windows an update; negatives come "
+            "from each process's own windows"
+        )
+    for name, windows in (("train", data.train), ("dev", data.dev)):
+        if windows.num_skipped:
+            lines.append(
+                f"{name}: {windows.num_skipped} utterances are too short and left out "
+                f'(data.short = "{config.data.short}")'
+            )
+        left_out = count_left_out(windows, parts.composition, shrink=name == "dev")
+        if left_out.most:
+            lines.append(f"{name}: {left_out}")
+    print("\n".join([*lines, *data.notes]), file=sys.stderr)
+
+
+def _needs_several_utterances(config: Config) -> bool:
+    """Whether each group of windows must come from several utterances, so that every anchor has a negative."""
+    excludes = config.loss.name == "cpc" and config.criterion.scheme == "same_speaker_excl"
+    return excludes and config.batches.kind == "by_speaker"

@@ -1,0 +1,100 @@
+"""The state of training: what last.pt holds, so that an interrupted run resumes exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpc.runs import (
+    CheckpointError,
+    keep_metrics_until,
+    read_checkpoint,
+    read_metrics,
+    restore_weights,
+    save_checkpoint,
+)
+from cpc.train.setup import Parts
+
+
+class TrainingError(ValueError):
+    """A run that cannot start or continue."""
+
+
+@dataclass
+class State:
+    """How far a run has come.
+
+    Attributes:
+        update: updates done.
+        seconds: training time, over all calls.
+        best_gain: largest log N − loss on dev so far, in nats. The loss alone would not do: the N of MoCo's queue
+        grows.
+    """
+
+    update: int = 0
+    seconds: float = 0.0
+    best_gain: float = -float("inf")
+
+
+def gain(line: dict[str, Any]) -> float:
+    """Return log N − loss of a line of metrics.jsonl: how far the loss is below a guess's, in nats."""
+    return float(line["log_n"] - line["loss"])
+
+
+def save_last(run: Path, parts: Parts, state: State) -> None:
+    """Write last.pt: weights, optimisers, objective and progress."""
+    optimisers = [optimiser.state_dict() for optimiser in parts.optimisers]
+    _save(run / "last.pt", parts, objective=parts.objective.state_dict(), optimisers=optimisers, **vars(state))
+
+
+def save_best(run: Path, parts: Parts, state: State) -> None:
+    """Write best.pt: the weights, and the objective's."""
+    _save(run / "best.pt", parts, objective=parts.objective.state_dict(), **vars(state))
+
+
+def save_kept(run: Path, parts: Parts, state: State) -> None:
+    """Write kept/UPDATE.pt: the weights alone."""
+    _save(run / "kept" / f"{state.update:07d}.pt", parts, update=state.update, seconds=state.seconds)
+
+
+def _save(path: Path, parts: Parts, **rest: Any) -> None:
+    if parts.ranks.is_first:
+        save_checkpoint(path, parts.config, parts.network, **rest)
+
+
+def restore(run: Path, parts: Parts) -> State:
+    """Continue from last.pt: restore weights, optimisers and objective in place, and drop later metrics.
+
+    Raises:
+        CheckpointError: last.pt is missing, damaged, or of another architecture or an earlier version.
+    """
+    path, metrics = run / "last.pt", run / "metrics.jsonl"
+    _, payload = read_checkpoint(path, parts.device)
+    if "optimisers" not in payload:
+        raise CheckpointError(f"{path}: written by an earlier version, cannot be continued; start a new run")
+    restore_weights(parts.network, payload, path)
+    parts.objective.load_state_dict(payload.get("objective", {}))
+    for optimiser, saved in zip(parts.optimisers, payload["optimisers"], strict=True):
+        optimiser.load_state_dict(saved)
+    update = payload["update"]
+    if parts.ranks.is_first:
+        keep_metrics_until(metrics, update)
+    best = payload.get("best_gain")
+    if best is None:  # a checkpoint of before this field: look it up
+        dev = [line for line in read_metrics(metrics) if line["kind"] == "dev" and line["update"] <= update]
+        best = max(map(gain, dev), default=-float("inf"))
+    return State(update, payload["seconds"], best)
+
+
+def begin(run: Path) -> State:
+    """Begin a new run in a folder; remove what a run left that stopped before its first checkpoint.
+
+    Raises:
+        TrainingError: the folder holds a run already.
+    """
+    if (run / "last.pt").exists():
+        raise TrainingError(
+            f"{run}: holds a run already; continue it with `cpc train --resume {run}`, or pass another --out"
+        )
+    return State()
