@@ -1,12 +1,14 @@
-"""Features: streaming = whole file, frame times, resumable, in one form for all sources."""
+"""Features: streaming equals the whole file, frames have times, extraction resumes, and all sources share one form."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from cpc.data import AudioError, Manifest, read_audio, read_manifest, scan_folder, split_manifest
+from cpc.config import EncoderConfig
+from cpc.data import AudioError, read_audio, read_manifest, scan_folder, split_manifest
 from cpc.features import (
     CPCExtractor,
     FeaturesError,
@@ -17,7 +19,7 @@ from cpc.features import (
 )
 from cpc.runs import build_model
 from cpc.train import train
-from tests.conftest import make_corpus, tiny_config
+from tests.conftest import make_corpus, tiny_config, write_sound
 
 
 @pytest.fixture(scope="module")
@@ -36,31 +38,27 @@ def normalised(manifest, i):
 def test_features_on_disk_equal_the_model_on_the_whole_file(
     corpus, tmp_path, monkeypatch, layer, padding, block_seconds
 ):
-    """Streamed in blocks, or short files side by side; state reset between files, statistics of the whole file."""
-    from dataclasses import replace
-
-    from cpc.config import EncoderConfig
-
+    """Streamed in blocks or side by side: each file starts from a zero state and is normalised as a whole."""
     torch.manual_seed(0)
-    network = build_model(replace(tiny_config(corpus), encoder=EncoderConfig(16, padding=padding)))
+    network = build_model(replace(tiny_config(corpus), encoder=EncoderConfig(channels=16, padding=padding)))
     manifest = read_manifest(corpus)
     monkeypatch.setattr("cpc.data.audio._PIECE_SAMPLES", 1000)
     monkeypatch.setattr("cpc.features.extract._BLOCK_SECONDS", block_seconds)
-    monkeypatch.setattr(
-        "cpc.features.extract._ENCODER_SECONDS", 5
-    )  # of the files side by side, two at a time through g_enc
+    monkeypatch.setattr("cpc.features.extractors._ENCODER_SECONDS", 5)  # two files at a time through g_enc
     opened = open_features(extract_features(CPCExtractor(network, layer), manifest, tmp_path / "f", progress=False))
-    for i, utterance in enumerate(manifest.table["utterance"]):
+    for i, utterance in enumerate(manifest.utterances):
         with torch.no_grad():
             z, c = network(torch.from_numpy(read_audio(manifest.audio_path(i), sample_rate=16000))[None])
         expected = (z if layer == "z" else c)[0].numpy()
         np.testing.assert_allclose(opened.frames(utterance), expected, atol=2e-4)
-        assert opened.num_frames(utterance) == network.g_enc.geometry.num_frames(manifest.table["num_samples"].iloc[i])
+        assert opened.num_frames(utterance) == network.g_enc.geometry.num_frames(manifest.num_samples[i])
 
 
 def test_frame_times_are_the_centres_of_the_geometry(run, tmp_path, corpus):
     opened = open_features(extract_features(extractor_of_run(run, "z"), read_manifest(corpus), tmp_path / "f"))
     np.testing.assert_allclose(opened.times(3), [232 / 16000, 392 / 16000, 552 / 16000])
+    utterance = opened.manifest.utterances[0]
+    np.testing.assert_array_equal(opened.times_of(utterance), opened.times(len(opened.frames(utterance))))
     mfcc = extract_features(SpectralExtractor("mfcc"), read_manifest(corpus), tmp_path / "m")
     np.testing.assert_allclose(open_features(mfcc).times(2), [0.0125, 0.0225])
 
@@ -85,7 +83,7 @@ def test_a_tone_moves_the_mel_band_of_its_frequency():
     assert low.mean(0).argmax() < 12 < 24 < high.mean(0).argmax()
 
 
-def test_interrupted_extraction_goes_on_and_keeps_what_is_there(run, corpus, tmp_path):
+def test_interrupted_extraction_resumes_and_keeps_what_is_there(run, corpus, tmp_path):
     manifest, out = read_manifest(corpus), tmp_path / "f"
     extract_features(extractor_of_run(run, "c"), manifest, out)
     paths = sorted((out / "frames").glob("*.npy"))
@@ -101,7 +99,7 @@ def test_interrupted_extraction_goes_on_and_keeps_what_is_there(run, corpus, tmp
     assert lost.read_bytes() == content
 
 
-def test_a_frames_file_cut_short_by_a_crash_is_made_again(run, corpus, tmp_path):
+def test_a_frames_file_cut_short_by_a_crash_is_written_again(run, corpus, tmp_path):
     extractor, manifest = extractor_of_run(run, "c"), read_manifest(corpus)
     folder = extract_features(extractor, manifest, tmp_path / "f", progress=False)
     path = next(iter(sorted((folder / "frames").iterdir())))
@@ -111,16 +109,16 @@ def test_a_frames_file_cut_short_by_a_crash_is_made_again(run, corpus, tmp_path)
     assert path.read_bytes() == whole
 
 
-def test_a_folder_of_other_features_is_not_mixed_up(run, corpus, tmp_path):
+def test_a_folder_of_other_features_is_refused(run, corpus, tmp_path):
     manifest = read_manifest(corpus)
     extract_features(extractor_of_run(run, "c"), manifest, tmp_path / "f")
-    with pytest.raises(FeaturesError, match="holds other features: layer is 'c', this command's 'z'"):
+    with pytest.raises(FeaturesError, match='holds other features: layer was "c", is "z"'):
         extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f")
     with pytest.raises(FeaturesError, match="holds other features: source"):
         extract_features(extractor_of_run(run, "c", untrained=True), manifest, tmp_path / "f")
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "mine.txt").write_text("mine")
-    with pytest.raises(FeaturesError, match="not empty and no features folder"):
+    with pytest.raises(FeaturesError, match="not empty, and holds no features"):
         extract_features(extractor_of_run(run, "c"), manifest, tmp_path / "g")
 
 
@@ -139,7 +137,7 @@ def test_float16_halves_the_files(run, corpus, tmp_path):
     manifest = read_manifest(corpus)
     half = open_features(extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "h", dtype="float16"))
     full = open_features(extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f"))
-    name = manifest.table["utterance"].iloc[0]
+    name = manifest.utterances[0]
     assert half.frames(name).dtype == np.float16
     np.testing.assert_allclose(half.frames(name), full.frames(name), rtol=1e-3, atol=1e-3)
 
@@ -149,24 +147,22 @@ def test_files_of_another_rate_are_resampled_or_refused(run, tmp_path):
     with pytest.raises(AudioError, match="8000 Hz, expected 16000"):
         extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f")
     opened = open_features(extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "g", resample=True))
-    name = manifest.table["utterance"].iloc[0]
+    name = manifest.utterances[0]
     assert opened.num_frames(name) == (16000 - 465) // 160 + 1  # 1 s
 
 
-def test_utterances_too_short_for_a_frame_are_left_out_and_said(run, corpus, tmp_path, capsys):
-    from tests.conftest import write_sound
-
+def test_utterances_too_short_for_a_frame_are_left_out_and_reported(run, corpus, tmp_path, capsys):
     write_sound(tmp_path / "c" / "1" / "1" / "tiny.wav", 0.02, 0)
     write_sound(tmp_path / "c" / "1" / "1" / "long.wav", 0.2, 1)
     manifest = scan_folder(tmp_path / "c", progress=False).manifest
     opened = open_features(extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f"))
-    assert "1 utterances are too short for one frame and left out: tiny" in capsys.readouterr().out
+    assert "left out 1 utterances that are too short for a frame: tiny" in capsys.readouterr().out
     assert opened.num_frames("tiny") == 0
     assert opened.num_frames("long") > 0
 
 
 def test_memory_does_not_grow_with_the_file(corpus, monkeypatch):
-    """Blocks go through one at a time, and the state that is carried has a fixed size."""
+    """Blocks pass through one at a time, and the carried state has a fixed size."""
     torch.manual_seed(0)
     network = build_model(tiny_config(corpus))
     state, sizes = None, []
@@ -179,7 +175,7 @@ def test_memory_does_not_grow_with_the_file(corpus, monkeypatch):
 def test_a_damaged_or_missing_frames_file_is_one_clear_error(run, corpus, tmp_path):
     manifest = read_manifest(corpus)
     opened = open_features(extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f"))
-    first, second = manifest.table["utterance"].iloc[:2]
+    first, second = manifest.utterances[:2]
     path = opened.folder / "frames" / f"{first}.npy"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(FeaturesError, match="damaged"):
@@ -191,11 +187,11 @@ def test_a_damaged_or_missing_frames_file_is_one_clear_error(run, corpus, tmp_pa
         open_features(tmp_path)
 
 
-def test_bf16_features_are_close_and_not_mixed_with_float32(run, corpus, tmp_path):
+def test_bf16_features_are_close_to_float32_and_not_mixed_with_them(run, corpus, tmp_path):
     manifest = read_manifest(corpus)
     exact = open_features(extract_features(extractor_of_run(run, "c"), manifest, tmp_path / "f"))
     close = open_features(extract_features(extractor_of_run(run, "c", precision="bf16"), manifest, tmp_path / "g"))
-    for utterance in manifest.table["utterance"]:
+    for utterance in manifest.utterances:
         assert np.abs(exact.frames(utterance) - close.frames(utterance)).max() < 0.05
     with pytest.raises(FeaturesError, match="holds other features: identity"):
         extract_features(extractor_of_run(run, "c", precision="bf16"), manifest, tmp_path / "f")
@@ -206,9 +202,53 @@ def test_one_folder_opens_under_another_split_but_not_with_utterances_it_lacks(r
     folder = extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f", progress=False)
     by_speaker = split_manifest(manifest, by="speaker", fractions=(0.4, 0.3, 0.3), seed=1)
     opened = open_features(folder, by_speaker)
-    assert opened.manifest.table["split"].tolist() == by_speaker.table["split"].tolist()
-    name = manifest.table["utterance"].iloc[0]
+    assert opened.manifest.column("split") == by_speaker.column("split")
+    name = manifest.utterances[0]
     np.testing.assert_array_equal(opened.frames(name), open_features(folder).frames(name))
-    other = by_speaker.table.assign(utterance=["another", *by_speaker.table["utterance"][1:]])
-    with pytest.raises(FeaturesError, match="holds no frames of 1 utterances of the manifest given: another"):
-        open_features(folder, Manifest(by_speaker.root, other))
+    other = by_speaker.with_column("utterance", ["another", *by_speaker.utterances[1:]])
+    with pytest.raises(FeaturesError, match="1 utterances of the given manifest have no frames here: another"):
+        open_features(folder, other)
+
+
+def test_a_folder_can_be_extended_by_further_utterances_and_says_while_it_is_incomplete(corpus, tmp_path, monkeypatch):
+    """An interruption while utterances are added leaves a folder that is refused, not one that lacks frames."""
+    manifest, out = read_manifest(corpus), tmp_path / "f"
+    extractor = SpectralExtractor("logmel")
+    extract_features(extractor, manifest.keep([i < 5 for i in range(len(manifest))]), out, progress=False)
+    assert open_features(out).manifest.utterances == manifest.utterances[:5]
+
+    def fails(waveforms):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(extractor, "frames_of", fails)
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(extractor, manifest, out, progress=False)
+    with pytest.raises(FeaturesError, match="not finished"):
+        open_features(out)
+    opened = open_features(extract_features(extractor, manifest, out, progress=False))
+    assert all(opened.num_frames(utterance) for utterance in manifest.utterances)
+
+
+def test_a_folder_of_an_older_version_stays_readable_and_is_not_rewritten(run, corpus, tmp_path):
+    """features.json as it was written before `files.claim`."""
+    manifest = read_manifest(corpus)
+    folder = extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f", progress=False)
+    written = json.loads((folder / "features.json").read_text())
+    assert " ".join(written) == (
+        "source layer identity dim dtype sample_rate hop_samples first_centre_samples normalise resample too_short "
+        "complete"
+    )
+    (folder / "features.json").write_text(json.dumps(written, indent=1))
+    stamps = {path: path.stat().st_mtime_ns for path in (folder / "frames").iterdir()}
+    assert open_features(folder).meta == written
+    extract_features(extractor_of_run(run, "z"), manifest, folder, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "frames").iterdir()} == stamps
+    assert json.loads((folder / "features.json").read_text()) == written
+
+
+def test_a_sound_file_that_changed_since_the_manifest_was_made_is_an_error(tmp_path):
+    manifest = read_manifest(make_corpus(tmp_path / "c", speakers=1, utterances=3))
+    write_sound(manifest.audio_path(0), 0.5, 0)
+    with pytest.raises(FeaturesError, match=r"got 48 frames, expected 98 .* run `cpc manifest` again"):
+        extract_features(SpectralExtractor("mfcc"), manifest, tmp_path / "f", progress=False)

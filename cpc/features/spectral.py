@@ -1,6 +1,6 @@
-"""What CPC is compared with, in the same on-disk form: MFCC and log-mel frames (torchaudio).
+"""Extract MFCC and log-mel frames (torchaudio), with which CPC is compared.
 
-Frames are 25 ms every 10 ms without padding, so frame i at 16 kHz is centred at sample 160·i + 200.
+A frame covers 25 ms and the hop is 10 ms, without padding, so frame i at 16 kHz is centred at sample 160·i + 200.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cpc.features.extract import mark_last
+from cpc.data import Waveform
+from cpc.features.extractors import mark_last
+from cpc.features.store import Layer
 
-NUM_CEPSTRA = 13  # with deltas and their deltas: 39 dimensions
+NUM_CEPSTRA = 13  # 39 dimensions with first and second differences
 NUM_MELS = 40
 _WINDOW_SECONDS, _HOP_SECONDS = 0.025, 0.010
-_DELTA_FRAMES = 5  # a regression over t ± 2
-_CONTEXT_FRAMES = 4  # deltas of deltas see t ± 4
+_DELTA_FRAMES = 5  # a difference is a regression over t ± 2
+_CONTEXT_FRAMES = 4  # a second difference sees t ± 4
 
 
 class SpectralExtractor:
-    """MFCC with first and second differences (39 dimensions), or log-mel energies (40).
+    """Extracts MFCC with first and second differences (39 dimensions), or log-mel energies (40).
 
     Args:
         kind: "mfcc" or "logmel".
         sample_rate: Hz.
     """
 
-    layer: Literal["z", "c"] | None = None
+    layer: Layer | None = None
     normalise: bool = True
 
     def __init__(self, kind: Literal["mfcc", "logmel"], sample_rate: int = 16000) -> None:
@@ -41,10 +43,8 @@ class SpectralExtractor:
         self.hop_samples = round(_HOP_SECONDS * sample_rate)
         self.first_centre_samples = self.window_samples / 2
         self.dim = 3 * NUM_CEPSTRA if kind == "mfcc" else NUM_MELS
-        mel = {
-            "n_fft": self.window_samples, "hop_length": self.hop_samples, "n_mels": NUM_MELS, "center": False,
-        }  # fmt: skip
-        # log(mel + 1e-6) rather than decibels below the file's maximum: a frame must not depend on later ones.
+        mel = {"n_fft": self.window_samples, "hop_length": self.hop_samples, "n_mels": NUM_MELS, "center": False}
+        # log(mel + 1e-6) instead of decibels below the maximum of the file: a frame must not depend on later ones.
         if kind == "mfcc":
             self._static = torchaudio.transforms.MFCC(sample_rate, NUM_CEPSTRA, log_mels=True, melkwargs=mel)
         else:
@@ -52,11 +52,11 @@ class SpectralExtractor:
             self._static = lambda x: torch.log(self._mel(x) + 1e-6)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of a file of `num_samples`."""
+        """Count the frames of a file of `num_samples`."""
         return max(0, (num_samples - self.window_samples) // self.hop_samples + 1)
 
-    def frames(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """Frames (t, D) of one file, block by block: each waits for the context of its deltas."""
+    def frames(self, blocks: Iterable[Waveform]) -> Iterator[NDArray[np.float32]]:
+        """Extract one file block by block; frames are held back until the context of their differences is there."""
         samples = torch.zeros(0)
         context, done = torch.zeros(self.dim if self.source == "logmel" else NUM_CEPSTRA, 0), 0
         for block, last in mark_last(blocks):
@@ -75,12 +75,12 @@ class SpectralExtractor:
                 dropped = max(0, ready - _CONTEXT_FRAMES)
                 context, done = context[:, dropped:], ready - dropped
 
-    def frames_of(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Frames (t, D) of each of some short files, given whole."""
+    def frames_of(self, waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
+        """Extract short files, given whole, as one array (T, D) each."""
         return [np.concatenate(list(self.frames([waveform]))) for waveform in waveforms]
 
     def identity(self) -> str:
-        """Says what the frames are."""
+        """Name the kind of frames."""
         return f"{self.source}-{self.dim}"
 
 

@@ -1,4 +1,13 @@
-"""Frames on disk."""
+"""Read features from disk, without torch.
+
+A features folder holds
+
+    features.json             what the frames are and where they lie in time
+    manifest.csv              the utterances, with their splits
+    frames/<utterance>.npy    (T, D), frame i centred at (first_centre_samples + i · hop_samples) / sample_rate
+
+All sources write this form, so probes do not know what they read.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +24,8 @@ from cpc.data import Manifest, read_manifest
 Layer = Literal["z", "c"]
 Frames = NDArray[Any]
 
+RECORD, MANIFEST, FRAMES = "features.json", "manifest.csv", "frames"  # the contents of a features folder
+
 
 class FeaturesError(ValueError):
     """A features folder that is missing, unfinished, or holds something else."""
@@ -22,10 +33,10 @@ class FeaturesError(ValueError):
 
 @dataclass(frozen=True)
 class Features:
-    """A features folder, opened for reading.
+    """A features folder that is open for reading.
 
     Attributes:
-        folder: where it is.
+        folder: its path.
         manifest: its utterances.
         meta: the content of features.json.
     """
@@ -41,18 +52,18 @@ class Features:
 
     @property
     def layer(self) -> str | None:
-        """The network's layer, z or c; None for baselines without one."""
+        """The layer of the network, z or c; None for spectral features."""
         layer: str | None = self.meta["layer"]
         return layer
 
     @property
     def dim(self) -> int:
-        """D, numbers in a frame."""
+        """D, the size of a frame."""
         return int(self.meta["dim"])
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of the samples that positions count."""
+        """Hz, the unit of sample positions."""
         return int(self.meta["sample_rate"])
 
     @property
@@ -69,13 +80,20 @@ class Features:
         """Centres of the first `num_frames` frames in seconds: (num_frames,)."""
         return (self.first_centre_samples + self.hop_samples * np.arange(num_frames)) / self.sample_rate
 
+    def times_of(self, utterance: str) -> NDArray[np.float64]:
+        """Centres of an utterance's frames in seconds: (T,)."""
+        return self.times(self.num_frames(utterance))
+
     def frames(self, utterance: str) -> Frames:
-        """Frames of one utterance, memory-mapped: (T, D); (0, D) for one too short to have any.
+        """Memory-map the frames of one utterance.
+
+        Returns:
+            (T, D); (0, D) for an utterance that is too short for a frame.
 
         Raises:
-            FeaturesError: if they are not there or of another shape.
+            FeaturesError: the frames are missing, damaged or of another shape.
         """
-        path = self.folder / "frames" / f"{utterance}.npy"
+        path = self.folder / FRAMES / f"{utterance}.npy"
         if utterance in self.meta.get("too_short", ()):
             return np.zeros((0, self.dim), self.meta["dtype"])
         try:
@@ -89,7 +107,7 @@ class Features:
         return frames
 
     def num_frames(self, utterance: str) -> int:
-        """T of one utterance."""
+        """T, the number of frames of one utterance."""
         return len(self.frames(utterance))
 
 
@@ -97,33 +115,34 @@ def open_features(folder: str | Path, manifest: Manifest | None = None) -> Featu
     """Open a features folder.
 
     Args:
-        folder: where `extract` wrote.
-        manifest: some or all of its utterances, with other splits; by default the manifest that it was made from.
+        folder: the folder that `extract_features` wrote.
+        manifest: some or all of its utterances, with other splits; by default, the manifest it was made from.
 
     Raises:
-        FeaturesError: missing, not a features folder, unfinished, or without an utterance of `manifest`.
+        FeaturesError: the folder is missing, unfinished or no features folder, or it lacks an utterance of `manifest`.
     """
     folder = Path(folder)
-    path = folder / "features.json"
+    path = folder / RECORD
     try:
         meta = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise FeaturesError(f"{folder}: no features folder (no features.json); `cpc features` makes one") from None
+        raise FeaturesError(f"{folder}: no features folder (it has no {RECORD}); `cpc features` makes one") from None
     except json.JSONDecodeError as error:
         raise FeaturesError(f"{path}: not JSON: {error}") from None
     if not meta.get("complete"):
-        raise FeaturesError(f"{folder}: not finished; run the same `cpc features` command again, it goes on from there")
-    own = read_manifest(folder / "manifest.csv")
+        raise FeaturesError(f"{folder}: not finished; run the same `cpc features` command again to resume it")
+    own = read_manifest(folder / MANIFEST)
     if manifest is None:
         return Features(folder, own, meta)
-    unknown = sorted(set(manifest.table["utterance"].astype(str)) - set(own.table["utterance"]))
+    unknown = sorted(set(manifest.utterances).difference(own.utterances))
     if unknown:
         raise FeaturesError(
-            f"{folder}: holds no frames of {len(unknown)} utterances of the manifest given: {_some(unknown)}; extract "
-            "them with that manifest"
+            f"{folder}: {len(unknown)} utterances of the given manifest have no frames here: {first_names(unknown)}; "
+            "extract them with that manifest"
         )
     return Features(folder, manifest, meta)
 
 
-def _some(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
+    """List the first three names."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

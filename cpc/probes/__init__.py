@@ -1,18 +1,22 @@
-"""Probes: what features on disk say about phones and speakers. They read files, never a model."""
+"""Probes measure what features on disk tell about phones and speakers. They read files, never a model."""
 
-from cpc.probes.classifiers import streamed
-from cpc.probes.frames import Evaluate, ProbeError
-from cpc.probes.linear import BLOCK_FRAMES, TOL, Classifier, probe_phones, probe_speakers, save, summary
+from typing import TYPE_CHECKING
+
+from cpc.doors import lazily
+from cpc.probes.options import Evaluate, Options, ProbeError
+from cpc.probes.result import Result
+
+if TYPE_CHECKING:
+    from cpc.probes.linear import probe_phones, probe_speakers
 
 __all__ = [
-    "BLOCK_FRAMES",
-    "TOL",
-    "Classifier",
     "Evaluate",
+    "Options",
     "ProbeError",
+    "Result",
     "probe_phones",
     "probe_speakers",
-    "save",
-    "streamed",
-    "summary",
 ]
+
+# On first use, because scikit-learn takes a second to load and the command line needs the options alone.
+__getattr__ = lazily(__name__, {"probe_phones": "linear", "probe_speakers": "linear"})

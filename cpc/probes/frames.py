@@ -1,41 +1,56 @@
-"""Which frames a probe learns from and is scored on: splits, labels, draws; from disk, an utterance at a time."""
+"""Choose the frames that a probe learns from and is scored on, and read them from disk one utterance at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpc.labels import UNLABELLED
+from cpc.probes.options import Evaluate, ProbeError
 
 if TYPE_CHECKING:
     from cpc.features import Features
 
-Evaluate = Literal["test", "dev"]
-Targets = Callable[[str], NDArray[np.int64]]  # utterance -> (T,) class of each frame, or UNLABELLED
+Targets = Callable[[str], NDArray[np.int64]]  # utterance → (T,) class of each frame, or UNLABELLED
 
 
-class ProbeError(ValueError):
-    """Features, splits or labels on which a probe cannot be trained or scored."""
+class Sample(NamedTuple):
+    """Some frames and their classes."""
+
+    x: NDArray[np.float32]  # (n, D)
+    y: NDArray[np.int64]  # (n,)
 
 
 @dataclass(frozen=True)
 class Census:
-    """How many frames of a split can be used; from labels and file headers, before any feature is read."""
+    """The usable frames of a split, counted from labels and file headers before any frame is read."""
 
     utterances: list[str]
-    num_labelled: NDArray[np.int64]  # (U,)
+    num_labelled: NDArray[np.int64]  # (U,) labelled frames of each utterance
+    frequency: NDArray[np.int64]  # (largest class + 1,) frames of each class
     num_unlabelled: int
-    classes: set[int]
+
+    @property
+    def total(self) -> int:
+        """Number of labelled frames."""
+        return int(self.num_labelled.sum())
 
 
 def splits_of(features: Features, evaluate: Evaluate) -> dict[str, list[str]]:
-    """Train, dev and the evaluated split's utterances, sorted: the manifest's order must not matter."""
-    table = features.manifest.table
-    found = sorted(set(table["split"].dropna().astype(str)) - {""}) if "split" in table.columns else []
+    """List the utterances of train, dev and the evaluated split.
+
+    Returns:
+        Utterances by split, sorted, so that the order of the manifest does not matter.
+
+    Raises:
+        ProbeError: a split has no utterances.
+    """
+    manifest = features.manifest
+    found = sorted(set(manifest.splits) - {""})
     result = {}
     for split in dict.fromkeys(("train", "dev", evaluate)):
         if split not in found:
@@ -44,33 +59,41 @@ def splits_of(features: Features, evaluate: Evaluate) -> dict[str, list[str]]:
                 f"(splits: {', '.join(found) or 'none'}); make them with `cpc manifest --split` "
                 "and extract the features again"
             )
-        result[split] = sorted(table.loc[table["split"].astype(str) == split, "utterance"].astype(str))
+        result[split] = sorted(manifest.select(split).utterances)
     return result
 
 
 def census_of(features: Features, split: str, utterances: list[str], targets: Targets) -> Census:
+    """Count the labelled frames of a split.
+
+    Raises:
+        ProbeError: there are none.
+    """
     num_labelled = np.zeros(len(utterances), dtype=np.int64)
+    frequency = np.zeros(0, dtype=np.int64)
     num_unlabelled = 0
-    classes: set[int] = set()
     for i, utterance in enumerate(utterances):
         y = targets(utterance)
         known = y[y != UNLABELLED]
         num_labelled[i] = len(known)
         num_unlabelled += len(y) - len(known)
-        classes.update(np.unique(known).tolist())
+        counts = np.bincount(known, minlength=len(frequency))
+        counts[: len(frequency)] += frequency
+        frequency = counts
     if not num_labelled.sum():
         raise ProbeError(f"{features.folder}: no labelled frame in {split}")
-    return Census(utterances, num_labelled, num_unlabelled, classes)
+    return Census(utterances, num_labelled, frequency, num_unlabelled)
 
 
-def draw(
-    features: Features, census: Census, targets: Targets, max_frames: int, seed: tuple[int, ...]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """At most max_frames labelled frames, uniform without replacement: x (n, D), y (n,), in utterance order.
+def draw(features: Features, census: Census, targets: Targets, max_frames: int, seed: tuple[int, ...]) -> Sample:
+    """Draw up to `max_frames` labelled frames uniformly without replacement.
 
-    What is drawn depends on the seed, the sorted utterances and how many labelled frames each has; no more.
+    The draw depends on the seed, the sorted utterances and their numbers of labelled frames alone.
+
+    Returns:
+        The frames and their classes in the order of the utterances.
     """
-    total = int(census.num_labelled.sum())
+    total = census.total
     if total > max_frames:
         drawn = np.random.default_rng(seed).choice(total, size=max_frames, replace=False, shuffle=False)
         drawn.sort()
@@ -86,13 +109,32 @@ def draw(
             continue
         labels = targets(utterance)
         frames = np.flatnonzero(labels != UNLABELLED)[drawn[begin:end] - starts[i]]
-        x[begin:end] = read(features, utterance, frames)
+        x[begin:end] = read_frames(features, utterance, frames)
         y[begin:end] = labels[frames]
-    return x, y
+    return Sample(x, y)
 
 
-def read(features: Features, utterance: str, frames: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Some frames of an utterance, (len(frames), D)."""
+def labelled(features: Features, utterance: str, targets: Targets) -> Sample:
+    """Read all labelled frames of an utterance."""
+    labels = targets(utterance)
+    frames = np.flatnonzero(labels != UNLABELLED)
+    return Sample(read_frames(features, utterance, frames), labels[frames])
+
+
+def read_frames(features: Features, utterance: str, frames: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Read some frames of an utterance.
+
+    Args:
+        features: the features folder.
+        utterance: its name.
+        frames: (n,) indices.
+
+    Returns:
+        (n, D) frames.
+
+    Raises:
+        ProbeError: a value is not finite.
+    """
     x = np.asarray(features.frames(utterance)[frames], dtype=np.float32)
     if not np.isfinite(x).all():
         bad = int(frames[~np.isfinite(x).all(axis=1)][0])
@@ -102,24 +144,23 @@ def read(features: Features, utterance: str, frames: NDArray[np.int64]) -> NDArr
 
 def blocks(
     features: Features, census: Census, targets: Targets, block_frames: int, seed: tuple[int, ...]
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """All labelled frames, in an order of its own for each seed: blocks x (n, D), y (n,).
+) -> Iterator[Sample]:
+    """Read all labelled frames in an order that depends on the seed.
 
-    Utterances are shuffled, and the frames of the utterances that share a block; a block has the frames of whole
-    utterances, so `block_frames` and one utterance more at most.
+    The utterances are shuffled, and so are the frames within a block. A block consists of whole utterances, so it
+    exceeds `block_frames` by less than one utterance.
     """
     rng = np.random.default_rng(seed)
-    xs: list[NDArray[np.float32]] = []
-    ys: list[NDArray[np.int64]] = []
+    waiting: list[Sample] = []
     order = rng.permutation(len(census.utterances))
     for position, i in enumerate(order):
-        labels = targets(census.utterances[i])
-        frames = np.flatnonzero(labels != UNLABELLED)
-        if len(frames):
-            xs.append(read(features, census.utterances[i], frames))
-            ys.append(labels[frames])
+        sample = labelled(features, census.utterances[i], targets)
+        if len(sample.y):
+            waiting.append(sample)
         is_last = position == len(order) - 1
-        if ys and (is_last or sum(map(len, ys)) >= block_frames):
-            shuffled = rng.permutation(sum(map(len, ys)))
-            yield np.concatenate(xs)[shuffled], np.concatenate(ys)[shuffled]
-            xs, ys = [], []
+        size = sum(len(sample.y) for sample in waiting)
+        if size and (is_last or size >= block_frames):
+            shuffled = rng.permutation(size)
+            xs, ys = zip(*waiting, strict=True)
+            yield Sample(np.concatenate(xs)[shuffled], np.concatenate(ys)[shuffled])
+            waiting = []

@@ -1,0 +1,159 @@
+"""Extractors turn waveforms into frames: the protocol, and the one that runs a CPC network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cpc.data import Waveform
+from cpc.devices import keep_freed_buffers
+from cpc.features.store import Layer
+from cpc.model import CPC
+from cpc.runs import Which, build_model, load, locate_checkpoint, read_checkpoint
+
+Pieces = Iterator[NDArray[np.float32]]
+
+_ENCODER_SECONDS = 60  # of sound in one call of g_enc: its activations take far more memory than its output
+
+
+class Extractor(Protocol):
+    """Turns waveforms into frames."""
+
+    source: str
+    layer: Layer | None
+    dim: int
+    sample_rate: int
+    hop_samples: int
+    first_centre_samples: float
+    normalise: bool
+
+    def num_frames(self, num_samples: int) -> int:
+        """Count the frames of a file of `num_samples`."""
+
+    def frames(self, blocks: Iterable[Waveform]) -> Pieces:
+        """Extract one file, given in successive blocks of samples (S,), as successive pieces (t, D)."""
+
+    def frames_of(self, waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
+        """Extract short files, given whole, as one array (T, D) each."""
+
+    def identity(self) -> str:
+        """Name what the frames depend on: the name changes whenever the frames would."""
+
+
+class CPCExtractor:
+    """Extracts z or c with a CPC network, trained or untrained.
+
+    Args:
+        model: the network.
+        layer: "z" or "c".
+        source: what to call the frames' origin.
+        device: where the network runs.
+        precision: "bf16" runs it under autocast.
+    """
+
+    def __init__(
+        self,
+        model: CPC,
+        layer: Layer,
+        *,
+        source: str = "cpc",
+        device: torch.device | str = "cpu",
+        precision: Literal["float32", "bf16"] = "float32",
+    ) -> None:
+        geometry = model.g_enc.geometry
+        self.model, self.source = model.to(device).eval(), source
+        self.layer: Layer | None = layer
+        self.device, self.precision = torch.device(device), precision
+        if self.device.type == "cpu":
+            keep_freed_buffers()
+        self.dim = model.g_enc.channels if layer == "z" else model.g_ar.hidden_dim
+        self.sample_rate, self.hop_samples = model.sample_rate, geometry.hop_samples
+        self.first_centre_samples = geometry.first_centre_samples
+        self.normalise = model.normalise
+
+    def num_frames(self, num_samples: int) -> int:
+        """Count the frames of a file of `num_samples`."""
+        return self.model.g_enc.geometry.num_frames(num_samples)
+
+    def frames(self, blocks: Iterable[Waveform]) -> Pieces:
+        """Stream one file through the network from a zero state."""
+        state: Any = None
+        with torch.inference_mode(), self._autocast():
+            for block, last in mark_last(blocks):
+                x = torch.from_numpy(np.ascontiguousarray(block))[None].to(self.device)  # (1, S)
+                if self.layer == "z":
+                    frames, state = self.model.g_enc.stream(x, state, last=last)
+                else:
+                    _, frames, state = self.model.stream(x, state, last=last)
+                yield frames[0].float().cpu().numpy()
+
+    def frames_of(self, waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
+        """Extract short files side by side, padded at the end.
+
+        The network is causal, so the padding of a file comes after all its frames.
+        """
+        if len(waveforms) > 1 and any(right for _, right in self.model.g_enc.geometry.paddings):
+            # Each layer pads the end of a file with zeros, but in a batch that place holds the padding's activations.
+            return [self.frames_of([waveform])[0] for waveform in waveforms]
+        x = torch.zeros(len(waveforms), max(map(len, waveforms)))  # (B, S)
+        for row, waveform in zip(x, waveforms, strict=True):
+            row[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform))
+        at_once = max(1, _ENCODER_SECONDS * self.sample_rate // x.shape[1])
+        with torch.inference_mode(), self._autocast():
+            z = torch.cat([self.model.g_enc(rows.to(self.device)) for rows in torch.split(x, at_once)])  # (B, T, D_z)
+            frames = (z if self.layer == "z" else self.model.g_ar(z)).float().cpu().numpy()  # (B, T, D)
+        return [row[: self.num_frames(len(w))] for row, w in zip(frames, waveforms, strict=True)]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def identity(self) -> str:
+        """Digest the weights and the precision."""
+        digest = hashlib.blake2b(b"" if self.precision == "float32" else self.precision.encode(), digest_size=8)
+        for name, weight in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def extractor_of_run(
+    run: str | Path,
+    layer: Layer,
+    *,
+    which: Which = "best",
+    untrained: bool = False,
+    device: torch.device | str = "cpu",
+    precision: Literal["float32", "bf16"] = "float32",
+) -> CPCExtractor:
+    """Make the extractor of a run.
+
+    Args:
+        run: run folder, or one of its checkpoints.
+        layer: "z" or "c".
+        which: the checkpoint: "best" or "last".
+        untrained: use the random weights that the run started from instead of the trained ones.
+        device: where the network runs.
+        precision: "bf16" runs it under autocast.
+    """
+    path = locate_checkpoint(run, which)
+    if not untrained:
+        return CPCExtractor(load(path), layer, device=device, precision=precision)
+    config, _ = read_checkpoint(path)
+    torch.manual_seed(config.seed)  # the weights that this run started from
+    return CPCExtractor(build_model(config), layer, source="untrained", device=device, precision=precision)
+
+
+def mark_last(blocks: Iterable[Waveform]) -> Iterator[tuple[Waveform, bool]]:
+    """Pair each block with whether it is the last."""
+    iterator = iter(blocks)
+    block = next(iterator)
+    for following in iterator:
+        yield block, False
+        block = following
+    yield block, True

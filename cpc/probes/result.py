@@ -1,0 +1,225 @@
+"""The result of a probe: what it measured, on what, and how; read from and written to JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from cpc.files import write_bytes
+from cpc.probes.options import Classifier, Evaluate, ProbeError
+
+# Fields that the first version did not write, with the values that they would have had.
+_FIRST_VERSION: dict[str, Any] = {
+    "classifier": "linear",
+    "control": None,
+    "interval_clusters": "utterance",
+    "num_interval_clusters": None,
+    "hidden": None,
+}
+_GROUPING = "by_"  # prefix of the keys under which the groupings are written
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The features that were probed."""
+
+    source: str
+    """cpc, untrained, mfcc, logmel."""
+    layer: str | None
+    """z or c; None for spectral features."""
+    dim: int
+    """D, numbers in a frame."""
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The accuracy of one phone or speaker."""
+
+    id: int
+    """The integer label."""
+    name: str
+    """Name of the phone or speaker."""
+    seen: bool
+    """Whether any train frame had this class."""
+    count: int
+    """Number of evaluated frames."""
+    accuracy: float | None
+    """Share of them that were classified correctly; None if there are none."""
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """The accuracy of phones that share a property, such as the plosives."""
+
+    name: str
+    """The shared property."""
+    count: int
+    """Number of evaluated frames."""
+    phones: list[str]
+    """Names of the phones."""
+    accuracy: float | None
+    """Share of frames whose predicted phone is in the same group; None if there are no frames."""
+    phone_accuracy: float | None
+    """Share of frames whose predicted phone is correct; None if there are no frames."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Phones grouped by one property, such as their manner of articulation."""
+
+    classes: list[GroupScore]
+    """One score a group."""
+    confusion: list[list[int]]
+    """Frame counts [true][predicted], in the order of `classes`."""
+    unclassed: list[str]
+    """Phones whose group is unknown; they are not counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The result of a probe. Accuracies are in [0, 1].
+
+    The fields are the keys of the JSON file, in its order. Those with a default may be missing there.
+    """
+
+    task: Literal["phone", "speaker"]
+    evaluate: Evaluate
+    classifier: Classifier
+    control: str | None
+    """"shuffled labels" for the control; else None."""
+    interval_clusters: Literal["utterance", "speaker"]
+    """What the bootstrap resamples."""
+    num_interval_clusters: int | None
+    """Number of these; None in files of the first version."""
+    accuracy: float
+    """Share of evaluated frames that were classified correctly."""
+    accuracy_interval: tuple[float, float]
+    """95 % bootstrap interval. It holds for this probe on other utterances, not for another draw or training run."""
+    majority: dict[str, float]
+    """The accuracies of always answering with the most frequent train class."""
+    utterance_accuracy: float | None = None
+    """Share of evaluated utterances whose speaker was recognised from the mean frame."""
+    utterance_accuracy_interval: tuple[float, float] | None = None
+    """95 % bootstrap interval."""
+    C: float | None
+    """The chosen inverse regularisation strength; None for mlp."""
+    dev_accuracy: dict[str, float]
+    """Dev accuracy of each C, or of "mlp"."""
+    hidden: int | None
+    """Units of the hidden layer; None for linear."""
+    converged: bool
+    num_iterations: int
+    """L-BFGS iterations for the chosen C, or epochs."""
+    warning: str | None
+    """Why the classifier may not have converged."""
+    num_train_frames: int
+    num_dev_frames: int
+    num_test_frames: int
+    """0 if another split was evaluated."""
+    num_evaluated_frames: int
+    num_available_train_frames: int
+    """Labelled train frames from which the train frames were drawn."""
+    num_classes: int
+    """Classes that occur in the train frames or in the evaluated split."""
+    num_unlabelled_frames: int
+    """Frames beyond the labels, in utterances that have labels."""
+    num_unlabelled_utterances: int
+    num_unseen_class_frames: int
+    """Evaluated frames of classes without a train frame; they count as wrong."""
+    max_frames: int
+    seed: int
+    max_iter: int
+    tol: float
+    seconds: float
+    """Wall-clock time."""
+    features: Origin
+    per_class: list[ClassScore]
+    unlabelled_utterances: list[str] | None = None
+    """Utterances without labels, sorted (phones only)."""
+    confusion: list[list[int]] | None = None
+    """Frame counts [true][predicted], in the order of `per_class` (phones only)."""
+    num_left_out_utterances: int | None = None
+    """Utterances that the caller left out of the manifest beforehand."""
+    by: dict[str, Grouping] = field(default_factory=dict)
+    """Phones grouped by each known property: by["manner"] is the key by_manner of the file."""
+
+    @classmethod
+    def read(cls, path: str | Path) -> Result:
+        """Read a result that this version or an older one saved.
+
+        Raises:
+            ProbeError: the file is missing or not the result of a probe; the message names the first wrong field.
+        """
+        path = Path(path)
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ProbeError(f"{path}: no such result; `cpc probe … --out {path}` makes it") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ProbeError(f"{path}: not the result of a probe: not JSON ({error})") from None
+        if not isinstance(saved, dict):
+            raise ProbeError(f"{path}: not the result of a probe: got a {type(saved).__name__}, expected an object")
+        groupings = {key for key in saved if key.startswith(_GROUPING)}
+        values = _FIRST_VERSION | {key: value for key, value in saved.items() if key not in groupings}
+        values["by"] = {key.removeprefix(_GROUPING): saved[key] for key in saved if key in groupings}
+        if unknown := set(values).difference(f.name for f in dataclasses.fields(cls)):
+            raise ProbeError(f"{path}: not the result of a probe: {min(unknown)}: unknown field")
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key, problem = ".".join(map(str, first["loc"])), first["msg"].lower().replace("input should be", "expected")
+            got = "" if first["type"] == "missing" else f"got {first['input']!r:.60}, "
+            raise ProbeError(f"{path}: not the result of a probe: {key}: {got}{problem}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the result as JSON, one key a line, atomically."""
+        values = dataclasses.asdict(self)
+        values |= {_GROUPING + kind: grouping for kind, grouping in values.pop("by").items()}
+        optional = {f.name for f in dataclasses.fields(self) if f.default is None}
+        lines = [
+            f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
+            for key, value in values.items()
+            if value is not None or key not in optional
+        ]
+        write_bytes(Path(path), ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+    def __str__(self) -> str:
+        """Describe the result in a few lines for a terminal, with every reason to read it with caution."""
+        lines = [self._accuracy_line("accuracy", "frames", self.accuracy, self.accuracy_interval)]
+        if self.utterance_accuracy is not None and self.utterance_accuracy_interval is not None:
+            interval = self.utterance_accuracy_interval
+            lines.append(self._accuracy_line("utterance_accuracy", "utterances", self.utterance_accuracy, interval))
+        chosen = f"{self.hidden} hidden units, epoch {self.num_iterations}" if self.C is None else f"C {self.C:g}"
+        lines.append(
+            f"{self.num_classes} classes; {self.num_evaluated_frames} {self.evaluate} frames; "
+            f"{self.num_train_frames} of {self.num_available_train_frames} train frames; "
+            f"{self.classifier}, {chosen}, chosen on {self.num_dev_frames} dev frames; {self.seconds:.0f} s"
+        )
+        if self.control:
+            lines.append(f"control with {self.control}: accuracy above the majority class does not come from labels")
+        if self.interval_clusters == "speaker":
+            lines.append(f"the interval resamples {self.num_interval_clusters} speakers, none of them in train")
+        if self.warning:
+            limit = f" within max_iter {self.max_iter}" if self.classifier == "linear" and self.max_frames else ""
+            lines.append(f"not converged{limit}: {self.warning}")
+        if self.num_unlabelled_utterances or self.num_unlabelled_frames:
+            lines.append(
+                f"left out: {self.num_unlabelled_utterances} utterances without labels, and "
+                f"{self.num_unlabelled_frames} frames beyond the labels of the others"
+            )
+        if self.num_unseen_class_frames:
+            lines.append(f"{self.num_unseen_class_frames} frames of classes without a train frame count as wrong")
+        return "\n".join(lines)
+
+    def _accuracy_line(self, measure: str, unit: str, accuracy: float, interval: tuple[float, float]) -> str:
+        low, high = (100 * bound for bound in interval)
+        return (
+            f"{self.task}: {100 * accuracy:.1f} % of {self.evaluate} {unit} right (95 % interval {low:.1f} to "
+            f"{high:.1f}; majority class {100 * self.majority[measure]:.1f})"
+        )

@@ -1,0 +1,139 @@
+"""Score a classifier on a split: frames, utterances, confusions, and how far chance could move the accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.preprocessing import StandardScaler
+
+from cpc.probes.frames import Census, Targets, labelled
+from cpc.probes.result import Grouping, GroupScore
+
+if TYPE_CHECKING:
+    from cpc.features import Features
+
+NUM_RESAMPLES = 1000  # of the bootstrap
+INTERVAL = (2.5, 97.5)  # percentiles
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The counts from which all accuracies follow; U utterances have labelled frames."""
+
+    correct: NDArray[np.int64]  # (U,) correct frames
+    total: NDArray[np.int64]  # (U,) frames
+    utterance_correct: NDArray[np.int64]  # (U,) 0 or 1
+    truths: NDArray[np.int64]  # (U,) most frequent class, as an index into the classes
+    confusion: NDArray[np.int64]  # (num_classes, num_classes) frames: [true][predicted]
+
+
+def score(
+    features: Features,
+    utterances: Sequence[str],
+    targets: Targets,
+    scaler: StandardScaler,
+    model: Any,
+    classes: NDArray[np.int64],
+) -> Scores:
+    """Score every labelled frame of a split, one utterance in memory at a time.
+
+    The class of an utterance is predicted from its mean frame. For a linear model, this is the class with the largest
+    mean logit over its frames.
+
+    Args:
+        features: the features folder.
+        utterances: the utterances of the split.
+        targets: the class of each frame.
+        scaler: fitted on train.
+        model: has `predict`.
+        classes: sorted classes of train and of this split.
+    """
+    n = len(classes)
+    confusion = np.zeros((n, n), dtype=np.int64)
+    rows = []
+    for utterance in utterances:
+        x, y = labelled(features, utterance, targets)
+        if not len(y):
+            continue
+        x = scaler.transform(x)
+        true = np.searchsorted(classes, y)
+        predicted = np.searchsorted(classes, model.predict(x))
+        confusion += np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
+        truth = int(np.bincount(true).argmax())
+        by_mean = model.predict(x.mean(axis=0, dtype=np.float64, keepdims=True))[0]
+        rows.append((int((true == predicted).sum()), len(y), int(by_mean == classes[truth]), truth))
+    correct, total, utterance_correct, truths = np.array(rows, dtype=np.int64).T
+    return Scores(correct, total, utterance_correct, truths, confusion)
+
+
+def clusters_of(features: Features, train: Census, evaluated: Census) -> list[str]:
+    """Name the cluster that the bootstrap draws each scored utterance with.
+
+    Returns:
+        (U,) the utterances themselves; or their speakers, if there are several and none of them is in train.
+    """
+    speaker_of = features.manifest.speaker_of
+    scored = [u for u, n in zip(evaluated.utterances, evaluated.num_labelled, strict=True) if n]
+    speakers = [speaker_of[u] for u in scored]
+    is_shared = not set(speakers).isdisjoint(speaker_of[u] for u in train.utterances)
+    return scored if is_shared or len(set(speakers)) < 2 else speakers
+
+
+def bootstrap(
+    correct: NDArray[np.int64], total: NDArray[np.int64], seed: int, clusters: Sequence[str] | None = None
+) -> tuple[float, float]:
+    """Estimate the 95 % interval of an accuracy by drawing clusters of utterances with replacement.
+
+    Frames of an utterance are not independent of each other, nor are utterances of a speaker.
+
+    Args:
+        correct: (U,) correct frames of each utterance.
+        total: (U,) frames of each utterance.
+        seed: seed of the draws.
+        clusters: (U,) cluster of each utterance; by default, each utterance is a cluster.
+    """
+    if clusters is not None:
+        _, index = np.unique(np.asarray(clusters), return_inverse=True)
+        correct, total = (np.bincount(index, weights=x).astype(np.int64) for x in (correct, total))
+    rng = np.random.default_rng((seed, 2))
+    n = len(total)
+    means = np.empty(NUM_RESAMPLES)
+    for i in range(NUM_RESAMPLES):
+        pick = rng.integers(n, size=n)
+        means[i] = correct[pick].sum() / total[pick].sum()
+    low, high = np.percentile(means, INTERVAL)
+    return float(low), float(high)
+
+
+def group(confusion: NDArray[np.int64], names: Sequence[str], group_of: Mapping[str, str]) -> Grouping:
+    """Merge phones that share a property, and count how often the group and the phone are predicted correctly.
+
+    Args:
+        confusion: (num_phones, num_phones) frames: [true][predicted].
+        names: (num_phones,) names of the phones.
+        group_of: group of each phone, by name.
+    """
+    groups = list(dict.fromkeys(group_of[name] for name in names if name in group_of))
+    place = np.array([groups.index(group_of[name]) if name in group_of else -1 for name in names])
+    merged = np.zeros((len(groups), len(groups)), dtype=np.int64)
+    known = place >= 0
+    np.add.at(merged, (place[known][:, None], place[known][None]), confusion[np.ix_(known, known)])
+    scores = []
+    for i, name in enumerate(groups):
+        members = np.flatnonzero(place == i)
+        count = int(confusion[members].sum())
+        correct, phone_correct = int(merged[i, i]), int(confusion[members, members].sum())
+        scores.append(
+            GroupScore(
+                name=name,
+                count=count,
+                phones=[names[int(member)] for member in members],
+                accuracy=correct / count if count else None,
+                phone_accuracy=phone_correct / count if count else None,
+            )
+        )
+    return Grouping(scores, merged.tolist(), [name for name in names if name not in group_of])
