@@ -1,4 +1,4 @@
-"""The page of a run: whole, self-contained, honest about what is missing, and alive in a real browser."""
+"""The page of a run is complete and self-contained, names what is missing, and works in a real browser."""
 
 import html.parser
 import json
@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,32 +14,33 @@ import numpy as np
 import pytest
 
 from cpc.config import CriterionConfig, TrainConfig
-from cpc.data import Manifest, read_manifest, write_manifest
+from cpc.data import read_manifest, write_manifest
 from cpc.features import extract_features, extractor_of_run, open_features
-from cpc.labels import num_labels, read_labels, read_phone_classes
-from cpc.probes import probe_phones, probe_speakers, save
-from cpc.report import write_page
-from cpc.report.page import _paragraph
+from cpc.labels import num_labels, read_labels, read_phone_labels
+from cpc.probes import Options, Result, probe_phones, probe_speakers
+from cpc.report import ReportError, write_page
+from cpc.report.page import _introduction, _phone_result, _row_label
+from cpc.report.viewer import viewer_data
 from cpc.train import train
 from tests.conftest import make_corpus, tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
-NAMES = ["sil", "aa", "p", "<s>"]  # a name that HTML would take for a tag
+PHONE_CLASSES = Path(__file__).resolve().parents[1] / "data" / "phone_classes.csv"
+NAMES = ["sil", "aa", "p", "<s>"]  # HTML would take the last name for a tag
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A trained, extracted and probed run, its labels beside it; speakers have names that need escaping."""
+    """A run with features and probe results, and labels beside it; the speakers' names need escaping."""
     root = tmp_path_factory.mktemp("page")
     manifest = read_manifest(make_corpus(root / "corpus"))
-    table = manifest.table.assign(speaker=manifest.table["speaker"].astype(str) + " & <b>co</b>")
-    manifest = Manifest(manifest.root, table)
+    manifest = manifest.with_column("speaker", [f"{speaker} & <b>co</b>" for speaker in manifest.speakers])
     write_manifest(manifest, root / "corpus" / "manifest.csv")
     run = train(tiny_config(root / "corpus" / "manifest.csv"), root / "run")
     rng = np.random.default_rng(0)
     lines = []
-    for name, n in zip(table["utterance"], table["num_samples"], strict=True):
+    for name, n in zip(manifest.utterances, manifest.num_samples, strict=True):
         labels = np.repeat(rng.integers(0, 4, 99), 9)[: num_labels(n)]
         lines.append(" ".join([name, *map(str, labels)]))
     (root / "phone_labels.txt").write_text("\n".join(lines) + "\n")
@@ -46,14 +48,11 @@ def run(tmp_path_factory):
     opened = open_features(
         extract_features(extractor_of_run(run, "c"), manifest, run / "features" / "cpc_c", progress=False)
     )
-    classes = read_phone_classes(Path(__file__).resolve().parents[1] / "data" / "phone_classes.csv")
-    options = {"Cs": (0.1,), "max_frames": 2000}
-    result = probe_phones(
-        opened, read_labels(root / "phone_labels.txt"), phone_names=dict(enumerate(NAMES)),
-        phone_classes=classes, predictions=run / "probes" / "phone-cpc_c-test.predictions.txt", **options,
-    )  # fmt: skip
-    save(result, run / "probes" / "phone-cpc_c-test.json")
-    save(probe_speakers(opened, **options), run / "probes" / "speaker-cpc_c-test.json")
+    labels = read_phone_labels(root / "phone_labels.txt", names=root / "phones.txt", classes=PHONE_CLASSES)
+    options, probes = Options(Cs=(0.1,), max_frames=2000), run / "probes"
+    predictions = probes / "phone-cpc_c-test.predictions.txt"
+    probe_phones(opened, labels, options, predictions=predictions).save(probes / "phone-cpc_c-test.json")
+    probe_speakers(opened, options).save(probes / "speaker-cpc_c-test.json")
     return run
 
 
@@ -68,7 +67,7 @@ def utterances_of(text):
 
 
 class Wellformed(html.parser.HTMLParser):
-    """Every tag that is opened is closed, in order."""
+    """Check that every tag is closed, in order."""
 
     def __init__(self):
         super().__init__()
@@ -86,7 +85,7 @@ class Wellformed(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_needs_nothing_from_outside(written):
+def test_the_page_is_complete_and_needs_nothing_from_outside(written):
     text = written.read_text()
     parser = Wellformed()
     parser.feed(text)
@@ -108,8 +107,8 @@ def test_text_from_files_is_escaped(written):
     }
 
 
-def test_intervals_lie_where_labels_and_frames_do(run, written):
-    """Each spoken interval is a run of labels around their centres; each heard one a run of predicted frames."""
+def test_intervals_agree_with_labels_and_frames(run, written):
+    """Each spoken interval covers the centres of equal labels; each predicted one covers those of equal frames."""
     labels = read_labels(run.parent / "phone_labels.txt")
     predicted = read_labels(run / "probes" / "phone-cpc_c-test.predictions.txt")
     opened = open_features(run / "features" / "cpc_c")
@@ -124,26 +123,75 @@ def test_intervals_lie_where_labels_and_frames_do(run, written):
         assert one["seconds"] >= one["spoken"][-1][1]
 
 
-def test_results_stand_with_their_intervals(run, written):
-    result = json.loads((run / "probes" / "phone-cpc_c-test.json").read_text())
-    low, high = result["accuracy_interval"]
-    assert f"{100 * result['accuracy']:.1f} <small>{100 * low:.1f}–{100 * high:.1f}</small>" in written.read_text()
+def test_results_are_shown_with_their_intervals(run, written):
+    result = Result.read(run / "probes" / "phone-cpc_c-test.json")
+    low, high = result.accuracy_interval
+    assert f"{100 * result.accuracy:.1f} <small>{100 * low:.1f}–{100 * high:.1f}</small>" in written.read_text()
 
 
-def test_the_first_sentences_say_where_negatives_come_from_and_how_many_are_drawn(corpus, tmp_path):
+def test_a_run_with_everything_has_all_figures_and_tables(written):
+    text = written.read_text()
+    assert text.count('<figure class="picture">') == 6
+    headers = re.findall(r"<thead><tr><th>(.*?)</th>", text)
+    assert headers == ["accuracy in % on test", "manner", "place"]
+    assert 'class="missing"' not in text
+
+
+def test_each_speaker_is_heard_before_any_is_heard_twice(run):
+    opened = open_features(run / "features" / "cpc_c")
+    labels = read_phone_labels(run.parent / "phone_labels.txt")
+    speakers = [one["name"].partition(" (")[2] for one in viewer_data(opened, labels, labels.of, 7)]
+    assert len(set(speakers[:3])) == 3
+    assert speakers == [*speakers[:3], *speakers[:3], speakers[0]]
+
+
+def test_rows_are_named_after_the_features_the_classifier_and_the_control(run):
+    result = Result.read(run / "probes" / "phone-cpc_c-test.json")
+    control = replace(result, control="shuffled labels")
+    assert _row_label("phone-cpc_c-test", result) == "CPC c"
+    assert _row_label("phone", result) == "CPC c"
+    assert _row_label("phone-mine-test", replace(result, classifier="mlp")) == "mine (one hidden layer)"
+    assert _row_label("phone-cpc_c-test", control) == "CPC c (shuffled labels)"
+
+
+def test_the_page_shows_the_linear_phone_probe_of_c(run):
+    result = Result.read(run / "probes" / "phone-cpc_c-test.json")
+    others = {
+        "control": replace(result, control="shuffled labels"),
+        "mfcc": replace(result, features=replace(result.features, source="mfcc", layer=None)),
+        "mlp": replace(result, classifier="mlp"),
+    }
+    assert _phone_result({**others, "linear": result}) is result
+    assert _phone_result(others) is others["mlp"]
+    assert _phone_result({"control": others["control"]}) is None
+
+
+def test_the_introduction_says_where_negatives_come_from_and_how_many_are_drawn(corpus, tmp_path):
     for drawn, says in (
-        (0, "negatives: mixed speaker. Trained on"),
-        (5, "negatives: mixed speaker, 5 drawn. Trained on"),
+        (0, "with all negatives under the scheme mixed_speaker."),
+        (5, "with 5 negatives drawn under the scheme mixed_speaker."),
     ):
         config = tiny_config(corpus, criterion=CriterionConfig(num_steps=3, num_negatives=drawn))
         run = train(replace(config, train=TrainConfig(num_updates=2)), tmp_path / str(drawn))
-        assert says in _paragraph(run, config)
+        assert says in _introduction(run, config)
 
 
-def test_what_is_missing_is_said_with_the_command_that_makes_it(corpus, tmp_path):
-    """A run of six updates, without a pass over dev, features or probes, still has a page."""
-    from dataclasses import replace
+def test_a_missing_run_folder_is_refused(tmp_path):
+    with pytest.raises(ReportError, match="no such run folder; `cpc train"):
+        write_page(tmp_path / "none", tmp_path / "report.html")
 
+
+def test_the_page_is_written_without_loading_torch(run, tmp_path):
+    """Reading files needs no network; loading torch would take longer than writing the page."""
+    script = (
+        "import sys; from cpc.report import write_page; write_page(*sys.argv[1:]); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script, run, tmp_path / "report.html"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_missing_parts_are_named_with_the_command_that_makes_them(corpus, tmp_path):
+    """A run of six updates without a dev measurement, features or probes still has a page."""
     config = tiny_config(corpus)
     run = train(replace(config, train=replace(config.train, num_updates=6)), tmp_path / "run")
     lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -151,11 +199,11 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(corpus, tmp_path
     write_page(run, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     for part in (
-        "no probe results",
-        "no phone probe",
-        "no features of c",
-        "no utterances to show",
-        "no dev measurement",
+        "No probe results yet",
+        "No phone probe yet",
+        "No features of c yet",
+        "No utterances yet",
+        "no dev measurement yet",
     ):
         assert part in text
     assert f"cpc features {run}" in text
@@ -163,7 +211,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(corpus, tmp_path
 
 
 def browsed(written, tmp_path, script, *, width=1000, flags=()):
-    """What `script` puts into `result` once the page is there, in a headless browser."""
+    """Open the page in a headless browser, run `script`, and return what it put into `result`."""
     watch = "<script>window.errors = []; addEventListener('error', (e) => errors.push(String(e.message)));</script>"
     ask = (
         "<script>addEventListener('load', () => setTimeout(async () => { const result = {}; "
@@ -173,12 +221,11 @@ def browsed(written, tmp_path, script, *, width=1000, flags=()):
     )
     text = written.read_text().replace("<head>", "<head>" + watch).replace("</body>", ask + "</body>")
     (tmp_path / "asked.html").write_text(text)
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=5000", *flags,
-        "--dump-dom", (tmp_path / "asked.html").as_uri(),
-    ]  # fmt: skip
+    offline = "--disable-background-networking --disable-component-update --disable-sync --disable-quic"
+    headless = "--headless --no-sandbox --disable-gpu --no-first-run --hide-scrollbars --virtual-time-budget=5000"
+    folder, size = f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"
+    page = (tmp_path / "asked.html").as_uri()
+    command = [CHROMIUM, *headless.split(), *offline.split(), folder, size, *flags, "--dump-dom", page]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)}
     )
@@ -190,7 +237,7 @@ def browsed(written, tmp_path, script, *, width=1000, flags=()):
 
 
 @in_browser
-def test_phones_stand_on_one_time_axis_and_a_click_goes_there(written, tmp_path):
+def test_phones_share_one_time_axis_and_a_click_moves_the_cursor(written, tmp_path):
     script = """
       const axis = document.querySelector(".axis"), box = axis.getBoundingClientRect();
       const places = (track) => [...document.querySelectorAll(track + " span")].map((one) => {
@@ -230,7 +277,7 @@ def test_phones_stand_on_one_time_axis_and_a_click_goes_there(written, tmp_path)
 
 @in_browser
 @pytest.mark.parametrize("width", [500, 1000])
-def test_nothing_overflows_and_light_and_dark_both_have_contrast(written, tmp_path, width):
+def test_nothing_overflows_and_both_themes_have_contrast(written, tmp_path, width):
     script = """
       result.overflow = document.documentElement.scrollWidth - innerWidth;
       const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;

@@ -1,12 +1,14 @@
-"""Pictures and table of a run: claims about what they show."""
+"""What the figures and the table of a run show."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.image import imread
 
-from cpc.report import ReportError, draw_accuracy_by_k, draw_learning_curves, metrics_of_run, results_table
+from cpc.report import ReportError, learning_figure, results_table, save_figure, steps_figure
+from cpc.report.figures import best_measurement, metrics_of_run
 from cpc.runs import MetricsError
 
 PNG = b"\x89PNG"
@@ -39,7 +41,7 @@ def write_run(folder: Path, *lines: dict[str, Any] | str) -> Path:
     return folder
 
 
-def test_read_metrics_leaves_out_a_torn_last_line_only(tmp_path: Path) -> None:
+def test_only_a_torn_last_line_is_left_out_of_the_metrics(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", metric("train", 1, 5.0), metric("dev", 2, 4.0), '{"kind": "tra')
     assert [line["update"] for line in metrics_of_run(run)] == [1, 2]
     assert metrics_of_run(run / "metrics.jsonl") == metrics_of_run(run)
@@ -48,7 +50,7 @@ def test_read_metrics_leaves_out_a_torn_last_line_only(tmp_path: Path) -> None:
         metrics_of_run(run)
 
 
-def test_read_metrics_says_what_is_missing(tmp_path: Path) -> None:
+def test_missing_metrics_are_named(tmp_path: Path) -> None:
     with pytest.raises(MetricsError, match="no such file"):
         metrics_of_run(tmp_path)
     with pytest.raises(ReportError, match="empty"):
@@ -57,54 +59,68 @@ def test_read_metrics_says_what_is_missing(tmp_path: Path) -> None:
         metrics_of_run(write_run(tmp_path / "torn", '{"kind'))
 
 
-def test_pictures_are_drawn_for_whole_runs_and_for_those_that_have_just_begun(tmp_path: Path) -> None:
+def test_figures_are_drawn_for_finished_runs_and_for_those_that_have_just_begun(tmp_path: Path) -> None:
     lines = [
         metric("train", 1, 5.4),
         metric("train", 2, 5.0),
         metric("dev", 2, 4.9, bound_kind="conditional"),
     ]
     run = write_run(tmp_path / "run", *lines)
-    draw_learning_curves(run, tmp_path / "pictures" / "curves.png")
-    draw_accuracy_by_k(run, tmp_path / "pictures" / "by_k.png")
+    save_figure(learning_figure(run), tmp_path / "pictures" / "curves.png")
+    save_figure(steps_figure(run), tmp_path / "pictures" / "by_k.png")
     assert all((tmp_path / "pictures" / name).read_bytes()[:4] == PNG for name in ("curves.png", "by_k.png"))
 
     begun = write_run(tmp_path / "begun", metric("train", 1, 5.4))
-    draw_learning_curves(begun, tmp_path / "curves.png")
-    with pytest.raises(ReportError, match="no dev measurement"):
-        draw_accuracy_by_k(begun, tmp_path / "by_k.png")
+    assert [len(axes.lines) for axes in learning_figure(begun).axes] == [2, 1, 1]
+    with pytest.raises(ReportError, match="no dev measurement yet"):
+        steps_figure(begun)
 
 
-def test_learning_curves_show_one_log_n_or_that_of_train_and_of_dev(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures = []
-    monkeypatch.setattr("cpc.report.figures._write", lambda figure, path: figures.append(figure))
+def test_a_run_with_another_loss_than_cpcs_has_no_figure_of_steps(tmp_path: Path) -> None:
+    line = {key: value for key, value in metric("dev", 1, 5.4).items() if not key.endswith("_k")}
+    with pytest.raises(ReportError, match="no prediction steps; only CPC's own loss has them"):
+        steps_figure(write_run(tmp_path / "run", line))
+
+
+def test_a_figure_is_written_whole_with_the_asked_resolution(tmp_path: Path) -> None:
+    figure = learning_figure(write_run(tmp_path / "run", metric("train", 1, 5.4)))
+    for dpi in (50, 100):
+        save_figure(figure, tmp_path / "figure.png", dpi=dpi)
+        assert imread(tmp_path / "figure.png").shape[:2] == (round(7.2 * dpi), round(7.0 * dpi))
+    assert [path.name for path in tmp_path.glob("*figure*")] == ["figure.png"]
+
+
+def test_learning_curves_show_one_log_n_or_one_each_for_train_and_dev(tmp_path: Path) -> None:
     lines = [metric("train", 1, 5.4), metric("train", 2, 5.0), metric("dev", 2, 4.9)]
-    draw_learning_curves(write_run(tmp_path / "same", *lines), "same.png")
-    draw_learning_curves(write_run(tmp_path / "other", *lines[:2], metric("dev", 2, 4.9, log_n=3.0)), "other.png")
-    shown = [[list(line.get_ydata()) for line in figure.axes[0].lines] for figure in figures]
+    same = learning_figure(write_run(tmp_path / "same", *lines))
+    other = learning_figure(write_run(tmp_path / "other", *lines[:2], metric("dev", 2, 4.9, log_n=3.0)))
+    shown = [[list(line.get_ydata()) for line in figure.axes[0].lines] for figure in (same, other)]
     assert shown == [[[5.4, 5.0], [4.9], [5.5, 5.5]], [[5.4, 5.0], [4.9], [5.5, 5.5], [3.0]]]
 
 
-def test_accuracy_by_k_shows_the_chosen_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = []
-    monkeypatch.setattr("cpc.report.figures._write", lambda figure, path: figures.append(figure))
+def test_the_figure_of_steps_shows_the_chosen_measurement(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run",
         metric("dev", 10, 3.0, accuracy_k=[0.5, 0.4], bound_k=[2.5, 2.4]),
         metric("dev", 20, 4.0, bound_kind="conditional"),
     )
-    draw_accuracy_by_k(run, "last.png")
-    draw_accuracy_by_k(run, "best.png", which="best")
+    figures = [steps_figure(run), steps_figure(run, which="best", hop_seconds=0.02)]
     shown = [[list(axes.lines[-2].get_ydata()) for axes in figure.axes] for figure in figures]
     assert shown == [[[30.0, 20.0], [1.0, -0.1]], [[50.0, 40.0], [2.5, 2.4]]]
     titles = [figure.axes[1].get_title() for figure in figures]
     assert "conditional" in titles[0]
     assert titles[1] == "lower bound on I(x;c)"
+    assert ["10 ms" in figures[0].axes[0].get_xlabel(), "20 ms" in figures[1].axes[0].get_xlabel()] == [True, True]
     assert all(5.5 in list(figure.axes[1].lines[-1].get_ydata()) for figure in figures)
 
 
-def test_table_is_markdown_aligned_and_in_per_cent() -> None:
+def test_the_best_measurement_gains_most_over_chance(tmp_path: Path) -> None:
+    """While MoCo's queue fills, N grows and with it the loss, so the lowest loss is the first one."""
+    lines = [metric("dev", 1, 3.7, log_n=3.8), metric("dev", 2, 5.0, log_n=5.5)]
+    assert best_measurement(lines)["update"] == 2
+
+
+def test_the_table_is_aligned_markdown_in_percent() -> None:
     results = {
         "phone": {"cpc_c": {"accuracy": 0.6456}, "majority": {"accuracy": 0.1}, "other": {"accuracy": 1.0}},
         "speaker": {
@@ -123,5 +139,5 @@ def test_table_is_markdown_aligned_and_in_per_cent() -> None:
         ["other", "100.0", "–", "–"],
     ]
     assert set(rows[1]) == set("|-: ")
-    assert text.endswith("Time: train 100 s, probe 20 s; in all 120 s.")
+    assert text.endswith("Time: train 100 s, probe 20 s; 120 s in total.")
     assert "Time" not in results_table({"phone": {"mfcc": {"accuracy": 0.4}}})

@@ -1,31 +1,34 @@
-"""Pictures, the page and tables."""
+"""Figures, the page of a run, and Markdown tables."""
 
-from cpc.report.figures import (
-    ReportError,
-    draw_accuracy_by_k,
-    draw_learning_curves,
-    learning_figure,
-    metrics_of_run,
-    steps_figure,
-)
-from cpc.report.maps import classes_figure, confusion_figure, phones_figure, speakers_figure
-from cpc.report.page import write_page
-from cpc.report.tables import COLUMNS, ROWS, markdown_table, results_table
+from typing import TYPE_CHECKING
+
+from cpc.doors import lazily
+from cpc.report.tables import markdown_table, mean_and_deviation, percent, results_table
+
+if TYPE_CHECKING:
+    from cpc.report.figures import ReportError, learning_figure, save_figure, steps_figure
+    from cpc.report.page import write_page
 
 __all__ = [
-    "COLUMNS",
-    "ROWS",
     "ReportError",
-    "classes_figure",
-    "confusion_figure",
-    "draw_accuracy_by_k",
-    "draw_learning_curves",
     "learning_figure",
     "markdown_table",
-    "metrics_of_run",
-    "phones_figure",
+    "mean_and_deviation",
+    "percent",
     "results_table",
-    "speakers_figure",
+    "save_figure",
     "steps_figure",
     "write_page",
 ]
+
+# A table needs neither matplotlib nor anything else that figures and the page import.
+__getattr__ = lazily(
+    __name__,
+    {
+        "ReportError": "figures",
+        "learning_figure": "figures",
+        "save_figure": "figures",
+        "steps_figure": "figures",
+        "write_page": "page",
+    },
+)

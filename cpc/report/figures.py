@@ -1,12 +1,12 @@
-"""What a run has to show: learning curves, accuracy by predicted step, the table of probes.
+"""Figures of a run and of its probes. They read files, never a model."""
 
-Reads files only: `RUN/metrics.jsonl`, one JSON object a line as training writes it, and the probes' results.
-"""
+from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -14,31 +14,46 @@ from matplotlib.ticker import MaxNLocator
 from cpc.files import replacing
 from cpc.runs import read_metrics
 
+if TYPE_CHECKING:
+    from cpc.probes import Result
+
 METRICS_FILE = "metrics.jsonl"
 DPI = 150
 
-# Okabe and Ito's colours: apart for colour-blind readers, and in grey.
+# Okabe and Ito's colours can be told apart by colour-blind readers, and in greyscale.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 
 Metrics = list[dict[str, Any]]
 
 
 class ReportError(ValueError):
-    """A run folder without the numbers that a picture needs."""
+    """A run folder without the numbers that a figure needs."""
+
+
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = DPI) -> None:
+    """Write a figure as PNG, atomically; missing folders are created.
+
+    Args:
+        figure: the figure.
+        path: the file.
+        dpi: pixels per inch.
+    """
+    with replacing(Path(path)) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")
 
 
 def metrics_of_run(path: str | Path) -> Metrics:
-    """Reads the metrics of a run; a last line that was cut off while being written is left out.
+    """Read the metrics of a run, except a last line that a crash tore.
 
     Args:
-        path: the file, or the run folder it lies in.
+        path: the run folder, or its metrics file.
 
     Returns:
-        The lines' objects, in their order.
+        One mapping for each line, in the order of the file.
 
     Raises:
         MetricsError: no such file, or a line before the last that is not JSON.
-        ReportError: no whole line in it.
+        ReportError: there is no complete line.
     """
     path = Path(path)
     if path.suffix != Path(METRICS_FILE).suffix:
@@ -49,40 +64,36 @@ def metrics_of_run(path: str | Path) -> Metrics:
     return lines
 
 
-def draw_learning_curves(run: str | Path, out_png: str | Path) -> None:
-    """Draws loss, accuracy and learning rate over the updates.
+def best_measurement(dev: Metrics) -> dict[str, Any]:
+    """Return the dev measurement with the largest log N − loss; N grows while MoCo's queue fills."""
+    return max(dev, key=lambda line: float(line["log_n"]) - float(line["loss"]))
 
-    Args:
-        run: the run folder.
-        out_png: the picture to write.
 
-    Raises:
-        MetricsError, ReportError: see `read_metrics`.
-    """
-    _write(learning_figure(run), out_png)
+# --- training
 
 
 def learning_figure(run: str | Path) -> Figure:
-    """The picture of `learning_curves`."""
+    """Plot loss, accuracy and learning rate against the number of updates.
+
+    Args:
+        run: the run folder.
+
+    Raises:
+        MetricsError, ReportError: see `metrics_of_run`.
+    """
     lines = metrics_of_run(run)
-    train, dev = _series(lines, "train"), _series(lines, "dev")
+    train, dev = _of_kind(lines, "train"), _of_kind(lines, "dev")
     figure = Figure(figsize=(7.0, 7.2), layout="constrained")
     loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 1])
     figure.suptitle(f"{Path(run).resolve().name}: learning curves", fontsize=12)
 
-    _curves(loss, train, dev, "loss")
-    chance = [line["log_n"] for line in lines]
-    if max(chance) - min(chance) < 0.01:  # less than the label shows
-        loss.axhline(chance[-1], color=GREY, linestyle="--", linewidth=1, label=f"log N = {chance[-1]:.2f} (chance)")
-    else:  # N may differ from batch to batch, and between train and dev
-        for color, part in ((BLUE, train), (ORANGE, dev)):
-            updates, log_n = [line["update"] for line in part], [line["log_n"] for line in part]
-            loss.plot(updates, log_n, color=color, linestyle="--", linewidth=1, label="its log N (chance)")
+    _plot_curves(loss, train, dev, "loss")
+    _plot_chance(loss, lines)
     loss.set_ylabel("loss (nats)")
     loss.set_ylim(bottom=0)
     loss.legend(loc="best", frameon=False)
 
-    _curves(accuracy, train, dev, "accuracy", scale=100)
+    _plot_curves(accuracy, train, dev, "accuracy", scale=100)
     accuracy.set_ylabel("top-1 accuracy (%)")
     accuracy.set_ylim(bottom=0)
 
@@ -99,99 +110,96 @@ def learning_figure(run: str | Path) -> Figure:
     return figure
 
 
-def draw_accuracy_by_k(
-    run: str | Path,
-    out_png: str | Path,
-    *,
-    which: Literal["last", "best"] = "last",
-    hop_seconds: float = 0.010,
-) -> None:
-    """Draws what is predicted how far ahead: accuracy, pairwise win rate and bound for each step k.
-
-    Source: the paper's figure 3 (pairwise win rate by k), and its section 2.3 (the bound).
+def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", hop_seconds: float = 0.010) -> Figure:
+    """Plot accuracy, pairwise win rate and the bound on mutual information for each prediction step k.
 
     Args:
         run: the run folder.
-        out_png: the picture to write.
-        which: the last dev measurement, or the one with the smallest loss.
+        which: the last dev measurement, or the one with the largest log N − loss, as in best.pt.
         hop_seconds: time from one frame to the next.
 
     Raises:
-        ReportError: no dev measurement, and see `read_metrics`.
+        MetricsError: see `metrics_of_run`.
+        ReportError: no dev measurement yet, or a loss that does not predict steps.
+
+    Source: the paper's figure 3 (pairwise win rate for each k) and section 2.3 (the bound).
     """
-    _write(steps_figure(run, which=which, hop_seconds=hop_seconds), out_png)
-
-
-def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", hop_seconds: float = 0.010) -> Figure:
-    """The picture of `accuracy_by_k`."""
-    dev = _series(metrics_of_run(run), "dev")
-    if not dev:
-        raise ReportError(f"{run}: no dev measurement yet; accuracy by step is drawn from one")
-    line = dev[-1] if which == "last" else min(dev, key=lambda entry: float(entry["loss"]))
-    if "accuracy_k" not in line:
-        raise ReportError(
-            f"{run}: trained with another loss than CPC's, it predicts no steps; accuracy by step is CPC's"
-        )
-    steps = range(1, len(line["accuracy_k"]) + 1)
-    log_n = float(line["log_n"])
-
+    line = _dev_measurement(run, which)
+    num_steps = len(line["accuracy_k"])
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     figure.suptitle(f"{Path(run).resolve().name}: {which} dev measurement, update {line['update']}", fontsize=12)
-    win_rates, accuracies = ([100 * value for value in line[key]] for key in ("win_rate_k", "accuracy_k"))
-    left.plot(steps, win_rates, "s-", color=ORANGE, label="pairwise win rate (chance 50)", clip_on=False)
-    left.plot(
-        steps,
-        accuracies,
-        "o-",
-        color=BLUE,
-        label=f"top-1 accuracy (chance {100 / math.exp(log_n):.2g})",
-        clip_on=False,
-    )
-    left.axhline(50, color=ORANGE, linestyle=":", linewidth=1)
-    left.set_ylim(0, 100)
-    left.set_ylabel("share (%)")
-    left.set_title("telling frame t + k from the negatives", fontsize=10)
-
-    right.plot(steps, line["bound_k"], "o-", color=BLUE, label="log N − loss")
-    ceilings = line.get("log_n_k", [log_n] * len(steps))  # by step: fewer frames have a t + k
-    right.plot(steps, ceilings, color=GREY, linestyle="--", linewidth=1, label=f"ceiling log N = {log_n:.2f}")
-    right.set_ylim(min(0.0, *line["bound_k"]), max(ceilings) * 1.05)
-    right.set_ylabel("nats")
-    right.set_title(_bound_title(str(line["bound_kind"])), fontsize=10)
+    _plot_shares(left, line)
+    _plot_bound(right, line)
     for axes in (left, right):
-        axes.set_xlabel(f"k, steps of {1000 * hop_seconds:g} ms predicted ahead")
-        axes.set_xlim(0.5, len(steps) + 0.5)
+        axes.set_xlabel(f"prediction step k, {1000 * hop_seconds:g} ms each")
+        axes.set_xlim(0.5, num_steps + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)  # off the curves
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)  # below, clear of the curves
         _tidy(axes)
     return figure
 
 
-def _series(lines: Metrics, kind: str) -> Metrics:
-    """One kind's lines."""
+def _of_kind(lines: Metrics, kind: str) -> Metrics:
     return [line for line in lines if line["kind"] == kind]
 
 
-def _curves(axes: Axes, train: Metrics, dev: Metrics, key: str, scale: float = 1) -> None:
-    """Train as a thin line, dev with markers: dev is measured rarely, train at every few updates."""
+def _plot_curves(axes: Axes, train: Metrics, dev: Metrics, key: str, scale: float = 1) -> None:
+    """Plot train as a thin line and dev with markers, because dev is measured far less often."""
     thin: dict[str, Any] = {"color": BLUE, "linewidth": 0.8, "alpha": 0.7, "label": "train"}
-    marked: dict[str, Any] = {
-        "color": ORANGE,
-        "linewidth": 1.5,
-        "marker": "o",
-        "markersize": 4,
-        "label": "dev",
-    }
+    marked: dict[str, Any] = {"color": ORANGE, "linewidth": 1.5, "marker": "o", "markersize": 4, "label": "dev"}
     for lines, style in ((train, thin), (dev, marked)):
         if lines:
             axes.plot([line["update"] for line in lines], [scale * line[key] for line in lines], **style)
 
 
-def _bound_title(kind: str) -> str:
-    if kind == "conditional":
-        return "bound on conditional information:\nnegatives share the anchor's speaker or sequence"
-    return f"lower bound on {kind}"
+def _plot_chance(axes: Axes, lines: Metrics) -> None:
+    """Plot log N: one line if it is constant, else a curve for train and one for dev."""
+    log_n = [line["log_n"] for line in lines]
+    if max(log_n) - min(log_n) < 0.01:  # less than the label shows
+        axes.axhline(log_n[-1], color=GREY, linestyle="--", linewidth=1, label=f"log N = {log_n[-1]:.2f} (chance)")
+        return
+    for color, kind in ((BLUE, "train"), (ORANGE, "dev")):
+        measured = _of_kind(lines, kind)
+        updates, values = [line["update"] for line in measured], [line["log_n"] for line in measured]
+        axes.plot(updates, values, color=color, linestyle="--", linewidth=1, label=f"log N (chance), {kind}")
+
+
+def _dev_measurement(run: str | Path, which: Literal["last", "best"]) -> dict[str, Any]:
+    """Return the metrics of a dev measurement of CPC's loss."""
+    dev = _of_kind(metrics_of_run(run), "dev")
+    if not dev:
+        raise ReportError(f"{run}: no dev measurement yet; the figure of prediction steps shows one")
+    line = dev[-1] if which == "last" else best_measurement(dev)
+    if "accuracy_k" not in line:
+        raise ReportError(f"{run}: no prediction steps; only CPC's own loss has them, and this run used another loss")
+    return line
+
+
+def _plot_shares(axes: Axes, line: dict[str, Any]) -> None:
+    steps, chance = range(1, len(line["accuracy_k"]) + 1), 100 * math.exp(-float(line["log_n"]))
+    for key, style, color, label in (
+        ("win_rate_k", "s-", ORANGE, "pairwise win rate (chance 50)"),
+        ("accuracy_k", "o-", BLUE, f"top-1 accuracy (chance {chance:.2g})"),
+    ):
+        axes.plot(steps, [100 * value for value in line[key]], style, color=color, label=label, clip_on=False)
+    axes.axhline(50, color=ORANGE, linestyle=":", linewidth=1)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("share (%)")
+    axes.set_title("distinguishing frame t + k from the negatives", fontsize=10)
+
+
+def _plot_bound(axes: Axes, line: dict[str, Any]) -> None:
+    bounds, log_n = line["bound_k"], float(line["log_n"])
+    steps = range(1, len(bounds) + 1)
+    ceilings = line.get("log_n_k", [log_n] * len(bounds))  # varies with k: fewer frames have a frame t + k
+    axes.plot(steps, bounds, "o-", color=BLUE, label="log N − loss")
+    axes.plot(steps, ceilings, color=GREY, linestyle="--", linewidth=1, label=f"ceiling log N = {log_n:.2f}")
+    axes.set_ylim(min(0.0, *bounds), max(ceilings) * 1.05)
+    axes.set_ylabel("nats")
+    kind = str(line["bound_kind"])
+    conditional = "bound on conditional information:\nnegatives share the anchor's speaker or sequence"
+    axes.set_title(conditional if kind == "conditional" else f"lower bound on {kind}", fontsize=10)
 
 
 def _tidy(axes: Axes) -> None:
@@ -200,6 +208,53 @@ def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _write(figure: Figure, out_png: str | Path) -> None:
-    with replacing(Path(out_png)) as partial:
-        figure.savefig(partial, dpi=DPI, format="png")
+# --- phone probes
+
+
+def confusion_figure(result: Result) -> Figure:
+    """Plot a phone probe's confusion matrix; each row shows what one true phone was classified as.
+
+    Args:
+        result: a phone probe's result.
+    """
+    order = _order(result)
+    counts = np.array(result.confusion, dtype=float)[np.ix_(order, order)]
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    names = [result.per_class[i].name for i in order]
+    side = max(4.0, 1.6 + 0.17 * len(names))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set(xlabel="predicted phone", ylabel="true phone")
+    figure.colorbar(image, label="% of the true phone's frames", shrink=0.8)
+    return figure
+
+
+def accuracy_figure(result: Result) -> Figure:
+    """Plot a phone probe's accuracy for each phone that was evaluated.
+
+    Args:
+        result: a phone probe's result.
+    """
+    entries = [result.per_class[i] for i in _order(result)]
+    scored = [(entry.name, entry.accuracy) for entry in entries if entry.accuracy is not None]
+    figure = Figure(figsize=(8.5, 3.0), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(len(scored)), [100 * accuracy for _, accuracy in scored], color=BLUE)
+    axes.set_xticks(range(len(scored)), [name for name, _ in scored], rotation=90, fontsize=8)
+    axes.set(ylabel="frame accuracy (%)", ylim=(0, 100), xlim=(-0.7, len(scored) - 0.3))
+    axes.axhline(100 * result.accuracy, color=GREY, linestyle="--", linewidth=1, label="all frames")
+    axes.legend(frameon=False, loc="upper right")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _order(result: Result) -> list[int]:
+    """Order the phones by manner of articulation if it is known."""
+    names = [entry.name for entry in result.per_class]
+    if "manner" not in result.by:
+        return list(range(len(names)))
+    grouped = [name for group in result.by["manner"].classes for name in group.phones]
+    return [names.index(name) for name in [*grouped, *(name for name in names if name not in grouped)]]
