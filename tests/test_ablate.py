@@ -1,4 +1,4 @@
-"""Ablations: tables are checked before they run, finished runs are skipped, interrupted ones go on."""
+"""Ablations: tables are checked before they run, finished runs are skipped, interrupted ones resume."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from cpc.config import ConfigError
-from cpc.data import read_manifest
+from cpc.data import read_manifest, write_manifest
 from cpc.experiments import read_ablation, run_ablation
 from cpc.runs import CheckpointError
+from tests.test_evaluate import write_alternating_labels
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "minispeech"
 BASE = """
@@ -43,14 +44,8 @@ name = "3 steps"
 
 @pytest.fixture
 def labels(corpus, tmp_path):
-    """Two phones that take turns, as long as each utterance needs."""
-    table = read_manifest(corpus).table
-    lines = [
-        f"{utterance} {' '.join(str(i // 5 % 2) for i in range(1 + (n - 400) // 160))}"
-        for utterance, n in zip(table["utterance"], table["num_samples"], strict=True)
-    ]
-    (tmp_path / "labels.txt").write_text("\n".join(lines) + "\n")
-    return tmp_path / "labels.txt"
+    """Labels of two phones that alternate."""
+    return write_alternating_labels(corpus, tmp_path / "labels" / "phone_labels.txt")
 
 
 def write(folder: Path, table: str = TABLE) -> Path:
@@ -60,7 +55,7 @@ def write(folder: Path, table: str = TABLE) -> Path:
 
 
 def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus, tmp_path, labels, monkeypatch):
-    """Killed in the second run, started again: the first is not touched, and all four are in the table."""
+    """Interrupted in the second run and started again: the first is not touched, and all four are in the table."""
     table = read_ablation(write(tmp_path), manifest_csv=str(corpus))
     from cpc.probes import probe_speakers
 
@@ -72,7 +67,7 @@ def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus,
             raise KeyboardInterrupt
         return speaker(*args, **options)
 
-    monkeypatch.setattr("cpc.experiments.ablate.probe_speakers", dies)
+    monkeypatch.setattr("cpc.experiments.evaluate.probe_speakers", dies)
     with pytest.raises(KeyboardInterrupt):
         run_ablation(table, tmp_path / "out", labels=labels)
     first = tmp_path / "out" / "2-steps" / "seed-0" / "last.pt"
@@ -81,20 +76,103 @@ def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus,
     written = run_ablation(table, tmp_path / "out", labels=labels)
     assert (first.stat().st_mtime_ns, second.stat().st_mtime_ns) == stamps
     assert len(calls) == 2 + 3
-    text = written.read_text()
-    assert "| 2 steps |" in text
-    assert "| 28.5 |" in text
+    cells = {row[0]: row[1:] for row in rows_of(written)}
+    assert cells["2 steps"][1] == "28.5"
+    assert cells["3 steps"][1] == ""
     results = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [[run["seed"] for run in row["runs"]] for row in results] == [[0, 1], [0, 1]]
     phones = [100 * run["phone"] for run in results[0]["runs"]]
-    assert f"| 2 steps | {sum(phones) / 2:.1f} ± " in text
+    assert cells["2 steps"][0].startswith(f"{sum(phones) / 2:.1f} ± ")
+    assert "accuracy in % on dev" in written.read_text()
     assert not list((tmp_path / "out").rglob("*.npy"))
     assert (tmp_path / "out" / "table.png").stat().st_size > 5000
     changed = read_ablation(
         write(tmp_path, TABLE.replace('num_steps" = 2', 'num_steps" = 1')), manifest_csv=str(corpus)
     )
-    with pytest.raises(ConfigError, match="holds a run of another configuration"):
+    with pytest.raises(ConfigError, match=r"2-steps/seed-0: holds another run: criterion.num_steps was 2, is 1; pass"):
         run_ablation(changed, tmp_path / "out", labels=labels)
+
+
+def rows_of(table: Path) -> list[list[str]]:
+    """Split the lines of a Markdown table into cells."""
+    lines = [line for line in table.read_text().splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+ONE_ROW = 'base = "base.toml"\n[[row]]\nname = "only"\n'
+
+
+def test_other_labels_or_options_repeat_the_probes_and_not_the_training(corpus, tmp_path, labels, capsys):
+    """The message says what changed, and a result of the old labels is no longer in the table."""
+    table = read_ablation(write(tmp_path, ONE_ROW), manifest_csv=str(corpus))
+    out, folder = tmp_path / "out", tmp_path / "out" / "only" / "seed-0"
+
+    def run(**options) -> tuple[dict[str, object], int, str]:
+        capsys.readouterr()
+        run_ablation(table, out, labels=labels, **options)
+        result = json.loads((folder / "result-dev.json").read_text())
+        return result, (folder / "last.pt").stat().st_mtime_ns, capsys.readouterr().out
+
+    first, trained, _ = run()
+    same, _, said = run()
+    assert same == first
+    assert "1 runs, 1 finished, 0 to go" in said
+
+    write_alternating_labels(corpus, labels, frames_per_phone=9)
+    other, stamp, said = run()
+    assert 'probed again (labels was "' in said
+    assert stamp == trained
+    assert other["phone"] != first["phone"]
+    assert other["speaker"] == first["speaker"]
+    assert json.loads((out / "results.json").read_text())["rows"][0]["runs"] == [other]
+
+    fewer, stamp, said = run(max_frames=100)
+    assert "probed again (options.max_frames was 30000, is 100)" in said
+    assert stamp == trained
+    assert fewer["speaker"] != first["speaker"]
+
+
+def test_a_result_of_an_earlier_version_is_probed_again_and_its_run_is_kept(corpus, tmp_path, labels, capsys):
+    """Such a result does not say which labels it belongs to, and such a run not which data it was trained on."""
+    table, out = read_ablation(write(tmp_path, ONE_ROW), manifest_csv=str(corpus)), tmp_path / "out"
+    run_ablation(table, out, labels=labels)
+    folder = out / "only" / "seed-0"
+    (folder / "trained_on.json").unlink()
+    result = json.loads((folder / "result-dev.json").read_text())
+    trained = (folder / "last.pt").stat().st_mtime_ns
+    earlier = {key: value for key, value in result.items() if key != "probed_with"} | {"phone": 0.999}
+    (folder / "result-dev.json").write_text(json.dumps(earlier))
+    run_ablation(table, out, labels=labels)
+    assert "does not say which labels" in capsys.readouterr().out
+    assert json.loads((folder / "result-dev.json").read_text()) == result
+    assert (folder / "last.pt").stat().st_mtime_ns == trained
+
+
+def test_a_run_whose_training_data_changed_is_refused(corpus, tmp_path, labels):
+    """A manifest that changed, and labels that changed under a row that was trained on them."""
+    manifest = tmp_path / "data" / "manifest.csv"
+    write_manifest(read_manifest(corpus), manifest)
+    rows = 'base = "base.toml"\n[[row]]\nname = "a"\nset = { "loss.name" = "supervised", "loss.target" = "phone" }\n'
+    table = read_ablation(write(tmp_path, rows), manifest_csv=str(manifest), labels=str(labels))
+    run_ablation(table, tmp_path / "out", labels=labels)
+    before = (tmp_path / "out" / "table.md").read_bytes()
+
+    write_alternating_labels(corpus, labels, frames_per_phone=9)
+    with pytest.raises(ConfigError, match=r"a/seed-0: holds another run: the labels changed since it was trained"):
+        run_ablation(table, tmp_path / "out", labels=labels)
+    write_alternating_labels(corpus, labels)
+    shorter = read_manifest(manifest)
+    write_manifest(shorter.keep([i > 0 for i in range(len(shorter))]), manifest)
+    with pytest.raises(ConfigError, match=r"the manifest changed since it was trained; pass another --out"):
+        run_ablation(table, tmp_path / "out", labels=labels)
+    assert (tmp_path / "out" / "table.md").read_bytes() == before
+
+
+def test_a_table_without_a_manifest_is_refused(tmp_path, labels):
+    table = read_ablation(write(tmp_path, ONE_ROW))
+    with pytest.raises(ConfigError, match=r"data\.manifest: got none; pass --manifest"):
+        run_ablation(table, tmp_path / "out", labels=labels)
+    assert not (tmp_path / "out").exists()
 
 
 def test_jobs_give_what_one_after_the_other_gives(corpus, tmp_path, labels):
@@ -106,7 +184,7 @@ def test_jobs_give_what_one_after_the_other_gives(corpus, tmp_path, labels):
         assert a["runs"][0]["phone"] == pytest.approx(b["runs"][0]["phone"], abs=0.02)
 
 
-def test_with_jobs_a_run_that_fails_ends_it_all_and_what_was_waiting_does_not_begin(corpus, tmp_path, labels):
+def test_with_jobs_no_run_begins_after_one_that_failed(corpus, tmp_path, labels):
     rows = "".join(f'[[row]]\nname = "row {i}"\nset = {{ "criterion.num_steps" = {i + 1} }}\n' for i in range(8))
     table = read_ablation(write(tmp_path, f'base = "base.toml"\n{rows}'), manifest_csv=str(corpus))
     damaged = tmp_path / "out" / "row-0" / "seed-0" / "last.pt"
@@ -121,9 +199,8 @@ def test_a_grid_is_every_combination(tmp_path):
     table = read_ablation(
         write(tmp_path, 'base = "base.toml"\n[grid]\n"optim.lr" = [1e-3, 2e-3]\n"encoder.channels" = [8, 16]\n')
     )
-    assert [(row.config.optim.lr, row.config.encoder.channels) for row in table.rows] == [
-        (1e-3, 8), (1e-3, 16), (2e-3, 8), (2e-3, 16),
-    ]  # fmt: skip
+    found = [(row.config.optim.lr, row.config.encoder.channels) for row in table.rows]
+    assert found == [(1e-3, 8), (1e-3, 16), (2e-3, 8), (2e-3, 16)]
     assert table.rows[1].name == "optim.lr 0.001, encoder.channels 16"
 
 
@@ -131,21 +208,21 @@ def test_a_grid_is_every_combination(tmp_path):
     ("table", "says"),
     [
         ("rows = 1", "unknown key rows; allowed: title, base, seeds, set, row, grid"),
-        ("seeds = [0]", r"expected \[\[row\]\] tables, or one \[grid\]"),
+        ("seeds = [0]", r"expected either \[\[row\]\] tables or one \[grid\]"),
         ('[[row]]\nname = "a"\nlr = 1', "row a: unknown key lr; allowed: name, set, paper"),
         ('[[row]]\nset = { "optim.lr" = 1 }', "row.1.name: .* field required"),
         ('[[row]]\nname = "a"\nset = { "optim.rate" = 1 }', "row a: unknown key optim.rate"),
         ('[[row]]\nname = "a"\nset = { "seed.x" = 1 }', "row a: unknown key seed.x"),
-        ('[[row]]\nname = "a"\n[[row]]\nname = "a"', "rows need names of their own"),
+        ('[[row]]\nname = "a"\n[[row]]\nname = "a"', "each row needs its own name"),
         ('seeds = [-1]\n[[row]]\nname = "a"', r"seeds: got \[-1\]"),
         ("= 3", "not TOML"),
-        ('[grid]\n"optim.lr" = 1e-3', r"grid.optim.lr: got 0.001: .*list"),
-        ("seeds = 3\n[[row]]\nname = 'a'", r"seeds: got 3: .*list"),
-        ("[[row]]\nname = 2", r"row.1.name: got 2: .*string"),
+        ('[grid]\n"optim.lr" = 1e-3', r"grid.optim.lr: got 0.001, .*list"),
+        ("seeds = 3\n[[row]]\nname = 'a'", r"seeds: got 3, .*list"),
+        ("[[row]]\nname = 2", r"row.1.name: got 2, .*string"),
         ("[[row]]\nname = 'a'\npaper = 'x'", r"row.1.paper: got 'x'"),
-        ("[[row]]\nname = '!'", "rows need names of their own"),
-        ("row = 3", r"row: got 3: .*list"),
-        ("[grid]", r"expected \[\[row\]\] tables, or one \[grid\]"),
+        ("[[row]]\nname = '!'", "each row needs its own name"),
+        ("row = 3", r"row: got 3, .*list"),
+        ("[grid]", r"expected either \[\[row\]\] tables or one \[grid\]"),
     ],
 )
 def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, table, says):
@@ -174,7 +251,7 @@ def test_the_recipes_tables_are_valid(recipe, name, rows):
     assert all(row.config.data.manifest == "manifest.csv" for row in table.rows)
 
 
-def test_names_that_people_know_stand_for_fields(tmp_path):
+def test_common_names_stand_for_fields(tmp_path):
     grid = "batch_size = [6]\nlearning_rate = [0.5]\nembedding_dim = [20]\nnum_negatives = [7]\ntemperature = [0.3]"
     table = read_ablation(write(tmp_path, f"[grid]\n{grid}"))
     config = table.rows[0].config
@@ -182,12 +259,12 @@ def test_names_that_people_know_stand_for_fields(tmp_path):
     assert (config.criterion.num_negatives, config.loss.temperature) == (7, 0.3)
 
 
-def test_rows_that_train_on_phones_get_the_labels(tmp_path):
+def test_rows_that_train_on_phones_use_the_labels_of_the_probes(tmp_path):
     table = read_ablation(RECIPE.parent / "objectives" / "table.toml", manifest_csv="m.csv", labels="l.txt")
     assert {row.name for row in table.rows if row.config.loss.labels} == {"SupCon, phones", "supervised, phones"}
     assert {row.config.loss.labels for row in table.rows} == {"", "l.txt"}
 
 
-def test_a_missing_table_is_told(tmp_path):
+def test_a_missing_table_is_reported(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing.toml: no such table"):
         read_ablation(tmp_path / "nothing.toml")

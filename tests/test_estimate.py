@@ -1,4 +1,4 @@
-"""What a run would cost is measured on this machine, and leaves nothing behind."""
+"""The speed of a run is measured on this machine, and the measurement leaves nothing behind."""
 
 import tempfile
 from dataclasses import replace

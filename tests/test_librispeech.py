@@ -1,4 +1,4 @@
-"""recipes/librispeech on a small tree of LibriSpeech's shape, made of minispeech's speech, from transcripts alone."""
+"""recipes/librispeech on a small tree with LibriSpeech's layout and minispeech's speech, from transcripts alone."""
 
 import contextlib
 import io
@@ -21,8 +21,16 @@ SCRIPT = RECIPES / "librispeech" / "run.py"
 
 
 @pytest.fixture(autouse=True, scope="module")
+def _siblings_are_found():
+    """The script imports its siblings, as Python does for a script that it runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """So little is computed that several threads only wait for each other."""
+    """Use one thread: so little is computed that several would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -50,7 +58,7 @@ num_updates = 4
 
 
 def recipe(*arguments) -> Done:
-    """The script's main() with these arguments, in this process."""
+    """Run the script's main() with these arguments in this process."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     command = ["run.py", "--device", "cpu", "--jobs", "2", "--probe-frames", "2000"]
     with (
@@ -62,7 +70,7 @@ def recipe(*arguments) -> Done:
         preset.write_text(TINY)
         patch.setattr(sys, "argv", [*command, "--preset", str(preset), *map(str, arguments)])
         patch.setattr("cpc.experiments.estimate._FILE_SECONDS", 2)
-        patch.setattr("cpc.report.maps.NUM_FRAMES", 200)
+        patch.setattr("cpc.report.projections.NUM_FRAMES", 200)
         script = load_script(SCRIPT)
         patch.setattr(script, "CS", (0.01,))
         try:
@@ -73,7 +81,7 @@ def recipe(*arguments) -> Done:
 
 
 def refused(*arguments) -> str:
-    """The one line of an error."""
+    """Run the script and return its one line of error."""
     done = recipe(*arguments)
     assert done.code == 2, done.err
     line = done.err.strip().splitlines()[-1]
@@ -83,7 +91,7 @@ def refused(*arguments) -> str:
 
 @pytest.fixture(scope="session")
 def speech(tmp_path_factory) -> Path:
-    """ROOT/LibriSpeech/train-clean-100: sound and transcripts; the exact labels lie in ROOT."""
+    """Write sound and transcripts to ROOT/LibriSpeech/train-clean-100, and the exact labels to ROOT."""
     root = tmp_path_factory.mktemp("librispeech")
     corpus = root / "LibriSpeech" / "train-clean-100"
     load_script(RECIPES / "minispeech" / "synthesise.py").synthesise(corpus, minutes=2, num_speakers=5)
@@ -95,13 +103,13 @@ def speech(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tree(speech, tmp_path) -> Path:
-    """A copy of its own for a test that changes something."""
+    """Copy the tree, for a test that changes something."""
     return Path(shutil.copytree(speech, tmp_path / "root"))
 
 
 @pytest.fixture(scope="session")
 def split_run(speech, tmp_path_factory) -> Path:
-    """A run whose manifest and splits are made."""
+    """Make the manifest and the splits of a run."""
     out = tmp_path_factory.mktemp("split") / "run"
     for stage in ("manifest", "split"):
         done = recipe("--root", speech, "--out", out, "--stage", stage)
@@ -138,10 +146,19 @@ def test_the_plan_shows_hours_and_disk_and_writes_nothing(speech, tmp_path):
     assert done.code == 0, done.err
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.out.splitlines() if line[:1] == "|"]
     names = [row[0] for row in rows[2:]]
-    assert names == [
-        "download", "manifest", "split", "labels", "train", "features", "probes", "baselines", "topline", "report",
-        "in all",
-    ]  # fmt: skip
+    stages = [
+        "download",
+        "manifest",
+        "split",
+        "labels",
+        "train",
+        "features",
+        "probes",
+        "baselines",
+        "topline",
+        "report",
+    ]
+    assert names == [*stages, "in all"]
     states = dict(zip(names, (row[3] for row in rows[2:]), strict=True))
     assert states["download"] == "done"
     assert states["train"] == "to do"
@@ -206,13 +223,10 @@ def archive(speech, tmp_path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torchaudio unpacks without a filter
-def test_download_unpacks_whole_or_not_at_all(speech, archive, tmp_path, monkeypatch):
-    """Through torchaudio's own class, with its transfer replaced; nothing half done is ever taken for the corpus."""
-    import argparse
-
-    run = load_script(SCRIPT)
+def test_download_unpacks_all_or_nothing(speech, archive, tmp_path, monkeypatch):
+    """With torchaudio's own class and a replaced transfer: nothing incomplete is ever taken for the corpus."""
+    corpus = load_script(SCRIPT.with_name("corpus.py"))
     root = tmp_path / "root"
-    options = argparse.Namespace(root=root, download=True)
     calls = []
 
     def fail(url, target, **_):
@@ -220,30 +234,30 @@ def test_download_unpacks_whole_or_not_at_all(speech, archive, tmp_path, monkeyp
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchaudio.datasets.librispeech.download_url_to_file", fail)
-    with pytest.raises(ValueError, match=r"could not be fetched \(no route to host\); the same command tries again"):
-        run.download(options)
+    with pytest.raises(ValueError, match=r"could not be fetched \(no route to host\); run the same command again"):
+        corpus.download(root)
     assert calls == ["http://www.openslr.org/resources/12/train-clean-100.tar.gz"]
-    assert run.find(root) is None
+    assert corpus.find(root) is None
 
     whole = archive.read_bytes()
-    (root / "train-clean-100.tar.gz").write_bytes(whole[: len(whole) // 2])  # fetched by hand, cut short
-    with pytest.raises(ValueError, match="it is cut short or damaged, remove it") as error:
-        run.download(options)
-    assert run.find(root) is None
+    (root / "train-clean-100.tar.gz").write_bytes(whole[: len(whole) // 2])  # fetched by hand and truncated
+    with pytest.raises(ValueError, match="it is truncated or damaged, remove it") as error:
+        corpus.download(root)
+    assert corpus.find(root) is None
     Path(str(error.value).split(": cannot")[0]).unlink()
 
     monkeypatch.setattr(
         "torchaudio.datasets.librispeech.download_url_to_file", lambda url, target, **_: shutil.copy(archive, target)
     )
-    run.download(options)
+    corpus.download(root)
     files = {path.relative_to(speech) for path in (speech / "LibriSpeech").rglob("*.flac")}
-    assert {path.relative_to(root) for path in run.find(root).rglob("*.flac")} == files
+    assert {path.relative_to(root) for path in corpus.find(root).rglob("*.flac")} == files
     assert not (root / "train-clean-100.unfinished").exists()
 
 
 @pytest.mark.slow
-def test_from_transcripts_to_the_report_and_what_changes_is_redone(tree):
-    """Aligned, trained, probed, reported; a second run redoes nothing, a changed input what depends on it."""
+def test_from_transcripts_to_the_report_and_only_what_changed_reruns(tree):
+    """Align, train, probe, report; a second run repeats nothing, a changed input reruns what depends on it."""
     pytest.importorskip("pocketsphinx", reason="our own alignment: pip install -e '.[align]'")
     out = tree / "run"
     done = recipe("--root", tree, "--out", out)
@@ -270,10 +284,10 @@ def test_from_transcripts_to_the_report_and_what_changes_is_redone(tree):
     assert again.err.count(": done") == 10
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == stamps
 
-    # Other labels: pretraining and its features stay, probes would follow; the topline is dear, so all is refused.
+    # Other labels: pretraining and its features stay, probes would follow; the topline is expensive, so all is refused.
     labels = tree / "phone_labels.txt"
     given = ("--root", tree, "--out", out, "--labels", labels, "--phones", tree / "phones.txt")
-    assert "stage labels would have to be redone" in refused(*given)
+    assert "stage labels would have to rerun" in refused(*given)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     done = recipe(*given, "--redo", "labels", "--redo", "topline")
     assert done.code == 0, done.err
@@ -291,6 +305,6 @@ def test_from_transcripts_to_the_report_and_what_changes_is_redone(tree):
     lines = [line for line in transcript.read_text().splitlines() if not line.startswith(sound.stem)]
     transcript.write_text("\n".join(lines) + "\n")
     line = refused(*given)
-    assert "would have to be redone" in line
+    assert "would have to rerun" in line
     assert "--redo" in line
     assert (out / "last.pt").exists()

@@ -1,6 +1,6 @@
-"""Claims about the synthetic corpus of recipes/minispeech."""
+"""The synthetic corpus of recipes/minispeech."""
 
-import os
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,31 +20,31 @@ SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "minispeech" / "synth
 
 @pytest.fixture(scope="module")
 def minispeech() -> ModuleType:
-    """Loads the script as a module."""
+    """Load the script as a module."""
     return load_script(SCRIPT)
 
 
 @pytest.fixture(scope="module")
 def corpus(minispeech: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes 1.5 minutes of six speakers."""
+    """Make 1.5 minutes of six speakers."""
     out_dir: Path = tmp_path_factory.mktemp("minispeech")
     minispeech.synthesise(out_dir, minutes=1.5, seed=0, num_speakers=6)
     return out_dir
 
 
 def read_labels(corpus: Path) -> dict[str, np.ndarray]:
-    """Reads phone_labels.txt: utterance id to (T,)."""
+    """Read phone_labels.txt: utterance id to (T,)."""
     lines = [line.split() for line in (corpus / "phone_labels.txt").read_text().splitlines()]
     return {utterance: np.array(labels, dtype=int) for utterance, *labels in lines}
 
 
 def read_phones(corpus: Path) -> dict[str, int]:
-    """Reads phones.txt: phone to id."""
+    """Read phones.txt: phone to id."""
     return {phone: int(i) for i, phone in map(str.split, (corpus / "phones.txt").read_text().splitlines())}
 
 
 def read_frames(corpus: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yields speaker, labels (T,) and power spectra (T, 201), from 0 to 8 kHz in steps of 40 Hz."""
+    """Yield speaker, labels (T,) and power spectra (T, 201), from 0 to 8 kHz in steps of 40 Hz."""
     for utterance, labels in read_labels(corpus).items():
         speaker, chapter, _ = utterance.split("-")
         waveform, _ = soundfile.read(corpus / speaker / chapter / f"{utterance}.flac")
@@ -53,12 +53,12 @@ def read_frames(corpus: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def contents(corpus: Path) -> dict[str, bytes]:
-    """Reads every file of a corpus."""
+    """Read every file of a corpus."""
     return {str(path.relative_to(corpus)): path.read_bytes() for path in corpus.rglob("*") if path.is_file()}
 
 
 def test_same_seed_same_files(tmp_path: Path) -> None:
-    """Two processes with one seed write bitwise identical files; another seed changes every sound file."""
+    """Two processes with the same seed write bitwise identical files; another seed changes every sound file."""
     made = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         arguments = ["--seed", str(seed), "--minutes", "0.5", "--speakers", "3"]
@@ -72,7 +72,7 @@ def test_same_seed_same_files(tmp_path: Path) -> None:
 
 
 def test_chapter_is_pure(minispeech: ModuleType, corpus: Path, tmp_path: Path) -> None:
-    """A chapter made alone, after others of the same process, equals the chapter of the corpus."""
+    """A chapter that is made alone, after others in the same process, equals that of the corpus."""
     speaker = minispeech.read_speakers()[4]
     chapter = 10 * speaker.speaker + 2
     minispeech.synthesise_chapter(tmp_path, speaker, chapter, 60 * 1.5 / 12, 0, tmp_path)
@@ -81,7 +81,7 @@ def test_chapter_is_pure(minispeech: ModuleType, corpus: Path, tmp_path: Path) -
 
 
 def test_every_voice_is_deterministic(minispeech: ModuleType, tmp_path: Path) -> None:
-    """Every voice of speakers.csv says the same thing twice alike, whatever was said by others between."""
+    """Every voice of speakers.csv says the same text twice alike, whatever other voices say in between."""
 
     def say(speaker: object) -> np.ndarray:
         voice = f"{speaker.accent}+{speaker.variant}"  # type: ignore[attr-defined]
@@ -98,7 +98,7 @@ def test_every_voice_is_deterministic(minispeech: ModuleType, tmp_path: Path) ->
 
 
 def test_layout(corpus: Path) -> None:
-    """Files lie as in LibriSpeech: 16 kHz mono FLAC, two chapters a speaker, a transcript line each."""
+    """Files have the layout of LibriSpeech: 16 kHz mono FLAC, two chapters a speaker, a transcript line each."""
     paths = sorted(corpus.glob("*/*/*.flac"))
     speakers = {path.parts[-3] for path in paths}
     assert len(speakers) == 6
@@ -123,7 +123,7 @@ def test_layout(corpus: Path) -> None:
 
 
 def test_minutes(corpus: Path) -> None:
-    """The corpus is about as long as asked for."""
+    """The corpus has about the requested length."""
     seconds = sum(soundfile.info(path).duration for path in corpus.glob("*/*/*.flac"))
     assert abs(seconds - 90) < 12 * 2.6  # half an utterance for each of the chapters, if all of them erred alike
 
@@ -144,7 +144,7 @@ def test_labels_fit_files(corpus: Path) -> None:
 
 
 def test_phones_sound_as_labelled(corpus: Path) -> None:
-    """In every speaker, /s/ has more of its energy above 4 kHz than vowels have; silence is the weakest."""
+    """In every speaker, /s/ has a larger share of energy above 4 kHz than vowels; silence is weaker than vowels."""
     phones = read_phones(corpus)
     vowels = [phones[vowel] for vowel in ("aa", "ae", "ah", "ao", "eh", "iy", "ow", "uw")]
     speakers: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -161,7 +161,7 @@ def test_phones_sound_as_labelled(corpus: Path) -> None:
 
 
 def test_labels_are_in_time(corpus: Path) -> None:
-    """The labels explain every speaker's spectrum best where they are; a frame earlier or later is worse."""
+    """The labels explain every speaker's spectrum best where they are; shifted by a frame they explain it worse."""
     edges = [2, 6, 12, 20, 30, 45, 65, 90, 120, 160]
     speakers: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for speaker, labels, power in read_frames(corpus):
@@ -180,7 +180,7 @@ def test_labels_are_in_time(corpus: Path) -> None:
 
 
 def test_closure_belongs_to_plosive(minispeech: ModuleType) -> None:
-    """The silence before a burst goes to the plosive; a pause before it stays a pause; a short gap stays."""
+    """The silence before a burst belongs to the plosive; a pause before it stays a pause; a short gap is ignored."""
     waveform = np.ones(10000)
     waveform[2000:2950] = 0  # closure; the burst comes 50 samples before its event at 3000
     waveform[5000:6000] = 0  # pause
@@ -198,13 +198,13 @@ def test_label_is_phone_at_centre(minispeech: ModuleType) -> None:
 
 
 def test_unknown_symbol_is_an_error(minispeech: ModuleType) -> None:
-    """A symbol that phones.csv lacks is named, not taken for silence."""
+    """A symbol that is not in phones.csv is named, not taken for silence."""
     with pytest.raises(ValueError, match=r"spoke \['x'\]"):
         minispeech.frame_labels([(0.0, "_"), (100.0, "x")], 1600, {"_": 0})
 
 
 def test_speakers_differ(minispeech: ModuleType) -> None:
-    """There are at least 40 speakers, women and men, with ids of their own and no two alike."""
+    """There are at least 40 speakers, women and men, with unique ids and no two alike."""
     speakers = minispeech.read_speakers()
     assert len(speakers) >= 40
     assert len({speaker.speaker for speaker in speakers}) == len(speakers)
@@ -222,19 +222,29 @@ def test_sentences_differ(minispeech: ModuleType) -> None:
 
 
 def test_finished_corpus_is_not_remade(minispeech: ModuleType, corpus: Path) -> None:
-    """Asking again for a finished corpus touches nothing; asking for another one in its place is an error."""
+    """Asking for a finished corpus again changes nothing; asking for another one in its place is an error."""
     before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
     minispeech.synthesise(corpus, minutes=1.5, seed=0, num_speakers=6)
     assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
-    with pytest.raises(ValueError, match="choose another folder"):
+    with pytest.raises(ValueError, match="seed was 0, is 1; pass another folder"):
         minispeech.synthesise(corpus, minutes=1.5, seed=1, num_speakers=6)
 
 
+def test_corpus_of_an_earlier_version_is_finished(minispeech: ModuleType, corpus: Path, tmp_path: Path) -> None:
+    """Earlier versions wrote corpus.json last and without the key `complete`."""
+    record = json.loads((corpus / "corpus.json").read_text())
+    del record["complete"]
+    (tmp_path / "corpus.json").write_text(json.dumps(record))
+    minispeech.synthesise(tmp_path, minutes=1.5, seed=0, num_speakers=6)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.json"]
+
+
 def test_half_made_corpus_is_completed(minispeech: ModuleType, tmp_path: Path) -> None:
-    """A corpus cut off half way ends as if it had not been."""
+    """A corpus whose synthesis was interrupted ends as if it had not been."""
     minispeech.synthesise(tmp_path, minutes=0.1, num_speakers=2)
     whole = contents(tmp_path)
-    os.replace(tmp_path / "corpus.json", tmp_path / "corpus.partial.json")
+    record = json.loads((tmp_path / "corpus.json").read_text())
+    (tmp_path / "corpus.json").write_text(json.dumps({**record, "complete": False}))
     next(tmp_path.glob("*/*/*.flac")).unlink()
     (tmp_path / "phone_labels.txt").unlink()
     minispeech.synthesise(tmp_path, minutes=0.1, num_speakers=2)
@@ -252,7 +262,7 @@ def test_foreign_folder_is_left_alone(minispeech: ModuleType, tmp_path: Path) ->
 def test_missing_espeak_is_one_clear_line(
     minispeech: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without espeakng-loader the error says what to install, and nothing is written."""
+    """Without espeakng-loader, the error says what to install, and nothing is written."""
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(ValueError, match=r"minispeech needs espeak-ng: pip install -e '\.\[demo\]'"):
         minispeech.synthesise(tmp_path, minutes=0.1, num_speakers=1)

@@ -1,11 +1,17 @@
-"""The recipe of the README, in small."""
+"""The scripts of recipes/minispeech on a small corpus."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from cpc.data import read_manifest, write_manifest
+from tests.conftest import load_script
+from tests.test_ablate import BASE
+from tests.test_evaluate import write_alternating_labels
 
 pytest.importorskip("espeakng_loader", reason="minispeech is made by espeak-ng: pip install -e '.[demo]'")
 
@@ -18,8 +24,8 @@ def run(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_minispeech_runs_from_synthesis_to_table_and_goes_on(tmp_path):
-    """All stages in small: results.json as documented, pictures, a loadable model; a second call redoes nothing."""
+def test_minispeech_runs_from_synthesis_to_table_and_resumes(tmp_path):
+    """All stages in small: results.json as documented, pictures, a loadable model; a second call repeats nothing."""
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
@@ -51,5 +57,42 @@ def test_minispeech_runs_from_synthesis_to_table_and_goes_on(tmp_path):
 
     other = run(tmp_path, "--seed", "1")
     assert other.returncode == 2
-    assert "choose another folder" in other.stderr
+    assert "stage synthesise would have to rerun" in other.stderr
+    assert "seed was 0, is 1; undo the change, pass another --out" in other.stderr
     assert "Traceback" not in other.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["phone"] == results["phone"]
+
+
+def test_learning_speed_probes_every_checkpoint_that_was_kept_and_no_frames_stay(corpus, tmp_path, monkeypatch, capsys):
+    """A second call trains and probes nothing."""
+    write_manifest(read_manifest(corpus), tmp_path / "corpus" / "manifest.csv")
+    write_alternating_labels(corpus, tmp_path / "corpus" / "phone_labels.txt")
+    (tmp_path / "tiny.toml").write_text(BASE)
+    script, out = load_script(SCRIPT.with_name("learning_speed.py")), tmp_path / "out"
+    monkeypatch.setattr(script, "SETTINGS", {"tiny one": (tmp_path / "tiny.toml", {"optim.lr": 1e-3}, 6, 3)})
+    monkeypatch.setattr(sys, "argv", ["learning_speed.py", "--corpus", str(tmp_path / "corpus"), "--out", str(out)])
+    script.main()
+    curve = json.loads((out / "learning_speed.json").read_text())["tiny one"]
+    assert [update for update, _, _ in curve] == [3, 6]
+    assert "MFCC: " in capsys.readouterr().out
+    assert not list(out.rglob("*.npy"))
+    probes = {path: path.stat().st_mtime_ns for path in [out / "mfcc.json", *(out / "tiny-one" / "probes").iterdir()]}
+    assert len(probes) == 3
+    script.main()
+    assert {path: path.stat().st_mtime_ns for path in probes} == probes
+    assert json.loads((out / "learning_speed.json").read_text())["tiny one"] == curve
+
+
+def test_alignment_quality_finds_a_border_that_is_two_frames_late():
+    """Of three borders, one is exact, one is 20 ms late, and one is missing."""
+    script = load_script(SCRIPT.with_name("alignment_quality.py"))
+    truth = {"u": np.array(["sil"] * 10 + ["aa"] * 10 + ["b"] * 10 + ["k"] * 10)}
+    found = {"u": np.array(["sil"] * 10 + ["aa"] * 12 + ["b"] * 18)}
+    table = script.compare(truth, found)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    values = {name: value for name, value in cells}
+    assert values["frames with the same phone"] == "70.0 %"
+    assert values["frames with the same phone, in speech only"] == "60.0 %"
+    assert values["borders found (same two phones within 100 ms)"] == "66.7 %"
+    assert values["their mean deviation (positive is late)"] == "+10.0 ms"
+    assert values["share of them within 20 ms"] == "100.0 %"

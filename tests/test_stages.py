@@ -1,11 +1,12 @@
-"""Stages are done once, skipped while nothing they read has changed, and redone when it has; what is dear is kept."""
+"""Stages run once, are skipped while nothing they read has changed, and rerun when it has; expensive ones are kept."""
 
 import json
 import os
 
 import pytest
 
-from cpc.experiments import Stage, StageError, Stages, digest_of, plan
+from cpc.experiments import Stage, StageError, Stages, errors_in_one_line, plan
+from cpc.experiments.stages import digest_of
 
 
 class Chain:
@@ -57,7 +58,7 @@ def test_a_second_run_does_nothing(chain):
     assert {s.state for s in chain.stages().standings().values()} == {"done"}
 
 
-def test_a_changed_setting_redoes_the_stage_and_those_after_it_and_says_why(chain, capsys):
+def test_a_changed_setting_reruns_the_stage_and_those_after_it_and_says_why(chain, capsys):
     chain.run()
     chain.setting = 2
     assert chain.run(redo=["c"]) == "abcd"
@@ -66,7 +67,7 @@ def test_a_changed_setting_redoes_the_stage_and_those_after_it_and_says_why(chai
     assert (chain.out / "superseded" / "c-1" / "c").read_text() == "1"
 
 
-def test_a_stage_that_comes_out_as_before_leaves_those_after_it_alone(chain):
+def test_a_stage_whose_output_does_not_change_leaves_those_after_it_alone(chain):
     chain.setting, chain.rounding = 4, 4
     chain.run()
     chain.setting = 5
@@ -76,13 +77,13 @@ def test_a_stage_that_comes_out_as_before_leaves_those_after_it_alone(chain):
 def test_a_kept_stage_is_refused_with_the_way_out_and_nothing_is_lost(chain):
     chain.run()
     (chain.out / "b").write_text("edited")
-    with pytest.raises(StageError, match=r"stage c would have to be redone.*b changed.*--redo c") as error:
+    with pytest.raises(StageError, match=r"stage c would have to rerun.*b changed.*--redo c") as error:
         chain.run()
     assert "\n" not in str(error.value)
     assert (chain.out / "c").read_text() == "1"
 
 
-def test_a_kept_stage_whose_setting_changed_is_refused_before_any_other_stage_is_redone(tmp_path):
+def test_a_kept_stage_whose_setting_changed_is_refused_before_any_other_stage_reruns(tmp_path):
     made = []
 
     def stages(setting):
@@ -96,18 +97,18 @@ def test_a_kept_stage_whose_setting_changed_is_refused_before_any_other_stage_is
         return Stages(
             out,
             [
-                Stage(n, lambda n=n: make(n), outputs=[out / n], settings={"s": setting}, keep=n == "dear")
-                for n in ("cheap", "dear")
+                Stage(n, lambda n=n: make(n), outputs=[out / n], settings={"s": setting}, keep=n == "expensive")
+                for n in ("cheap", "expensive")
             ],
         )
 
     stages(1).run()
-    with pytest.raises(StageError, match=r"stage dear.*s was 1, is 2"):
+    with pytest.raises(StageError, match=r"stage expensive.*s was 1, is 2"):
         stages(2).run()
-    assert made == ["cheap", "dear"]
+    assert made == ["cheap", "expensive"]
 
 
-def test_an_interrupted_stage_goes_on_and_its_seconds_add_up(tmp_path):
+def test_an_interrupted_stage_resumes_and_its_seconds_add_up(tmp_path):
     out, calls = tmp_path / "out", []
 
     def make():
@@ -128,7 +129,7 @@ def test_an_interrupted_stage_goes_on_and_its_seconds_add_up(tmp_path):
     assert (out / "half").exists()
 
 
-def test_an_interrupted_stage_whose_setting_changed_begins_anew(tmp_path):
+def test_an_interrupted_stage_whose_setting_changed_starts_again(tmp_path):
     out = tmp_path / "out"
 
     def stages(setting, fails):
@@ -154,13 +155,13 @@ def test_one_stage_alone_says_what_is_missing_before_it(chain):
     chain.run("b")
     assert chain.run("c") == "c"
     chain.setting = 2
-    with pytest.raises(StageError, match=r"stage d reads.*unless b comes out otherwise.*--stage a first"):
+    with pytest.raises(StageError, match=r"stage d reads.*unless the output of b changes.*--stage a first"):
         chain.run("d")
     with pytest.raises(StageError, match="no such stage; there are a, b, c, d"):
         chain.run("e")
 
 
-def test_an_output_that_is_gone_is_made_again(chain):
+def test_a_missing_output_is_made_again(chain):
     chain.run()
     (chain.out / "d").unlink()
     assert chain.run() == "d"
@@ -169,7 +170,7 @@ def test_an_output_that_is_gone_is_made_again(chain):
 def test_outputs_that_no_record_explains_are_refused_not_removed(chain):
     chain.out.mkdir()
     (chain.out / "b").write_text("precious")
-    with pytest.raises(StageError, match="b is there already, and no record says"):
+    with pytest.raises(StageError, match="b exists, but no record says what it was made from"):
         chain.run()
     assert (chain.out / "b").read_text() == "precious"
 
@@ -183,8 +184,8 @@ def test_the_plan_writes_nothing_and_shows_states_and_costs(chain):
     chain.setting = 2
     lines = plan(chain.stages(), {}).splitlines()
     assert "inputs changed: x.setting was 1, is 2" in lines[2]
-    assert "done: unless a comes out otherwise" in lines[3]
-    assert "done: unless b comes out otherwise" in lines[4]
+    assert "done: unless the output of a changes" in lines[3]
+    assert "done: unless the output of b changes" in lines[4]
     assert len({len(line) for line in lines}) == 1
 
 
@@ -201,9 +202,40 @@ def test_a_folder_counts_by_names_sizes_and_times(tmp_path):
     assert digest_of(folder) not in {first, changed}
 
 
-def test_what_a_kept_stage_finds_made_elsewhere_is_its_own_to_judge(chain):
-    """As a model that torchrun has trained into the folder: the stage is called, nothing is refused or removed."""
+def test_a_kept_stage_decides_itself_about_outputs_that_were_made_elsewhere(chain):
+    """For example a model that torchrun trained in the folder: the stage runs, nothing is refused or removed."""
     chain.run("a")
     chain.run("b")
     (chain.out / "c").write_text("trained elsewhere")
     assert chain.run("c") == "c"
+
+
+def test_an_output_inside_the_output_of_an_earlier_stage_belongs_to_the_stage_that_makes_it(tmp_path):
+    """As a manifest inside a corpus: a stage that reads it waits for the stage that writes it, not for the corpus."""
+    out, corpus = tmp_path / "out", tmp_path / "out" / "corpus"
+
+    def make_corpus():
+        corpus.mkdir(parents=True)
+
+    stages = Stages(
+        out,
+        [
+            Stage("corpus", make_corpus, outputs=[corpus], settings={"a": 1}),
+            Stage("manifest", lambda: (corpus / "m").write_text(""), outputs=[corpus / "m"], settings={"a": 1}),
+            Stage("read", lambda: None, inputs={"m": corpus / "m"}),
+        ],
+    )
+    stages.run("corpus")
+    with pytest.raises(StageError, match=r"m is missing; stage manifest makes it"):
+        stages.run("read")
+
+
+def test_bad_input_ends_a_recipe_with_one_line_and_an_interruption_with_the_way_to_resume(capsys):
+    with pytest.raises(SystemExit) as stop, errors_in_one_line("recipe"):
+        raise StageError("stage x: no")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "recipe: error: stage x: no\n"
+    with pytest.raises(SystemExit, match="interrupted; run the same command to resume"), errors_in_one_line("recipe"):
+        raise KeyboardInterrupt
+    with pytest.raises(AssertionError), errors_in_one_line("recipe"):
+        raise AssertionError

@@ -1,22 +1,25 @@
-"""How good forced alignment is: pocketsphinx's labels against minispeech's exact phone times.
+"""Measure how good forced alignment is: compare pocketsphinx's labels with minispeech's exact phone times.
 
     python recipes/minispeech/alignment_quality.py CORPUS [--out runs/alignment] [--jobs 2]
 
-CORPUS is what synthesise.py wrote. Schwa (ax) counts as ah, which is how CMUdict writes it. A border is the start of a
-phone; of each true border between two phones that both labellings have in this order, the nearest such border is found.
+CORPUS is a folder that synthesise.py wrote. Schwa (ax) counts as ah, as in CMUdict. A border is the start of a phone.
+Each true border is compared with the nearest border in the alignment between the same two phones in the same order.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
 from cpc.data import scan_folder
-from cpc.labels import align, read_labels, read_phones, read_transcripts
+from cpc.experiments import errors_in_one_line
+from cpc.labels import LABEL_HOP_SECONDS, align, read_phone_labels, read_transcripts
+from cpc.report import markdown_table, percent
+
+REACH_MS = 100  # beyond this, the nearest border belongs to another occurrence of the two phones
 
 
 def main() -> None:
@@ -24,64 +27,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="folder that synthesise.py wrote")
     parser.add_argument("--out", type=Path, default=Path("runs/alignment"), help="folder for the alignment")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--jobs", type=int, default=2, help="number of processes")
     options = parser.parse_args()
-    try:
-        run(options.corpus, options.out, options.jobs)
-    except (ValueError, OSError) as error:
-        print(f"alignment_quality: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with errors_in_one_line("alignment_quality"):
+        align_corpus(options.corpus, options.out, options.jobs)
+        print(compare(read_named(options.corpus), read_named(options.out)))
 
 
-def run(corpus: Path, out: Path, jobs: int) -> None:
-    """Align, compare, print."""
-    utterances = scan_folder(corpus).manifest
+def align_corpus(corpus: Path, out: Path, jobs: int) -> None:
+    """Align, and print how long it took."""
+    manifest = scan_folder(corpus).manifest
     started = time.monotonic()
-    summary = align(utterances, read_transcripts(corpus), out, jobs=jobs)
-    seconds = time.monotonic() - started
-    table = utterances.table
-    audio = float((table["num_samples"] / table["sample_rate"]).sum())
-    print(summary)
-    print(f"{audio / 3600:.2f} hours in {seconds:.0f} s: {audio / seconds / jobs:.0f} × real time a process\n")
+    print(align(manifest, read_transcripts(corpus), out, jobs=jobs))
+    took, audio = time.monotonic() - started, float(manifest.seconds.sum())
+    print(f"{audio / 3600:.2f} hours in {took:.0f} s: {audio / took / jobs:.0f} × real time per process\n")
 
-    truth, found = named(corpus), named(out)
-    right, total, distances, num_borders = 0, 0, [], 0
-    speech_right, speech_total = 0, 0
-    for utterance, ours in found.items():
-        exact = truth[utterance]
-        right += int((exact == ours).sum())
-        total += len(exact)
-        speech = exact != "sil"
-        speech_right += int((exact == ours)[speech].sum())
-        speech_total += int(speech.sum())
-        true_borders, our_borders = borders(exact), borders(ours)
-        num_borders += sum(map(len, true_borders.values()))
-        for pair, places in true_borders.items():
-            candidates = np.array(our_borders.get(pair, []))
-            distances += [float(candidates[np.abs(candidates - p).argmin()] - p) for p in places if len(candidates)]
-    errors = 10 * np.array(distances)  # ms
-    near = np.abs(errors) <= 100  # further away it is another border of the same two phones
+
+def compare(truth: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> str:
+    """Compare two labellings of the utterances in `found`; return a Markdown table."""
+    exact = np.concatenate([truth[utterance] for utterance in found])
+    same = exact == np.concatenate(list(found.values()))
+    distances, num_borders = [], 0  # in labels
+    for utterance, labels in found.items():
+        ours = borders(labels)
+        for pair, places in borders(truth[utterance]).items():
+            num_borders += len(places)
+            if pair in ours:
+                candidates = np.array(ours[pair])
+                distances += [float(candidates[np.abs(candidates - place).argmin()] - place) for place in places]
+    errors = 1000 * LABEL_HOP_SECONDS * np.array(distances)  # ms
+    errors = errors[np.abs(errors) <= REACH_MS]
     rows = [
-        ("frames with the same phone", f"{100 * right / total:.1f} %"),
-        ("the same, frames of speech only", f"{100 * speech_right / speech_total:.1f} %"),
-        ("borders found (same two phones within 100 ms)", f"{100 * near.sum() / num_borders:.1f} %"),
-        ("of these: median distance", f"{np.median(np.abs(errors[near])):.0f} ms"),
-        ("of these: mean, with its sign (late is positive)", f"{errors[near].mean():+.1f} ms"),
-        ("of these: within 20 ms", f"{100 * (np.abs(errors[near]) <= 20).mean():.1f} %"),
+        ("pocketsphinx against exact times", ""),
+        ("frames with the same phone", f"{percent(same.mean())} %"),
+        ("frames with the same phone, in speech only", f"{percent(same[exact != 'sil'].mean())} %"),
+        (f"borders found (same two phones within {REACH_MS} ms)", f"{percent(len(errors) / num_borders)} %"),
+        ("their median distance", f"{np.median(np.abs(errors)):.0f} ms"),
+        ("their mean deviation (positive is late)", f"{errors.mean():+.1f} ms"),
+        ("share of them within 20 ms", f"{percent((np.abs(errors) <= 20).mean())} %"),
     ]
-    print("| pocketsphinx against exact times | |\n|---|---:|")
-    print("\n".join(f"| {name} | {value} |" for name, value in rows))
+    return markdown_table(rows)
 
 
-def named(folder: Path) -> dict[str, np.ndarray]:
-    """Phone names by utterance, schwa as ah."""
-    names = read_phones(folder / "phones.txt")
-    lookup = np.array(["ah" if names[i] == "ax" else names[i] for i in range(len(names))])
-    return {u: lookup[labels] for u, labels in read_labels(folder / "phone_labels.txt").items()}
+def read_named(folder: Path) -> dict[str, np.ndarray]:
+    """Read the phone names of each utterance, with schwa as ah."""
+    labels = read_phone_labels(folder / "phone_labels.txt", names=folder / "phones.txt")
+    names = np.array(["ah" if labels.names[i] == "ax" else labels.names[i] for i in range(len(labels.names))])
+    return {utterance: names[ids] for utterance, ids in labels.of.items()}
 
 
 def borders(phones: np.ndarray) -> dict[tuple[str, str], list[int]]:
-    """By the phones before and after, the label at which the one after begins."""
+    """Find the borders: for each pair of neighbouring phones, the labels at which the second one starts."""
     found: dict[tuple[str, str], list[int]] = {}
     for i in np.flatnonzero(phones[1:] != phones[:-1]) + 1:
         found.setdefault((str(phones[i - 1]), str(phones[i])), []).append(int(i))

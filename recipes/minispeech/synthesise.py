@@ -1,16 +1,16 @@
-"""Synthesise minispeech: English speech of many speakers with exact phone times, from espeak-ng; no download.
+"""Synthesise minispeech with espeak-ng: English speech of many speakers with exact phone times, without a download.
 
     python recipes/minispeech/synthesise.py OUT [--seed 0] [--minutes 60] [--speakers N]
 
     speakers, sentences → espeak-ng (22050 Hz, phone events) → 16 kHz → channel → noise → FLAC, labels
 
-OUT is laid out as LibriSpeech is, with the phone labels in the CPC authors' format:
+OUT has the layout of LibriSpeech, with phone labels in the CPC authors' format:
 
     OUT/<speaker>/<chapter>/<speaker>-<chapter>-<nnnn>.flac    16 kHz, one channel, 16 bit
     OUT/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt      UTTERANCE-ID TEXT IN CAPITALS
     OUT/phone_labels.txt                                       utterance-id l_0 l_1 ...
     OUT/phones.txt                                             id phone
-    OUT/corpus.json                                            the settings; comes last, marks a whole corpus
+    OUT/corpus.json                                            the settings, and whether the corpus is complete
 """
 
 import argparse
@@ -18,11 +18,8 @@ import csv
 import ctypes
 import hashlib
 import importlib
-import json
-import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,21 +33,28 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly, sosfilt
 from tqdm import tqdm
 
-from cpc.files import replacing, write_bytes
+from cpc.experiments import errors_in_one_line
+from cpc.files import claim, replacing, write_bytes
+from cpc.labels import (
+    LABEL_HOP_SAMPLES,
+    LABEL_SAMPLE_RATE,
+    LABEL_WINDOW_SAMPLES,
+    num_labels,
+    write_labels,
+    write_phones,
+)
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "minispeech"
-ESPEAK_RATE = 22050  # Hz; what espeak-ng's built-in voices produce
-SAMPLE_RATE = 16000  # Hz
-HOP_SAMPLES = 160  # 10 ms
-WINDOW_SAMPLES = 400  # 25 ms
+ESPEAK_RATE = 22050  # Hz, the rate of espeak-ng's built-in voices
+SAMPLE_RATE = LABEL_SAMPLE_RATE  # Hz, the rate of the corpus
 SENTENCES_PER_UTTERANCE = 2  # about 6 s, so that an utterance holds several windows of 1.28 s
 MIN_CLOSURE_SAMPLES = ESPEAK_RATE * 10 // 1000
 CLOSURE_REACH_SAMPLES = ESPEAK_RATE * 10 // 1000  # a burst may begin some ms before its event
-HALF_UTTERANCE_SECONDS = 2.6  # of the mean utterance; a chapter ends where it is nearest to its length
-PLACEMENT_DB = 9.0  # at most, either way, of each of an utterance's own changes of the spectrum
-PLACEMENT_BANDS_HZ = ((200, 700), (700, 2000), (2000, 6000))  # one resonance in each
-PLACEMENT_SNR_DB = 4.0  # at most, either way
-SPEECH_RMS = 0.05  # of full scale, before the gain of the utterance; leaves 26 dB for peaks
+HALF_UTTERANCE_SECONDS = 2.6  # half the mean utterance; a chapter ends where it comes closest to its length
+PLACEMENT_DB = 9.0  # largest gain or loss of each filter that stands for an utterance's microphone placement
+PLACEMENT_BANDS_HZ = ((200, 700), (700, 2000), (2000, 6000))  # one resonance lies in each band
+PLACEMENT_SNR_DB = 4.0  # largest deviation from the speaker's signal-to-noise ratio
+SPEECH_RMS = 0.05  # share of full scale before the gain of the utterance; leaves 26 dB for peaks
 
 
 @dataclass(frozen=True)
@@ -58,24 +62,24 @@ class Speaker:
     """One line of speakers.csv."""
 
     speaker: int  # id, unique
-    gender: str  # "F" or "M"; for the reader, the variant decides the sound
+    gender: str  # "F" or "M"; for information only, the variant decides the sound
     accent: str  # espeak-ng language
     variant: str  # espeak-ng voice variant
-    pitch: int  # 0 to 100, 50 is the variant's own
+    pitch: int  # 0 to 100; 50 is the variant's own pitch
     pitch_range: int  # 0 (monotone) to 100
     rate: int  # words per minute
-    formant_shift: float  # factor on every frequency of the voice: the length of the vocal tract
+    formant_shift: float  # factor on every frequency of the voice, for the length of the vocal tract
     tilt_db: float  # high shelf above 1 kHz
     peak1_hz: float  # first resonance of the channel
     peak1_db: float
     peak2_hz: float  # second resonance of the channel
     peak2_db: float
     snr_db: float  # speech power over noise power
-    pink: float  # share of pink in the noise's amplitude, the rest is white; 0 to 1
+    pink: float  # share of pink noise in the noise's amplitude, 0 to 1; the rest is white
 
 
 def read_speakers() -> list[Speaker]:
-    """Reads speakers.csv, in the file's order (women and men take turns)."""
+    """Read speakers.csv in the file's order, in which women and men alternate."""
     with open(DATA / "speakers.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     types = Speaker.__annotations__
@@ -83,18 +87,18 @@ def read_speakers() -> list[Speaker]:
 
 
 def read_sentences() -> list[str]:
-    """Reads sentences.txt, one sentence a line."""
+    """Read sentences.txt, one sentence a line."""
     return (DATA / "sentences.txt").read_text(encoding="utf-8").splitlines()
 
 
 def read_phone_map() -> dict[str, str]:
-    """Reads phones.csv: espeak-ng's symbol (without stress mark) to phone."""
+    """Read phones.csv: the phone of each of espeak-ng's symbols, which have no stress mark here."""
     with open(DATA / "phones.csv", newline="", encoding="utf-8") as file:
         return {row["symbol"]: row["phone"] for row in csv.DictReader(file)}
 
 
 def phone_table() -> list[str]:
-    """Lists the phones by id: silence first, then in the order of the alphabet."""
+    """List the phones by id: silence first, then the others in alphabetical order."""
     return ["sil", *sorted(set(read_phone_map().values()) - {"sil"})]
 
 
@@ -114,16 +118,16 @@ class EspeakEvent(ctypes.Structure):
 
 
 class Espeak:
-    """espeak-ng speaking with one voice.
+    """One voice of espeak-ng.
 
-    The library keeps the phase of its oscillators and its noise in static variables, which initialising does
-    not clear, so the second time it says a thing it differs from the first. Each object therefore loads a
-    copy of the library with static variables of its own: what it says depends on its own calls alone.
+    The library keeps the phase of its oscillators and its noise in static variables that initialisation does not clear,
+    so it says the same text differently the second time. Each object therefore loads its own copy of the library, with
+    its own static variables: its output depends on its own calls alone.
 
     Args:
-        voice: Language and variant, "en-us+f2".
+        voice: language and variant, "en-us+f2".
         pitch_range: 0 to 100.
-        folder: Where the copy of the library goes; it must outlive the object.
+        folder: folder for the copy of the library; it must outlive the object.
 
     Raises:
         ValueError: espeakng-loader is not installed, or has no such voice.
@@ -139,7 +143,7 @@ class Espeak:
     def __init__(self, voice: str, pitch_range: int, folder: Path) -> None:
         espeakng_loader = load_espeakng_loader()
         data_folder = Path(espeakng_loader.get_data_path())
-        # espeak-ng itself takes a variant that it does not have for none.
+        # espeak-ng itself silently ignores a variant that it does not have.
         if not (data_folder / "voices" / "!v" / voice.partition("+")[2]).is_file():
             raise ValueError(f"speakers.csv: espeak-ng has no variant {voice!r}")
 
@@ -171,42 +175,42 @@ class Espeak:
         i = 0
         while events[i].type != self.LIST_END_EVENT:
             if events[i].type == self.PHONEME_EVENT:
-                symbol = events[i].id.decode().lstrip("',%=")  # the marks of stress
+                symbol = events[i].id.decode().lstrip("',%=")  # stress marks
                 self._phones.append((events[i].sample, symbol))
             i += 1
         return 0
 
     def say(self, text: str, rate: int, pitch: int) -> tuple[NDArray[np.float64], list[tuple[int, str]]]:
-        """Speaks a text.
+        """Speak a text.
 
         Args:
-            text: English.
-            rate: Words per minute.
+            text: English text.
+            rate: words per minute.
             pitch: 0 to 100.
 
         Returns:
-            The waveform (S,) at 22050 Hz in [-1, 1), and the phones: (first sample, espeak-ng's symbol).
+            The waveform (S,) at 22050 Hz in [-1, 1), and the phones as pairs (first sample, espeak-ng's symbol).
         """
         self._samples.clear()
-        self._phones = []  # a new list: the last one has been handed out
+        self._phones = []  # a new list, because the caller owns the last one
         self._library.espeak_SetParameter(self.RATE, rate, 0)
         self._library.espeak_SetParameter(self.PITCH, pitch, 0)
-        ctypes.CDLL(None).srand(0)  # the Klatt voices draw their noise from C's rand, which all copies share
+        ctypes.CDLL(None).srand(0)  # the Klatt voices take their noise from C's rand, which all copies share
         encoded = text.encode()
         status = self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, self.CHARS_UTF8, None, None)
         assert status == 0, status
         return np.concatenate(self._samples) / 32768, self._phones
 
     def close(self) -> None:
-        """Frees the memory that the library took."""
+        """Free the library's memory."""
         self._library.espeak_Terminate()
 
 
 def load_espeakng_loader() -> ModuleType:
-    """Imports espeakng_loader, which brings espeak-ng's library and data.
+    """Import espeakng_loader, which contains espeak-ng's library and data.
 
     Raises:
-        ValueError: It is not installed.
+        ValueError: it is not installed.
     """
     try:
         return importlib.import_module("espeakng_loader")
@@ -215,23 +219,23 @@ def load_espeakng_loader() -> ModuleType:
 
 
 def move_closures(waveform: NDArray[np.float64], phones: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Gives the silence before a plosive to the plosive.
+    """Assign the silence before a plosive to the plosive.
 
-    espeak-ng reports a plosive at its burst, so the closure, which is digital silence, would count as the
-    vowel before. A phone after such a gap starts with the gap, unless what comes before is a pause anyway.
+    espeak-ng reports a plosive at its burst, so its closure, which is digital silence, would count as part of the
+    preceding vowel. A phone after such a gap therefore starts with the gap, unless the gap follows a pause.
 
     Args:
-        waveform: (S,) as espeak-ng made it, without noise.
-        phones: (first sample, symbol), in order.
+        waveform: (S,), espeak-ng's output without noise.
+        phones: pairs (first sample, symbol) in order.
 
     Returns:
-        The same phones, some of them starting earlier.
+        The same phones, some of which start earlier.
     """
     moved = phones[:1]
     for (previous, previous_symbol), (start, symbol) in pairwise(phones):
         silent = np.pad(waveform[previous:start] == 0, 1)
         begins, ends = np.flatnonzero(np.diff(silent.astype(int))).reshape(-1, 2).T  # runs of zeros
-        # begins > 0: a phone that is silent from its start is a closure itself.
+        # begins > 0, because a phone that is silent from its start is itself a closure.
         is_closure = (begins > 0) & (ends - begins >= MIN_CLOSURE_SAMPLES)
         is_closure &= ends >= start - previous - CLOSURE_REACH_SAMPLES
         if is_closure.any() and not previous_symbol.startswith("_"):
@@ -241,7 +245,7 @@ def move_closures(waveform: NDArray[np.float64], phones: list[tuple[int, str]]) 
 
 
 def peaking(frequency: float, gain_db: float) -> NDArray[np.float64]:
-    """Designs a biquad (6,) that lifts one octave about a frequency [Hz] (Bristow-Johnson's cookbook)."""
+    """Design a biquad (6,) that raises one octave around a frequency in Hz (Bristow-Johnson's cookbook)."""
     a, w = 10 ** (gain_db / 40), 2 * np.pi * frequency / SAMPLE_RATE
     alpha = np.sin(w) / (2 * np.sqrt(2))
     section = [1 + alpha * a, -2 * np.cos(w), 1 - alpha * a, 1 + alpha / a, -2 * np.cos(w), 1 - alpha / a]
@@ -249,7 +253,7 @@ def peaking(frequency: float, gain_db: float) -> NDArray[np.float64]:
 
 
 def high_shelf(frequency: float, gain_db: float) -> NDArray[np.float64]:
-    """Designs a biquad (6,) that lifts what lies above a frequency [Hz] (the same source, slope 1)."""
+    """Design a biquad (6,) that raises everything above a frequency in Hz (same source, slope 1)."""
     a, w = 10 ** (gain_db / 40), 2 * np.pi * frequency / SAMPLE_RATE
     cos, beta = np.cos(w), np.sqrt(2 * a) * np.sin(w)
     b = [
@@ -262,7 +266,7 @@ def high_shelf(frequency: float, gain_db: float) -> NDArray[np.float64]:
 
 
 def make_noise(num_samples: int, pink: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draws noise (num_samples,) of unit power, between white (pink 0) and 1/f (pink 1)."""
+    """Draw noise (num_samples,) with unit power, between white (pink = 0) and 1/f (pink = 1)."""
     white = rng.standard_normal(num_samples)
     spectrum = np.fft.rfft(white)
     spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
@@ -274,33 +278,32 @@ def make_noise(num_samples: int, pink: float, rng: np.random.Generator) -> NDArr
 def make_utterance(
     espeak: Espeak, speaker: Speaker, text: str, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], list[tuple[float, str]]]:
-    """Speaks a text as the speaker would, over the speaker's channel.
+    """Speak a text with the speaker's voice, over the speaker's channel.
 
     Args:
-        espeak: Set to the speaker's voice.
-        speaker: Pitch, rate, channel and noise.
-        text: One or more sentences.
-        rng: Decides on small changes of rate and pitch, silence at both ends, where the microphone stands, noise and
-            gain.
+        espeak: the speaker's voice.
+        speaker: pitch, rate, channel and noise.
+        text: one or more sentences.
+        rng: draws small changes of rate and pitch, the silence at both ends, the microphone placement, noise and gain.
 
     Returns:
-        The waveform (S,) at 16 kHz in [-1, 1], and the phones: (first sample at 16 kHz, espeak-ng's symbol).
+        The waveform (S,) at 16 kHz in [-1, 1], and the phones as pairs (first sample at 16 kHz, espeak-ng's symbol).
     """
     rate = round(speaker.rate * rng.uniform(0.92, 1.08))
     pitch = int(np.clip(speaker.pitch + rng.integers(-5, 6), 0, 100))
     speech, phones = espeak.say(text, rate, pitch)
     phones = move_closures(speech, phones)
 
-    # Taking the voice to run at another rate than it does moves pitch and formants together.
+    # Resampling from a rate that is not the voice's own shifts pitch and formants together.
     divisor = np.gcd(ESPEAK_RATE, SAMPLE_RATE)
     up, down = SAMPLE_RATE // divisor, round(ESPEAK_RATE / divisor * speaker.formant_shift)
-    speech = resample_poly(speech, up, down)  # zero phase: times scale by up / down and nothing else
+    speech = resample_poly(speech, up, down)  # zero phase, so times only scale by up / down
     lead, tail = (round(SAMPLE_RATE * seconds) for seconds in rng.uniform(0.1, 0.4, size=2))
     speech = np.pad(speech, (lead, tail))
     starts = [(0.0, "_")] + [(lead + sample * up / down, symbol) for sample, symbol in phones]
 
-    # The speaker's own channel, and where the microphone stands today: without the second the mean spectrum of an
-    # utterance would name its speaker every time, and no voice would need to be heard.
+    # The channel is the speaker's, the microphone placement changes with every utterance. Without the latter, the mean
+    # spectrum of an utterance would always identify its speaker, whatever the voice.
     placed = [high_shelf(1000, rng.uniform(-PLACEMENT_DB, PLACEMENT_DB))]
     for low, high in PLACEMENT_BANDS_HZ:
         frequency = low * (high / low) ** rng.uniform()
@@ -320,12 +323,12 @@ def make_utterance(
 
 
 def frame_labels(starts: list[tuple[float, str]], num_samples: int, phone_ids: dict[str, int]) -> NDArray[np.int64]:
-    """Labels each frame with the phone at the centre of its window.
+    """Label each frame with the phone at the centre of its window.
 
     Args:
-        starts: (first sample, espeak-ng's symbol), in order, the first at 0.
-        num_samples: Length S of the utterance.
-        phone_ids: espeak-ng's symbol to phone id.
+        starts: pairs (first sample, espeak-ng's symbol) in order, the first at 0.
+        num_samples: S, the length of the utterance.
+        phone_ids: the phone id of each of espeak-ng's symbols.
 
     Returns:
         (1 + (S - 400) // 160,) phone ids; label i is the phone at sample 160 i + 200.
@@ -335,15 +338,14 @@ def frame_labels(starts: list[tuple[float, str]], num_samples: int, phone_ids: d
     """
     unknown = sorted({symbol for _, symbol in starts} - phone_ids.keys())
     if unknown:
-        raise ValueError(f"{DATA / 'phones.csv'}: espeak-ng spoke {unknown}, which the table lacks; add them to it")
-    num_frames = 1 + (num_samples - WINDOW_SAMPLES) // HOP_SAMPLES
-    centres = HOP_SAMPLES * np.arange(num_frames) + WINDOW_SAMPLES // 2
+        raise ValueError(f"{DATA / 'phones.csv'}: espeak-ng spoke {unknown}, which are not in this table; add them")
+    centres = LABEL_HOP_SAMPLES * np.arange(num_labels(num_samples)) + LABEL_WINDOW_SAMPLES // 2
     spoken = np.searchsorted([start for start, _ in starts], centres, side="right") - 1
     return np.array([phone_ids[symbol] for _, symbol in starts])[spoken]
 
 
 def shuffled_forever(sentences: list[str], rng: np.random.Generator) -> Iterator[str]:
-    """Yields the sentences in random order, all of them before any comes again."""
+    """Yield the sentences in random order; each comes once before any comes again."""
     while True:
         for i in rng.permutation(len(sentences)):
             yield sentences[i]
@@ -352,18 +354,18 @@ def shuffled_forever(sentences: list[str], rng: np.random.Generator) -> Iterator
 def synthesise_chapter(
     out_dir: Path, speaker: Speaker, chapter: int, seconds: float, seed: int, library_folder: Path
 ) -> dict[str, NDArray[np.int64]]:
-    """Makes one chapter: sound files and transcript. A pure function of the arguments and the data files.
+    """Write the sound files and the transcript of one chapter; they depend on the arguments and the data files alone.
 
     Args:
-        out_dir: The corpus.
-        speaker: Who reads.
-        chapter: Its id.
-        seconds: Length of the chapter, met to about half an utterance; there is at least one utterance.
-        seed: Seed of the corpus.
-        library_folder: A place for temporary copies of espeak-ng's library.
+        out_dir: folder of the corpus.
+        speaker: the reader.
+        chapter: id of the chapter.
+        seconds: length of the chapter, to within about half an utterance; a chapter has at least one utterance.
+        seed: seed of the corpus.
+        library_folder: folder for temporary copies of espeak-ng's library.
 
     Returns:
-        Utterance id to phone ids (T,).
+        The phone ids (T,) of each utterance.
     """
     ids = {phone: i for i, phone in enumerate(phone_table())}
     phone_ids = {symbol: ids[phone] for symbol, phone in read_phone_map().items()}
@@ -388,84 +390,63 @@ def synthesise_chapter(
     return labels
 
 
-def settings_of(minutes: float, seed: int, num_speakers: int) -> dict[str, object]:
-    """Gathers all that the corpus depends on, as corpus.json holds it."""
+def data_digest() -> str:
+    """Digest the files that the corpus is made from."""
     digest = hashlib.sha256()
     for name in ("phones.csv", "sentences.txt", "speakers.csv"):
         digest.update((DATA / name).read_bytes())
-    return {
-        "minutes": float(minutes),
-        "seed": seed,
-        "num_speakers": num_speakers,
-        "data_sha256": digest.hexdigest(),
-    }
+    return digest.hexdigest()
 
 
 def synthesise(out_dir: Path, *, minutes: float = 60, seed: int = 0, num_speakers: int | None = None) -> None:
-    """Makes the corpus; returns at once if it is there already.
+    """Make the corpus; return at once if it is complete already.
 
     Args:
-        out_dir: A new or empty folder, or an unfinished corpus of the same settings, which is then completed.
-        minutes: Length of the corpus, about; more where it is less than one utterance for each chapter.
-        seed: The same seed gives the same files, bit for bit.
-        num_speakers: The first so many of speakers.csv; None takes all.
+        out_dir: a new or empty folder, or one that holds the same corpus; an incomplete corpus is completed.
+        minutes: approximate length of the corpus; it is longer if this is less than one utterance for each chapter.
+        seed: seed of everything that is drawn; the same seed gives the same files, bit for bit.
+        num_speakers: take this many speakers from the top of speakers.csv; None takes all.
 
     Raises:
-        ValueError: An argument is out of range, out_dir holds something else, or espeakng-loader is missing.
+        ValueError: an argument is out of range, out_dir holds something else, or espeakng-loader is missing.
     """
     speakers = read_speakers()
     num_speakers = len(speakers) if num_speakers is None else num_speakers
     if not 1 <= num_speakers <= len(speakers):
-        raise ValueError(f"speakers: got {num_speakers}, speakers.csv has 1 to {len(speakers)}")
+        raise ValueError(f"speakers: got {num_speakers}, expected 1 to {len(speakers)}, as speakers.csv has")
     if not minutes > 0:
         raise ValueError(f"minutes: got {minutes}, expected more than 0")
     if seed < 0:
         raise ValueError(f"seed: got {seed}, expected 0 or more")
+    if not (out_dir / "corpus.json").exists():
+        load_espeakng_loader()  # if it is missing, refuse before anything is written
+    settings = {"minutes": float(minutes), "seed": seed, "num_speakers": num_speakers, "data_sha256": data_digest()}
+    ours = claim(out_dir, settings, record="corpus.json", what="minispeech data")
+    if ours.complete:
+        return
 
-    finished, begun = out_dir / "corpus.json", out_dir / "corpus.partial.json"
-    settings = settings_of(minutes, seed, num_speakers)
-    for mark in (finished, begun):
-        if mark.is_file():
-            found = json.loads(mark.read_text())
-            if found != settings:
-                raise ValueError(f"{mark}: made with {found}, asked for {settings}; choose another folder")
-            if mark == finished:
-                return
-            break
-    else:
-        if out_dir.is_dir() and any(out_dir.iterdir()):
-            raise ValueError(f"{out_dir}: not empty and no minispeech corpus; choose another folder")
-
-    load_espeakng_loader()
-    out_dir.mkdir(parents=True, exist_ok=True)
-    begun.write_text(json.dumps(settings, indent=2) + "\n")
     chapters = [(speaker, 10 * speaker.speaker + part) for speaker in speakers[:num_speakers] for part in (1, 2)]
     labels: dict[str, NDArray[np.int64]] = {}
     with tempfile.TemporaryDirectory() as library_folder:
         for speaker, chapter in tqdm(chapters, desc="minispeech", unit="chapter"):
             seconds = 60 * minutes / len(chapters)
             labels |= synthesise_chapter(out_dir, speaker, chapter, seconds, seed, Path(library_folder))
-    lines = [" ".join([utterance, *map(str, labels[utterance])]) + "\n" for utterance in sorted(labels)]
-    write_bytes(out_dir / "phone_labels.txt", "".join(lines).encode())
-    table = "".join(f"{i} {phone}\n" for i, phone in enumerate(phone_table()))
-    write_bytes(out_dir / "phones.txt", table.encode())
-    os.replace(begun, finished)
+    write_labels(out_dir / "phone_labels.txt", dict(sorted(labels.items())))
+    write_phones(out_dir / "phones.txt", phone_table())
+    ours.finish()
 
 
-def main() -> int:
+def main() -> None:
+    """Read the command line and make the corpus."""
     parser = argparse.ArgumentParser(description="Synthesise the minispeech corpus.")
     parser.add_argument("out", type=Path, help="folder of the corpus")
-    parser.add_argument("--minutes", type=float, default=60, help="length of the corpus (60)")
+    parser.add_argument("--minutes", type=float, default=60, help="approximate length of the corpus (60)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (0)")
-    parser.add_argument("--speakers", type=int, default=None, help="the first so many of speakers.csv (all)")
-    arguments = parser.parse_args()
-    try:
-        synthesise(arguments.out, minutes=arguments.minutes, seed=arguments.seed, num_speakers=arguments.speakers)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    parser.add_argument("--speakers", type=int, help="number of speakers, from the top of speakers.csv (all)")
+    options = parser.parse_args()
+    with errors_in_one_line("synthesise"):
+        synthesise(options.out, minutes=options.minutes, seed=options.seed, num_speakers=options.speakers)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

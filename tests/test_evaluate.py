@@ -1,0 +1,269 @@
+"""The pipeline: rows are extracted, probes run once, interrupted experiments resume and end as if never interrupted."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpc.data import read_manifest, write_manifest
+from cpc.experiments import (
+    Pipeline,
+    Probe,
+    RowError,
+    StageError,
+    Stages,
+    evaluate_once,
+    extract_row,
+    override,
+    run_probes,
+    table_rows,
+)
+from cpc.experiments.evaluate import SUMMARY, of_known_speakers
+from cpc.features import SpectralExtractor, open_features
+from cpc.labels import num_labels, read_phone_labels, write_labels, write_phones
+from cpc.probes import Options, ProbeError, Result
+from cpc.train import complete
+from tests.conftest import tiny_config
+
+OPTIONS = Options(max_frames=400, Cs=(0.1,))
+
+
+def write_alternating_labels(manifest: Path, path: Path, *, frames_per_phone: int = 5) -> Path:
+    """Write labels of two phones that alternate, and their names."""
+    table = read_manifest(manifest)
+    lengths = zip(table.utterances, table.num_samples, strict=True)
+    labels = {utterance: np.arange(num_labels(int(n))) // frames_per_phone % 2 for utterance, n in lengths}
+    write_labels(path, labels)
+    write_phones(path.with_name("phones.txt"), ["sil", "aa"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def labels(corpus, tmp_path_factory) -> Path:
+    return write_alternating_labels(corpus, tmp_path_factory.mktemp("labels") / "phone_labels.txt")
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory) -> Path:
+    """A trained run that tests read and never change."""
+    config = tiny_config(corpus)
+    return complete(config, tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def mfcc(corpus, run, tmp_path_factory) -> Path:
+    return extract_row("mfcc", run, read_manifest(corpus), tmp_path_factory.mktemp("features") / "mfcc")
+
+
+def test_each_row_names_its_features(corpus, run, tmp_path):
+    """The untrained network has another identity than the trained one; MFCC needs no network."""
+    found = {}
+    for row in ("mfcc", "logmel", "untrained", "cpc_z", "cpc_c"):
+        features = open_features(extract_row(row, run, read_manifest(corpus), tmp_path / row))
+        found[row] = (features.source, features.layer, features.dim)
+    assert found == {
+        "mfcc": ("mfcc", None, 39),
+        "logmel": ("logmel", None, 40),
+        "untrained": ("untrained", "c", 8),
+        "cpc_z": ("cpc", "z", 16),
+        "cpc_c": ("cpc", "c", 8),
+    }
+
+
+def test_a_supervised_row_is_c_of_its_topline(corpus, run, tmp_path):
+    (tmp_path / "run" / "topline").mkdir(parents=True)
+    (tmp_path / "run" / "topline" / "phone").symlink_to(run)
+    direct = open_features(extract_row("cpc_c", run, read_manifest(corpus), tmp_path / "direct"))
+    topline = extract_row("supervised_phone", tmp_path / "run", read_manifest(corpus), tmp_path / "topline")
+    utterance = direct.manifest.utterances[0]
+    assert np.array_equal(open_features(topline).frames(utterance), direct.frames(utterance))
+
+
+def test_a_row_without_features_is_refused_with_those_that_there_are(corpus, run, tmp_path):
+    with pytest.raises(RowError, match=r"got 'wav2vec'.*allowed: mfcc, logmel, untrained, cpc_z, cpc_c, supervised_"):
+        extract_row("wav2vec", run, read_manifest(corpus), tmp_path / "wav2vec")
+    assert not (tmp_path / "wav2vec").exists()
+
+
+def test_a_probe_runs_once(mfcc, labels, tmp_path):
+    probe = Probe("phone", "mfcc", mfcc, tmp_path / "phone.json", OPTIONS, predictions=tmp_path / "predictions.txt")
+    run_probes([probe], read_phone_labels(labels))
+    stamp = probe.result.stat().st_mtime_ns
+    assert {line.split()[0] for line in (tmp_path / "predictions.txt").read_text().splitlines()} == set(
+        open_features(mfcc).manifest.select("test").utterances
+    )
+    run_probes([probe], read_phone_labels(labels))
+    assert probe.result.stat().st_mtime_ns == stamp
+
+
+def test_frames_that_are_probed_once_give_the_same_result_and_are_removed(corpus, mfcc, labels, tmp_path):
+    known = read_phone_labels(labels)
+    tasks = ("phone", "speaker")
+    probes = [Probe(task, "mfcc", mfcc, tmp_path / f"{task}.json", OPTIONS) for task in tasks]
+    run_probes(probes, known)
+    asked = dict.fromkeys(tasks, OPTIONS)
+    results = evaluate_once(SpectralExtractor("mfcc"), read_manifest(corpus), known, asked, frames=tmp_path / "frames")
+    for probe in probes:
+        assert results[probe.task].per_class == Result.read(probe.result).per_class
+    assert not (tmp_path / "frames").exists()
+
+
+def test_other_splits_than_the_features_own_are_used_if_they_are_given(mfcc, labels, tmp_path):
+    """Swapping dev and test swaps the split that is evaluated."""
+    manifest = open_features(mfcc).manifest
+    swapped = {"train": "train", "dev": "test", "test": "dev"}
+    write_manifest(
+        manifest.with_column("split", [swapped[name] for name in manifest.column("split")]), tmp_path / "swapped.csv"
+    )
+    probe = Probe("phone", "mfcc", mfcc, tmp_path / "phone.json", OPTIONS, splits=tmp_path / "swapped.csv")
+    run_probes([probe], read_phone_labels(labels))
+    features = open_features(mfcc)
+    num_frames = sum(features.num_frames(utterance) for utterance in manifest.select("dev").utterances)
+    assert Result.read(probe.result).num_evaluated_frames == num_frames
+
+
+def test_unknown_speakers_are_refused_or_left_out_and_counted(mfcc, labels, tmp_path):
+    """One speaker is taken out of train, so nobody can recognise them in dev and test."""
+    manifest = open_features(mfcc).manifest
+    stranger = manifest.speakers[0]
+    pairs = list(zip(manifest.speakers, manifest.column("split"), strict=True))
+    rest = manifest.keep([pair != (stranger, "train") for pair in pairs])
+    write_manifest(rest, tmp_path / "splits.csv")
+    num_unknown = rest.speakers.count(stranger)
+    assert num_unknown > 0
+    assert stranger not in of_known_speakers(rest).speakers
+    probe = Probe("speaker", "mfcc", mfcc, tmp_path / "refused.json", OPTIONS, splits=tmp_path / "splits.csv")
+    with pytest.raises(ProbeError, match=r"not in train"):
+        run_probes([probe], read_phone_labels(labels))
+    result, splits = tmp_path / "left_out.json", tmp_path / "splits.csv"
+    probe = Probe("speaker", "mfcc", mfcc, result, OPTIONS, splits=splits, unknown_speakers="leave out")
+    run_probes([probe], read_phone_labels(labels))
+    assert Result.read(result).num_left_out_utterances == num_unknown
+
+
+def test_results_become_rows_of_a_table(mfcc, labels, tmp_path):
+    probes = [Probe(task, "mfcc", mfcc, tmp_path / f"{task}.json", OPTIONS) for task in ("phone", "speaker")]
+    run_probes(probes, read_phone_labels(labels))
+    rows = table_rows(probes)
+    assert {task: list(row) for task, row in rows.items()} == {
+        "phone": ["majority", "mfcc"],
+        "speaker": ["majority", "mfcc"],
+    }
+    assert rows["phone"]["mfcc"]["accuracy"] == Result.read(probes[0].result).accuracy
+    assert set(rows["speaker"]["mfcc"]) == set(SUMMARY)
+    assert "utterance_accuracy" not in rows["phone"]["mfcc"]
+
+
+def pipeline_of(corpus: Path, labels: Path, out: Path, **changes) -> Pipeline:
+    return Pipeline(out, tiny_config(corpus), labels, options=OPTIONS, **changes)
+
+
+def results_of(out: Path) -> dict[str, dict[str, object]]:
+    """Read all results but their times."""
+    results = {path.name: json.loads(path.read_text()) for path in (out / "probes").glob("*.json")}
+    return {name: {k: v for k, v in result.items() if k != "seconds"} for name, result in results.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, labels, tmp_path_factory) -> Path:
+    """An experiment that ran without an interruption, with topline."""
+    out = tmp_path_factory.mktemp("pipeline") / "run"
+    Stages(out, pipeline_of(corpus, labels, out, with_topline=True).stages()).run()
+    return out
+
+
+def test_a_pipeline_that_is_interrupted_anywhere_ends_as_if_it_had_not_been(
+    corpus, labels, finished, tmp_path, monkeypatch
+):
+    """Interrupted between two rows' features, between two probes, between two toplines, and before their probes."""
+    out = tmp_path / "run"
+    stages = Stages(out, pipeline_of(corpus, labels, out, with_topline=True).stages())
+    for target, calls, stage in (
+        ("cpc.experiments.evaluate.extract_features", 2, "features"),
+        ("cpc.experiments.evaluate.probe_speakers", 2, "probes"),
+        ("cpc.experiments.pipeline.complete", 2, "topline"),
+        ("cpc.experiments.evaluate.probe_phones", 1, "topline_probes"),
+    ):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, target, calls)
+            with pytest.raises(KeyboardInterrupt):
+                stages.run()
+        assert stages.standings()[stage].state == "begun"
+    stages.run()
+    assert {standing.state for standing in stages.standings().values()} == {"done"}
+    assert results_of(out) == results_of(finished)
+    assert set(results_of(out)) == {
+        f"{task}-{row}-test.json"
+        for task in ("phone", "speaker")
+        for row in ("mfcc", "untrained", "cpc_z", "cpc_c", "supervised")
+    }
+
+
+def interrupt_at(patch: pytest.MonkeyPatch, target: str, calls: int) -> None:
+    """Make a function raise KeyboardInterrupt in one of its calls."""
+    module, name = target.rsplit(".", 1)
+    function, made = getattr(importlib.import_module(module), name), []
+
+    def interrupted(*args, **kwargs):
+        made.append(name)
+        if len(made) == calls:
+            raise KeyboardInterrupt
+        return function(*args, **kwargs)
+
+    patch.setattr(target, interrupted)
+
+
+def test_a_second_run_of_a_pipeline_changes_nothing_and_reports_the_same(corpus, labels, finished, monkeypatch):
+    monkeypatch.setattr("cpc.report.projections.NUM_FRAMES", 100)  # t-SNE of more takes half a minute
+    pipeline = pipeline_of(corpus, labels, finished, with_topline=True)
+    stamps = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    Stages(finished, pipeline.stages()).run()
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    table = pipeline.report({"train": 1.0})
+    assert "| supervised " in table
+    results = json.loads((finished / "results.json").read_text())
+    assert results["seconds"] == {"train": 1.0}
+    assert results["evaluate"] == "test"
+    assert set(results["phone"]) == {"majority", "mfcc", "untrained", "cpc_z", "cpc_c", "supervised"}
+    assert "aa" in (finished / "report.html").read_text()
+
+
+def test_a_finished_pipeline_is_finished_by_whatever_path_its_folder_is_named(corpus, labels, finished, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    stages = Stages(Path("run"), pipeline_of(corpus, labels, Path("run"), with_topline=True).stages())
+    assert {name: standing.state for name, standing in stages.standings().items()} == dict.fromkeys(
+        ("train", "features", "probes", "topline", "topline_probes"), "done"
+    )
+
+
+def test_results_on_dev_stand_beside_those_on_test(corpus, labels, finished):
+    """Evaluating dev leaves the results on test where they are."""
+    stamps = {path: path.stat().st_mtime_ns for path in (finished / "probes").glob("*-test.json")}
+    dev = Pipeline(finished, tiny_config(corpus), labels, options=Options(evaluate="dev", max_frames=400, Cs=(0.1,)))
+    stages = Stages(finished, dev.stages())
+    stages.run()
+    assert "probes_dev" in stages.stages
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert Result.read(finished / "probes" / "phone-cpc_c-dev.json").evaluate == "dev"
+
+
+def test_other_settings_of_the_training_are_refused_and_other_labels_repeat_the_probes_only(corpus, labels, tmp_path):
+    out = tmp_path / "run"
+    own = tmp_path / "labels" / "phone_labels.txt"
+    write_alternating_labels(corpus, own)
+    pipeline = pipeline_of(corpus, own, out)
+    Stages(out, pipeline.stages()).run()
+    before, trained = results_of(out), (out / "last.pt").stat().st_mtime_ns
+    other = Pipeline(out, override(pipeline.config, {"optim.lr": 0.5}, where="test"), own, options=OPTIONS)
+    with pytest.raises(StageError, match=r"stage train .*optim.lr was 0.001, is 0.5"):
+        Stages(out, other.stages()).run()
+    assert results_of(out) == before
+
+    write_alternating_labels(corpus, own, frames_per_phone=7)
+    Stages(out, pipeline.stages()).run()
+    assert (out / "last.pt").stat().st_mtime_ns == trained
+    after = results_of(out)
+    assert after["phone-mfcc-test.json"] != before["phone-mfcc-test.json"]
+    assert after["speaker-mfcc-test.json"] == before["speaker-mfcc-test.json"]
