@@ -1,1 +1,1 @@
-"""Benchmarks: each table of docs/performance.md is a command, `python -m tests.bench TABLE`; they print ratios."""
+"""Benchmarks: `python -m tests.bench TABLE` prints one table of tests/bench/README.md."""

@@ -1,15 +1,23 @@
-"""CPC in the plain style, as it is usually written: the yardstick of the benchmarks.
+"""CPC as it is commonly written, the yardstick of the benchmarks.
 
-Conv1d and channel normalisation in (B, C, T); an LSTM; one Linear a step; negatives gathered for every anchor.
+It applies Conv1d and channel normalisation in (B, C, T), an LSTM and one Linear layer for each step, and gathers the
+negatives of every anchor.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
 class PlainCPC(nn.Module):
-    """The architecture and the cost profile of common public code; 128 negatives an anchor from the whole batch."""
+    """A network with the architecture and the cost profile of common public code.
+
+    Args:
+        channels: width of the encoder, D_z.
+        hidden: width of the LSTM, D_c.
+        num_steps: number of steps predicted, K.
+        num_negatives: negatives drawn from the whole batch for each anchor.
+    """
 
     def __init__(self, channels: int, hidden: int = 256, num_steps: int = 12, num_negatives: int = 128) -> None:
         super().__init__()
@@ -22,15 +30,15 @@ class PlainCPC(nn.Module):
         self.W = nn.ModuleList(nn.Linear(hidden, channels, bias=False) for _ in range(num_steps))
         self.num_negatives = num_negatives
 
-    def encode(self, x):
-        """(B, S) → z (B, T, D)."""
+    def encode(self, x: Tensor) -> Tensor:
+        """Encode waveforms (B, S) to z (B, T, D_z)."""
         x = x[:, None]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x).transpose(1, 2)).transpose(1, 2))
         return x.transpose(1, 2)
 
-    def criterion(self, z, c):
-        """Mean InfoNCE over all steps, negatives drawn and gathered once for every anchor."""
+    def criterion(self, z: Tensor, c: Tensor) -> Tensor:
+        """Return the mean InfoNCE over all steps, with negatives that all steps of an anchor share."""
         batch, frames, dim = z.shape
         anchors = frames - len(self.W)
         index = torch.randint(batch * frames, (batch * self.num_negatives * anchors,))
@@ -43,7 +51,7 @@ class PlainCPC(nn.Module):
             loss = loss + F.cross_entropy(scores.transpose(1, 2).reshape(batch * anchors, -1), targets)
         return loss / len(self.W)
 
-    def forward(self, x):
-        """The loss of a batch (B, S)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the loss of a batch of waveforms (B, S)."""
         z = self.encode(x)
         return self.criterion(z, self.rnn(z)[0])
