@@ -1,4 +1,4 @@
-"""A small corpus of synthetic sounds, in LibriSpeech's layout."""
+"""Fixtures: a small corpus of synthetic sounds in LibriSpeech's layout, and a configuration that trains in seconds."""
 
 import importlib.util
 import sys
@@ -29,7 +29,7 @@ def _two_threads():
 
 
 def load_script(path: Path) -> ModuleType:
-    """A recipe's script as a module: recipes are no package."""
+    """Load a recipe's script as a module, because recipes are not a package."""
     spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -40,7 +40,7 @@ def load_script(path: Path) -> ModuleType:
 
 
 def write_sound(path: Path, seconds: float, seed: int, rate: int = 16000) -> None:
-    """A buzz that wanders between tones, with noise: something to predict."""
+    """Write a tone that changes its pitch every 800 samples, with noise, so that there is something to predict."""
     rng = np.random.default_rng(seed)
     n = round(seconds * rate)
     frequency = np.repeat(rng.uniform(100, 1000, n // 800 + 1), 800)[:n]
@@ -50,7 +50,7 @@ def write_sound(path: Path, seconds: float, seed: int, rate: int = 16000) -> Non
 
 
 def make_corpus(root: Path, *, speakers: int = 3, utterances: int = 5, rate: int = 16000) -> Path:
-    """`speakers` × `utterances` flac files of 1 to 2 s; returns the manifest's path (with a split by utterance)."""
+    """Write `speakers` × `utterances` FLAC files of 1 to 2 s and a manifest split by utterance; return its path."""
     for s in range(speakers):
         for u in range(utterances):
             name = f"{s + 1}/{10 * (s + 1)}/{s + 1}-{10 * (s + 1)}-{u:04d}.flac"
@@ -62,12 +62,12 @@ def make_corpus(root: Path, *, speakers: int = 3, utterances: int = 5, rate: int
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """The manifest of a small corpus that tests read and never change."""
+    """The manifest of a small corpus, which tests read and never change."""
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def tiny_config(manifest: Path, **changes) -> Config:
-    """A run that takes a second or two."""
+    """Return the configuration of a run that takes a second or two, with some sections replaced."""
     parts = dict(
         device="cpu",
         data=DataConfig(manifest=str(manifest), window_samples=4000),

@@ -1,4 +1,4 @@
-"""Slow oracles, written from the paper's formulas with loops and independently of cpc/."""
+"""Slow oracles: loops written from the papers' formulas, independently of cpc/."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 
 
 def negatives_of(scheme, speaker, utterance, num_frames, b, t, k):
-    """The set of (b', t') that may be negatives of anchor (b, t) for step k, by the definition of each scheme."""
+    """Return the set of (b', t') that a scheme admits as negatives of anchor (b, t) for step k, by its definition."""
     found = set()
     for other in range(len(speaker)):
         for frame in range(num_frames[other]):
@@ -32,7 +32,7 @@ def negatives_of(scheme, speaker, utterance, num_frames, b, t, k):
 
 
 def infonce(z, predictions, scheme, speaker, utterance, num_frames):
-    """Losses, top-1 accuracies, win rates and log N for each step, one anchor after the other."""
+    """Return the loss, top-1 accuracy, win rate and log N of each step, computed one anchor at a time."""
     losses, accuracies, win_rates, log_ns = [], [], [], []
     for k in range(1, len(predictions) + 1):
         loss, hits, wins, log_n, count = 0.0, 0, 0.0, 0.0, 0
@@ -54,11 +54,11 @@ def infonce(z, predictions, scheme, speaker, utterance, num_frames):
     return torch.stack(losses), torch.tensor(accuracies), torch.tensor(win_rates), torch.tensor(log_ns)
 
 
-# --- losses of embeddings: value and gradient with respect to the scores s[i][j], already over the temperature
+# --- losses of embeddings: value, and gradient with respect to the scores s[i][j] (already divided by the temperature)
 
 
 def info_nce(scores, positive):
-    """Mean over rows of −log softmax at positive[i]; the gradient is p − 1 there and p elsewhere."""
+    """Average −log softmax at positive[i] over rows; the gradient is p − 1 at positive[i] and p elsewhere."""
     n, total, gradient = len(scores), 0.0, [[0.0] * len(row) for row in scores]
     for i, row in enumerate(scores):
         weights = [math.exp(s - max(row)) for s in row]
@@ -71,7 +71,7 @@ def info_nce(scores, positive):
 
 
 def nt_xent(scores, labels):
-    """Mean over ordered pairs (i, p) of one label of −log e^s_ip / (e^s_ip + Σ_{n of other labels} e^s_in)."""
+    """Average −log e^s_ip / (e^s_ip + Σ_{n of other labels} e^s_in) over ordered pairs (i, p) with the same label."""
     n = len(labels)
     pairs = [(i, p) for i in range(n) for p in range(n) if i != p and labels[i] == labels[p]]
     total, gradient = 0.0, [[0.0] * n for _ in range(n)]
@@ -87,7 +87,7 @@ def nt_xent(scores, labels):
 
 
 def sup_con(scores, labels):
-    """Mean over anchors with a positive of the mean over its positives of −log e^s_ip / Σ_{j ≠ i} e^s_ij."""
+    """Average −log e^s_ip / Σ_{j ≠ i} e^s_ij over the positives p of each anchor i, then over anchors that have any."""
     n = len(labels)
     positives = {i: [p for p in range(n) if p != i and labels[p] == labels[i]] for i in range(n)}
     anchors = [i for i in range(n) if positives[i]] if len(set(labels)) > 1 else []
