@@ -183,6 +183,12 @@ def _train_command(default: Config) -> Callable[..., None]:
 class ExtractOptions:
     """How frames are extracted."""
 
+    cmvn: bool = False
+    """Normalise each dimension to zero mean and unit variance over the utterance."""
+    context: int = 0
+    """Stack each frame with its neighbours up to so many frames away, every second one: 8 gives 9 taps over ± 8
+    frames.
+    """
     checkpoint: Literal["best", "last"] = "best"
     """The checkpoint with the lowest dev loss, or the last one."""
     sample_rate: int = 16000
@@ -214,6 +220,7 @@ def features(
         cpc features runs/first --out features/c --layer c
         cpc features runs/first --out features/untrained --baseline untrained
         cpc features --baseline mfcc --manifest manifest.csv --out features/mfcc
+        cpc features --baseline mfcc --cmvn --context 8 --manifest manifest.csv --out features/mfcc_cmvn_context8
 
     Args:
         run: Run folder of `cpc train`; mfcc and logmel do not need one.
@@ -225,7 +232,7 @@ def features(
     """
     from cpc.data import read_manifest
     from cpc.devices import resolve_device
-    from cpc.features import Extractor, SpectralExtractor, extract_features, extractor_of_run
+    from cpc.features import DerivedExtractor, Extractor, SpectralExtractor, extract_features, extractor_of_run
     from cpc.runs import config_of_run
 
     extractor: Extractor
@@ -245,6 +252,8 @@ def features(
             device=resolve_device(options.device),
             precision=options.precision,
         )
+    if options.cmvn or options.context:
+        extractor = DerivedExtractor(extractor, cmvn=options.cmvn, context_frames=options.context)
     if manifest is None:
         raise ConfigError("features: pass --manifest, the CSV that lists the utterances")
     extract_features(extractor, read_manifest(manifest), out, resample=resample, dtype=options.dtype)

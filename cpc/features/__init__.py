@@ -6,12 +6,14 @@ from cpc.doors import lazily
 from cpc.features.store import Features, FeaturesError, Layer, open_features
 
 if TYPE_CHECKING:
+    from cpc.features.derived import DerivedExtractor
     from cpc.features.extract import Dtype, extract_features
     from cpc.features.extractors import CPCExtractor, Extractor, extractor_of_run
     from cpc.features.spectral import SpectralExtractor
 
 __all__ = [
     "CPCExtractor",
+    "DerivedExtractor",
     "Dtype",
     "Extractor",
     "Features",
@@ -26,6 +28,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "DerivedExtractor": "derived",
         "Dtype": "extract",
         "extract_features": "extract",
         "CPCExtractor": "extractors",
