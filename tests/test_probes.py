@@ -416,6 +416,7 @@ def test_the_interval_resamples_speakers_if_none_of_them_is_in_train(tmp_path: P
     result = probe_phones(corpus.write(tmp_path / "apart"), corpus.phones, FAST)
     assert (result.interval_clusters, result.num_interval_clusters) == ("speaker", 2)
     assert "resamples 2 speakers, none of them in train" in str(result)
+    assert "the interval is too narrow: it resamples only 2 speakers" in str(result)
 
 
 def test_streaming_all_frames_agrees_with_the_full_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,6 +189,13 @@ def _plot_shares(axes: Axes, line: dict[str, Any]) -> None:
     axes.set_title("distinguishing frame t + k from the negatives", fontsize=10)
 
 
+_BOUND_TITLES = {
+    "I(x;c)": "lower bound on I(x;c)",
+    "conditional": "bound on conditional information:\nnegatives share the anchor's speaker or group",
+    "none": "log N − loss, no bound:\nc has seen some of the negatives",
+}
+
+
 def _plot_bound(axes: Axes, line: dict[str, Any]) -> None:
     bounds, log_n = line["bound_k"], float(line["log_n"])
     steps = range(1, len(bounds) + 1)
@@ -197,9 +204,7 @@ def _plot_bound(axes: Axes, line: dict[str, Any]) -> None:
     axes.plot(steps, ceilings, color=GREY, linestyle="--", linewidth=1, label=f"ceiling log N = {log_n:.2f}")
     axes.set_ylim(min(0.0, *bounds), max(ceilings) * 1.05)
     axes.set_ylabel("nats")
-    kind = str(line["bound_kind"])
-    conditional = "bound on conditional information:\nnegatives share the anchor's speaker or sequence"
-    axes.set_title(conditional if kind == "conditional" else f"lower bound on {kind}", fontsize=10)
+    axes.set_title(_BOUND_TITLES[str(line["bound_kind"])], fontsize=10)
 
 
 def _tidy(axes: Axes) -> None:
