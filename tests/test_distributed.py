@@ -17,6 +17,7 @@ from cpc.infonce import Negatives, infonce
 from cpc.runs import append_metrics, build_model, read_checkpoint, read_metrics
 from cpc.train import train
 from cpc.train.distributed import Ranks, joined, own_device
+from cpc.train.objectives import Supervised
 from tests.conftest import tiny_config
 
 
@@ -84,6 +85,21 @@ def test_the_averaged_gradient_is_that_of_one_process_on_both_batches(corpus, tm
     for p, a, b in zip(network.parameters(), first, second, strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, p.grad, atol=1e-6, rtol=0)
+
+
+def _share(rank, folder):
+    with joined(torch.device("cpu")) as ranks:
+        torch.manual_seed(rank)
+        objective = Supervised(["a", "b"], 3)
+        ranks.share(objective)
+    torch.save(objective.state_dict(), folder / f"{rank}.pt")
+
+
+def test_an_objective_that_saves_names_of_classes_is_shared_too(tmp_path):
+    """Its state holds a list of names beside the weights, which no process group can send."""
+    in_two_processes(_share, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first["classifier.weight"], second["classifier.weight"])
 
 
 def _train_and_write(rank, config, folder):
