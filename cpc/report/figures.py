@@ -111,7 +111,7 @@ def learning_figure(run: str | Path) -> Figure:
 
 
 def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", hop_seconds: float = 0.010) -> Figure:
-    """Plot accuracy, pairwise win rate and the bound on mutual information for each prediction step k.
+    """Plot accuracy, pairwise win rate and log N − loss for each prediction step k; say what the last bounds.
 
     Args:
         run: the run folder.

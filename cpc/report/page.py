@@ -165,8 +165,8 @@ def _training(found: _Found) -> str:
     hop_seconds = found.features.hop_samples / found.features.sample_rate if found.features else 0.010
     steps = _picture(
         lambda: steps_figure(found.run, which="best", hop_seconds=hop_seconds),
-        "Accuracy on dev windows for each prediction step (the paper's Fig. 3), and the bound on mutual information "
-        "with its ceiling log N.",
+        "Accuracy on dev windows for each prediction step (the paper's Fig. 3), and log N − loss with its "
+        "ceiling log N; its title says what it bounds, if anything.",
     )
     return f"<h2>Training</h2>\n{curves}\n{steps}"
 
