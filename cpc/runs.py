@@ -189,6 +189,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def gain(line: dict[str, Any]) -> float:
+    """Return log N − loss of a line of metrics.jsonl: how far the loss is below a guess's, in nats."""
+    return float(line["log_n"] - line["loss"])
+
+
 def keep_metrics_until(path: Path, update: int) -> None:
     """Drop the lines after `update`, which a resumed run will write again."""
     if path.exists():

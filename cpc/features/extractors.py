@@ -98,7 +98,7 @@ class CPCExtractor:
 
         The network is causal, so the padding of a file comes after all its frames.
         """
-        if len(waveforms) > 1 and any(right for _, right in self.model.g_enc.geometry.paddings):
+        if len(waveforms) > 1 and self.model.g_enc.geometry.pads_right:
             # Each layer pads the end of a file with zeros, but in a batch that place holds the padding's activations.
             return [self.frames_of([waveform])[0] for waveform in waveforms]
         x = torch.zeros(len(waveforms), max(map(len, waveforms)))  # (B, S)

@@ -99,7 +99,7 @@ class Geometry:
 
     def num_samples_seen(self, num_samples: int) -> int:
         """Samples up to the end of the last frame's receptive field, without padding at the end."""
-        return self._end_of_first_frame + (self.num_frames(num_samples) - 1) * self.hop_samples
+        return self.min_samples(self.num_frames(num_samples))
 
     def num_complete_frames(self, num_samples: int) -> int:
         """Number of leading frames that see no sample at or after `num_samples`: the valid part of a padded window."""
@@ -110,6 +110,17 @@ class Geometry:
     def min_samples(self, num_frames: int) -> int:
         """Fewest samples that complete `num_frames` frames."""
         return self._end_of_first_frame + (num_frames - 1) * self.hop_samples
+
+    def refuse_too_short(self, num_samples: int) -> None:
+        """Refuse an input that is too short for one frame.
+
+        Raises:
+            ValueError: naming its length and that of the receptive field.
+        """
+        if self.num_frames(num_samples) == 0:
+            raise ValueError(
+                f"{num_samples} samples are too short for one frame of g_enc, which sees {self.receptive_field_samples}"
+            )
 
     @property
     def _end_of_first_frame(self) -> int:
@@ -214,11 +225,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: S is too short for one frame.
         """
-        if self.geometry.num_frames(waveform.shape[1]) == 0:
-            raise ValueError(
-                f"{waveform.shape[1]} samples are too short for one frame of g_enc, which sees "
-                f"{self.geometry.receptive_field_samples}"
-            )
+        self.geometry.refuse_too_short(waveform.shape[1])
         if not self.geometry.pads_right:
             # Drop the samples that no frame sees: they would leave every layer a ragged end for the next one to copy.
             waveform = waveform[:, : self.geometry.num_samples_seen(waveform.shape[1])]

@@ -43,12 +43,8 @@ class LogMelEncoder(nn.Module):
         Raises:
             ValueError: S is too short for one frame.
         """
+        self.geometry.refuse_too_short(waveform.shape[1])
         z, _ = self.stream(waveform, None, last=True)
-        if not z.shape[1]:
-            raise ValueError(
-                f"{waveform.shape[1]} samples are too short for one frame of g_enc, which sees "
-                f"{self.geometry.receptive_field_samples}"
-            )
         return z
 
     def stream(self, waveform: Tensor, tails: list[Tensor] | None, *, last: bool) -> tuple[Tensor, list[Tensor]]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cpc.files import replacing
-from cpc.runs import read_metrics
+from cpc.runs import gain, read_metrics
 
 if TYPE_CHECKING:
     from cpc.probes import Result
@@ -66,7 +66,7 @@ def metrics_of_run(path: str | Path) -> Metrics:
 
 def best_measurement(dev: Metrics) -> dict[str, Any]:
     """Return the dev measurement with the largest log N − loss; N grows while MoCo's queue fills."""
-    return max(dev, key=lambda line: float(line["log_n"]) - float(line["loss"]))
+    return max(dev, key=gain)
 
 
 # --- training

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from cpc.data import Batch, collate
+from cpc.runs import gain
 from cpc.train.metrics import Log, RunningMean
 from cpc.train.objectives import Result, Views
 from cpc.train.optim import learning_rate
 from cpc.train.setup import Parts, build_encode, num_valid_frames
-from cpc.train.state import State, TrainingError, gain, save_best, save_kept, save_last
+from cpc.train.state import State, TrainingError, save_best, save_kept, save_last
 from cpc.train.stopping import finish_update_on_signal
 
 Encode = Callable[[Tensor], Tensor]

@@ -8,6 +8,7 @@ from typing import Any
 
 from cpc.runs import (
     CheckpointError,
+    gain,
     keep_metrics_until,
     read_checkpoint,
     read_metrics,
@@ -35,11 +36,6 @@ class State:
     update: int = 0
     seconds: float = 0.0
     best_gain: float = -float("inf")
-
-
-def gain(line: dict[str, Any]) -> float:
-    """Return log N − loss of a line of metrics.jsonl: how far the loss is below a guess's, in nats."""
-    return float(line["log_n"] - line["loss"])
 
 
 def save_last(run: Path, parts: Parts, state: State) -> None:
