@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from cpc.files import write_bytes
 
@@ -23,11 +24,26 @@ T = TypeVar("T")
 _ALTERNATIVE = re.compile(r"int|float|literal\[.*|tuple\[.*|constrained-.*|function-.*")
 
 Scheme = Literal["mixed_speaker", "same_speaker", "mixed_speaker_excl", "same_speaker_excl", "current_sequence"]
+RuleName = Literal[Scheme, "rule"]
 PositiveInt = Annotated[int, Field(gt=0)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NotNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+# Far outside what is useful, so that only infinities and slips are refused.
+Decibel = Annotated[float, Field(ge=-100, le=100)]
+Cent = Annotated[float, Field(ge=-1200, le=1200)]
+ReverberationSeconds = Annotated[float, Field(ge=0.01, le=10)]
+
+
+def _refuse_descending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise PydanticCustomError("bounds", "Input should be the lower bound and then the upper one")
+    return bounds
+
+
+_ASCENDING = AfterValidator(_refuse_descending)
 
 
 class ConfigError(ValueError):
@@ -95,6 +111,8 @@ class EncoderConfig:
     CPC_audio."""
     kind: Literal["conv", "logmel"] = "conv"
     """Strided convolutions on the waveform (the paper), or one linear layer on log-mel energies."""
+    initial: Literal["he", "conv1d"] = "he"
+    """Initial weights of the convolutions: He et al. 2015, or torch.nn.Conv1d's, which are 2.4 times smaller."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,32 @@ class AutoregressorConfig:
     """Number of units, D_c (the paper: 256)."""
     layers: PositiveInt = 1
     """Number of stacked layers (the paper: 1)."""
+    directions: Literal["forward", "both"] = "forward"
+    """Read forwards (the paper); or a second network reads backwards and predicts the past, c holds the units of both,
+    and whole files are needed to compute it."""
+
+
+@dataclass(frozen=True)
+class NegativeSet:
+    """One set of negatives: which latents they are, how many, and its weight in the loss."""
+
+    scheme: RuleName = "rule"
+    """One of the five named rules, or "rule": the one that `same` and `different` state."""
+    same: tuple[str, ...] = ()
+    """Columns in which a negative agrees with the anchor: speaker, utterance, or any column of the manifest."""
+    different: tuple[str, ...] = ()
+    """Columns in which a negative differs from the anchor."""
+    number: NotNegativeInt = 0
+    """Negatives drawn for each anchor and step, with replacement. 0 takes all."""
+    weight: PositiveFloat = 1.0
+    """Weight of the set's loss. The loss is the weighted mean over the sets."""
+    steps: tuple[PositiveInt, ...] = ()
+    """Steps at which the set is scored; empty: all. Sets of the whole batch cost most, and a few steps may do."""
+    min_distance: NotNegativeInt = 0
+    """Least distance in frames between a negative and the positive inside one utterance. Frames less than 3 apart share
+    samples."""
+    max_distance: NotNegativeInt = 0
+    """Greatest such distance; 0 sets no limit."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +162,38 @@ class CriterionConfig:
     tau: PositiveFloat | Literal["sqrt_dim"] = "sqrt_dim"
     """Divisor of the scores: z^T W_k c / tau. The paper uses 1, with which 256 channels never left log N in 300
     updates; sqrt(D_z) did before update 100."""
-    scheme: Scheme = "mixed_speaker"
+    scheme: Scheme | Literal["sets"] = "mixed_speaker"
     """Source of the negatives (the paper's Table 2): the whole batch, the same speaker, either of them without the
-    current utterance, or the current sequence alone."""
+    current utterance, or the current sequence alone. "sets" takes the sets of `negatives`."""
     num_negatives: NotNegativeInt = 0
     """Negatives drawn for each anchor and step, with replacement. 0 takes all that the scheme admits, which is
-    faster."""
+    faster. Ignored with scheme = "sets"."""
+    negatives: tuple[NegativeSet, ...] = ()
+    """Sets of negatives, [[criterion.negatives]] in TOML: each has a loss of its own over the same predictions. Ignored
+    unless scheme = "sets"."""
+    step_weights: tuple[NotNegativeFloat, ...] = ()
+    """Weight of each step's loss, K numbers; the loss is the weighted mean. Empty weighs all steps equally."""
+
+    @property
+    def sets(self) -> tuple[NegativeSet, ...]:
+        """The sets of negatives of the run: one for a named scheme."""
+        if self.scheme == "sets":
+            return self.negatives
+        return (NegativeSet(scheme=self.scheme, number=self.num_negatives),)
+
+
+@dataclass(frozen=True)
+class RegulariseConfig:
+    """Regularisation in training; everything is off by default."""
+
+    dropout_z: Share = 0.0
+    """Probability that an element of z is dropped where z enters g_ar; the targets stay whole."""
+    dropout_c: Share = 0.0
+    """Probability that an element of c is dropped where c enters W_k."""
+    left_or_right: NotNegativeFloat = 0.0
+    """Weight of a loss that lets each latent resemble one of its two neighbours (Bhati et al. 2023)."""
+    self_expression: NotNegativeFloat = 0.0
+    """Weight of a loss that lets each latent resemble a mixture of similar latents of its window (the same)."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +260,46 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of the past (Kharitonov et al. 2020, arXiv 2007.00991).
+
+    z (the targets and the negatives) comes from the clean window, and c from an augmented copy. Everything is off by
+    default. Dev windows are never augmented, and the same (seed, epoch, window) always gives the same copy.
+
+    Where it is on, an update encodes the batch twice, clean and augmented, and reading a window of 1.28 s takes 5.5 ms
+    longer with all four operations: 3.1 ms for pitch and below 1 ms for each of the others. `data.workers` moves that
+    to other processes.
+    """
+
+    pitch: Probability = 0.0
+    """Probability that a window's pitch is shifted. It also shifts the formants, and so removes some of what tells
+    speakers apart."""
+    pitch_cents: Annotated[tuple[Cent, Cent], _ASCENDING] = (-300.0, 300.0)
+    """Lowest and highest shift, cents (that paper: -300 to 300)."""
+    reverb: Probability = 0.0
+    """Probability that a window is reverberated."""
+    rt60_seconds: Annotated[tuple[ReverberationSeconds, ReverberationSeconds], _ASCENDING] = (0.1, 0.8)
+    """Shortest and longest time in which the reverberation decays by 60 dB."""
+    direct_to_reverberant_db: Annotated[tuple[Decibel, Decibel], _ASCENDING] = (0.0, 12.0)
+    """Lowest and highest ratio of the direct sound's energy to the reverberation's, dB."""
+    noise: Probability = 0.0
+    """Probability that noise is added to a window."""
+    snr_db: Annotated[tuple[Decibel, Decibel], _ASCENDING] = (5.0, 20.0)
+    """Lowest and highest signal-to-noise ratio over the window, dB."""
+    noise_slope_db: Annotated[tuple[Decibel, Decibel], _ASCENDING] = (-6.0, 0.0)
+    """Steepest and flattest slope of the noise's power spectrum, dB an octave (white: 0, pink: -3, brown: -6)."""
+    channel: Probability = 0.0
+    """Probability that a window is filtered by a random microphone."""
+    channel_db: Annotated[float, Field(ge=0, le=100)] = 6.0
+    """Largest gain and attenuation of that filter at any frequency, dB."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any window is ever augmented."""
+        return max(self.pitch, self.reverb, self.noise, self.channel) > 0
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run."""
 
@@ -208,9 +318,11 @@ class Config:
     audio: AudioConfig = field(default_factory=AudioConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batches: BatchConfig = field(default_factory=BatchConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     autoregressor: AutoregressorConfig = field(default_factory=AutoregressorConfig)
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
+    regularise: RegulariseConfig = field(default_factory=RegulariseConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -275,8 +387,20 @@ def config_identity(config: Config) -> dict[str, Any]:
     del values["device"], values["compile"], values["recompute"], values["loss"]["labels"]
     for key in ("manifest", "workers", "cache", "cache_megabytes"):
         del values["data"][key]
-    if values["encoder"]["kind"] == "conv":  # runs from before there were other kinds have no such key
-        del values["encoder"]["kind"]
+    if values["autoregressor"]["directions"] == "forward":
+        del values["autoregressor"]["directions"]
+    for key, before in (("kind", "conv"), ("initial", "he")):  # runs from before there was a choice have no such key
+        if values["encoder"][key] == before:
+            del values["encoder"][key]
+    if not config.augment.is_on:  # nor have runs from before there was augmentation
+        del values["augment"]
+    criterion = values["criterion"]
+    if criterion["scheme"] != "sets":  # nor do runs from before there were several sets
+        del criterion["negatives"]
+    if not criterion["step_weights"]:
+        del criterion["step_weights"]
+    if config.regularise == RegulariseConfig():
+        del values["regularise"]
     return values
 
 
@@ -285,9 +409,21 @@ def write_config(config: Config, path: Path) -> None:
     values = config_to_dict(config)
     lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
     for section, fields in values.items():
-        if isinstance(fields, dict):
-            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
+        if not isinstance(fields, dict):
+            continue
+        tables = {
+            key: value for key, value in fields.items() if value and isinstance(value, list) and _are_tables(value)
+        }
+        plain = {key: value for key, value in fields.items() if key not in tables}
+        lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in plain.items())]
+        for name, rows in tables.items():
+            for row in rows:
+                lines += ["", f"[[{section}.{name}]]", *(f"{key} = {_toml(value)}" for key, value in row.items())]
     write_bytes(path, ("\n".join(lines) + "\n").encode())
+
+
+def _are_tables(values: list[Any]) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def _toml(value: object) -> str:
@@ -351,11 +487,50 @@ def refuse_conflicts(config: Config, *, where: str = "configuration") -> None:
             f"{where}: loss.name: {loss.name} compares windows of one utterance; set batches.kind = "
             '"by_utterance" and batches.windows_per_group = 2'
         )
-    # In other batches most speakers have one utterance, and its anchors would silently get negatives of their own
-    # sequence (same_speaker), or none (same_speaker_excl).
-    alone = batches.kind != "by_speaker" or batches.windows_per_group < 2
-    if loss.name == "cpc" and config.criterion.scheme in ("same_speaker", "same_speaker_excl") and alone:
+    if loss.name == "cpc":
+        _refuse_negatives(config.criterion, batches, where)
+
+
+def _refuse_negatives(criterion: CriterionConfig, batches: BatchConfig, where: str) -> None:
+    """Refuse sets of negatives, or step weights, that cannot work.
+
+    Raises:
+        ConfigError: naming the key, its value and the way out.
+    """
+    if not criterion.sets:
         raise ConfigError(
-            f"{where}: criterion.scheme: {config.criterion.scheme} needs several windows of each speaker in a batch; "
-            'set batches.kind = "by_speaker" and batches.windows_per_group = 2 or more'
+            f'{where}: criterion.negatives: got none, scheme = "sets" needs one [[criterion.negatives]] or more'
         )
+    weights = criterion.step_weights
+    if weights and (len(weights) != criterion.num_steps or not any(weights)):
+        raise ConfigError(
+            f"{where}: criterion.step_weights: got {len(weights)} numbers with sum {sum(weights):g}, expected "
+            f"num_steps = {criterion.num_steps} numbers that are not all 0"
+        )
+    for number, of in enumerate(criterion.sets, start=1):
+        name = f"{where}: criterion.negatives: set {number}"
+        if of.scheme != "rule" and (of.same or of.different):
+            raise ConfigError(
+                f'{name}: got scheme {of.scheme} beside same or different; pass scheme = "rule" for these'
+            )
+        weighted = [step for step in of.steps if not weights or (step <= len(weights) and weights[step - 1])]
+        if of.steps and not weighted:
+            raise ConfigError(f"{name}: steps: got {list(of.steps)}, whose criterion.step_weights are all 0")
+        if len(set(of.steps)) < len(of.steps) or max(of.steps, default=0) > criterion.num_steps:
+            raise ConfigError(
+                f"{name}: steps: got {list(of.steps)}, expected different steps up to {criterion.num_steps}"
+            )
+        if of.max_distance and of.max_distance < max(1, of.min_distance):
+            raise ConfigError(f"{name}: max_distance: got {of.max_distance}, expected at least {of.min_distance}, or 0")
+        if of.min_distance and (of.different or of.scheme.endswith("_excl")):
+            raise ConfigError(f"{name}: min_distance: got {of.min_distance}, but the set leaves out the own utterance")
+        # In other batches most speakers have one utterance, and its anchors would silently get negatives of their own
+        # sequence (same_speaker), or none (same_speaker_excl).
+        alone = batches.kind != "by_speaker" or batches.windows_per_group < 2
+        same_speaker = of.scheme in ("same_speaker", "same_speaker_excl") or "speaker" in of.same
+        if same_speaker and alone:
+            label = f"criterion.scheme: {of.scheme}" if of.scheme != "rule" else "criterion.negatives: same speaker"
+            raise ConfigError(
+                f"{where}: {label} needs several windows of each speaker in a batch; "
+                'set batches.kind = "by_speaker" and batches.windows_per_group = 2 or more'
+            )

@@ -39,18 +39,31 @@ class MetricsError(ValueError):
 
 def build_model(config: Config) -> CPC:
     """Build a model with random weights."""
-    from cpc.model import CPC, Autoregressor, Encoder, LogMelEncoder, Predictor
+    from cpc.model import CPC, Autoregressor, Bidirectional, Encoder, LogMelEncoder, Predictor
 
     encoder, autoregressor, criterion = config.encoder, config.autoregressor, config.criterion
     match encoder.kind:
         case "conv":
-            g_enc: Encoder | LogMelEncoder = Encoder(encoder.channels, encoder.strides, encoder.norm, encoder.padding)
+            g_enc: Encoder | LogMelEncoder = Encoder(
+                encoder.channels, encoder.strides, encoder.norm, encoder.padding, encoder.initial
+            )
         case "logmel":
             g_enc = LogMelEncoder(encoder.channels, config.audio.sample_rate)
+
+    def build_autoregressor() -> Autoregressor:
+        return Autoregressor(encoder.channels, autoregressor.hidden, autoregressor.kind, autoregressor.layers)
+
+    def build_predictor() -> Predictor:
+        return Predictor(autoregressor.hidden, encoder.channels, criterion.num_steps)
+
+    # The weights are drawn in this order; one that is needed only in both directions comes last.
+    g_ar, predictor = build_autoregressor(), build_predictor()
+    both = autoregressor.directions == "both"
     return CPC(
         g_enc,
-        Autoregressor(encoder.channels, autoregressor.hidden, autoregressor.kind, autoregressor.layers),
-        Predictor(autoregressor.hidden, encoder.channels, criterion.num_steps),
+        Bidirectional(g_ar, build_autoregressor()) if both else g_ar,
+        predictor,
+        build_predictor() if both else None,
         tau=math.sqrt(encoder.channels) if criterion.tau == "sqrt_dim" else criterion.tau,
         sample_rate=config.audio.sample_rate,
         normalise=config.audio.normalise == "utterance",

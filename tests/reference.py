@@ -31,7 +31,27 @@ def negatives_of(scheme, speaker, utterance, num_frames, b, t, k):
     return found
 
 
-def infonce(z, predictions, scheme, speaker, utterance, num_frames):
+def negatives_of_rule(rule, columns, num_frames, first_frame, b, t, k):
+    """Return the set of (b', t') that a rule over columns and distances admits as negatives, by its definition."""
+    found = set()
+    for other in range(len(num_frames)):
+        if any(columns[name][other] != columns[name][b] for name in rule.same):
+            continue
+        if any(columns[name][other] == columns[name][b] for name in rule.different):
+            continue
+        for frame in range(num_frames[other]):
+            if (other, frame) == (b, t + k):
+                continue  # the positive
+            distance = abs((first_frame[other] + frame) - (first_frame[b] + t + k))
+            too_far = rule.max_distance and distance > rule.max_distance
+            own = columns["utterance"][other] == columns["utterance"][b]
+            if own and (distance < rule.min_distance or too_far):
+                continue
+            found.add((other, frame))
+    return found
+
+
+def infonce(z, predictions, scheme, speaker, utterance, num_frames, negatives_of=negatives_of):
     """Return the loss, top-1 accuracy, win rate and log N of each step, computed one anchor at a time."""
     losses, accuracies, win_rates, log_ns = [], [], [], []
     for k in range(1, len(predictions) + 1):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cpc.model import Autoregressor
+from cpc.model import Autoregressor, Bidirectional, reverse
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -55,3 +55,28 @@ def test_no_frames_give_no_contexts_and_leave_the_state(kind):
     c, after = g_ar.stream(z[:, :0], state)
     assert c.shape == (2, 0, 5)
     assert after is state
+
+
+def test_neither_half_of_c_has_seen_what_it_predicts():
+    """The first half depends on the past alone, the second half on the future alone, and padding changes neither."""
+    torch.manual_seed(0)
+    g_ar, z, frames = Bidirectional(Autoregressor(7, 5), Autoregressor(7, 5)), torch.randn(2, 9, 7), [9, 6]
+    c = g_ar(z, frames)
+    changed = z.clone()
+    changed[:, 4] += 1
+    same = (g_ar(changed, frames) - c).abs().amax(2) < 1e-6
+    ahead = (g_ar(changed, frames) - c)[..., :5].abs().amax(2) < 1e-6
+    back = (g_ar(changed, frames) - c)[..., 5:].abs().amax(2) < 1e-6
+    assert ahead.tolist() == [[True] * 4 + [False] * 5] * 2
+    assert back[0].tolist() == [False] * 5 + [True] * 4
+    assert back[1, :6].tolist() == [False] * 5 + [True]
+    assert not same[0].any()
+    padded = z.clone()
+    padded[1, 6:] = 100
+    torch.testing.assert_close(g_ar(padded, frames)[1, :6], c[1, :6])
+
+
+def test_reverse_turns_each_sequence_about_and_leaves_its_padding():
+    x = torch.arange(10).view(2, 5)
+    assert reverse(x, [5, 3]).tolist() == [[4, 3, 2, 1, 0], [7, 6, 5, 8, 9]]
+    assert torch.equal(reverse(reverse(x, [4, 2]), [4, 2]), x)

@@ -13,7 +13,7 @@ from torch import multiprocessing
 
 from cpc.config import BatchConfig, ConfigError, CriterionConfig, DataConfig, OptimConfig, TrainConfig, write_config
 from cpc.data import BatchSampler, Composition, WindowOptions, Windows
-from cpc.infonce import Negatives, infonce
+from cpc.infonce import Negatives, Rule, infonce
 from cpc.runs import append_metrics, build_model, read_checkpoint, read_metrics
 from cpc.train import train
 from cpc.train.distributed import Ranks, joined, own_device
@@ -54,10 +54,11 @@ def run_config(manifest, num_windows=2, **train_changes):
     )  # fmt: skip
 
 
-def loss_of(network, x, rows, groups):
-    """Mean InfoNCE of some windows of a batch, with negatives from their own group."""
+def loss_of(network, x, rows, ranks):
+    """Mean InfoNCE of some windows of a batch, with negatives from their own rank's windows."""
     z, c = network.represent(x[rows])
-    negatives = Negatives(groups, list(range(len(rows))), False, [z.shape[1]] * len(rows), 0, 0)
+    own = Rule(same=("rank",))
+    negatives = Negatives.of(own, rows, rows, [z.shape[1]] * len(rows), columns={"rank": ranks})
     return infonce(z, network.predict(c), negatives).losses.mean()
 
 
@@ -68,7 +69,7 @@ def _gradients(rank, manifest, folder):
         network = build_model(tiny_config(manifest))
         ranks.share(network)
         x = torch.randn(4, 4000, generator=torch.Generator().manual_seed(0))
-        loss_of(network, x, [2 * rank, 2 * rank + 1], [[0, 1]]).backward()
+        loss_of(network, x, [2 * rank, 2 * rank + 1], [rank, rank]).backward()
         ranks.average_gradients(network)
     torch.save([network.state_dict(), [p.grad for p in network.parameters()]], folder / f"{rank}.pt")
 
@@ -81,7 +82,7 @@ def test_the_averaged_gradient_is_that_of_one_process_on_both_batches(corpus, tm
     network = build_model(tiny_config(corpus))
     network.load_state_dict(weights)
     x = torch.randn(4, 4000, generator=torch.Generator().manual_seed(0))
-    loss_of(network, x, [0, 1, 2, 3], [[0, 1], [2, 3]]).backward()
+    loss_of(network, x, [0, 1, 2, 3], [0, 0, 1, 1]).backward()
     for p, a, b in zip(network.parameters(), first, second, strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, p.grad, atol=1e-6, rtol=0)

@@ -150,3 +150,13 @@ def test_recomputed_pieces_have_the_same_latents_and_gradients_and_keep_next_to_
     for a, b in zip(grads_pieces, grads, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     assert kept[1] < kept[0] / 10
+
+
+def test_conv1d_starts_as_torchs_convolution_does():
+    """Uniform in ± 1 / sqrt(fan-in), weight and bias, for every layer."""
+    torch.manual_seed(0)
+    ours, theirs = Encoder(64, initial="conv1d").convs[1], torch.nn.Conv1d(64, 64, 8, stride=4)
+    for a, b in ((ours.weight, theirs.weight), (ours.bias, theirs.bias)):
+        assert a.abs().max().item() == pytest.approx(b.abs().max().item(), rel=0.05)
+        assert a.std().item() == pytest.approx(b.std().item(), rel=0.2)
+    assert not Encoder(64).convs[1].bias.any()

@@ -1,11 +1,13 @@
 """Negatives and InfoNCE against loop oracles; what the schemes may and may not hold."""
 
+import dataclasses
 import typing
 
 import pytest
 import torch
 
-from cpc.infonce import Negatives, NegativesError, Scheme, bound_kind, infonce
+from cpc.config import NegativeSet
+from cpc.infonce import Negatives, NegativesError, Rule, Scheme, bound_kind, infonce
 from cpc.infonce.negatives import draw
 from tests import reference
 
@@ -35,7 +37,7 @@ def test_each_scheme_admits_exactly_its_set(scheme):
                 for t in range(FRAMES[b] - k):
                     expected = reference.negatives_of(scheme, SPEAKER, UTTERANCE, FRAMES, b, t, k)
                     assert candidates - {(b, t + k)} == expected
-                    assert ((b, t + k) in candidates) != negatives.excludes_utterance
+                    assert ((b, t + k) in candidates) == negatives.includes_positive
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -43,7 +45,7 @@ def test_infonce_equals_the_loop_oracle_in_value_and_gradient(scheme):
     z, predictions = batch()
     result = infonce(z, predictions, Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES))
     expected = reference.infonce(z, predictions, scheme, SPEAKER, UTTERANCE, FRAMES)
-    for ours, theirs in zip(result, expected, strict=True):
+    for ours, theirs in zip(result[:4], expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs.double(), atol=1e-5, rtol=1e-5)
     weights = torch.tensor([1.0, -2.0, 0.5])  # every step's loss has a gradient of its own
     ours = torch.autograd.grad((result.losses * weights).sum(), [z, predictions])
@@ -60,7 +62,7 @@ def test_blocks_change_nothing(scheme, monkeypatch):
         monkeypatch.setattr("cpc.infonce.criterion._block_scores", lambda device, size=size: size)
         z, predictions = batch()
         result = infonce(z, predictions, Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES))
-        outcomes.append([*result, *torch.autograd.grad(result.losses.sum(), [z, predictions])])
+        outcomes.append([*result[:4], *torch.autograd.grad(result.losses.sum(), [z, predictions])])
     for other in outcomes[1:]:
         for a, b in zip(outcomes[0], other, strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
@@ -212,10 +214,14 @@ def test_padded_frames_take_no_part():
 
 
 def test_only_unseen_negatives_of_any_speaker_bound_the_mutual_information():
-    assert bound_kind("mixed_speaker_excl", "mixed") == "I(x;c)"
-    assert bound_kind("mixed_speaker_excl", "by_speaker") == "conditional"
-    assert bound_kind("same_speaker_excl", "by_speaker") == "conditional"
-    assert {bound_kind(s, "mixed") for s in ("mixed_speaker", "same_speaker", "current_sequence")} == {"none"}
+    excl, same_excl = Rule.of("mixed_speaker_excl"), Rule.of("same_speaker_excl")
+    assert bound_kind([excl], "mixed") == "I(x;c)"
+    assert bound_kind([excl], "by_speaker") == "conditional"
+    assert bound_kind([same_excl], "by_speaker") == "conditional"
+    assert bound_kind([Rule(different=("speaker",))], "mixed") == "conditional"
+    for scheme in ("mixed_speaker", "same_speaker", "current_sequence"):
+        assert bound_kind([Rule.of(scheme)], "mixed") == "none"
+        assert bound_kind([excl, Rule.of(scheme)], "mixed") == "none"  # a mean bounds no more than its weakest part
 
 
 def bounds_of_white_noise(scheme: Scheme) -> torch.Tensor:
@@ -257,3 +263,114 @@ def test_equal_scores_of_any_size_have_the_loss_of_a_guess():
     z, predictions = torch.full((1, 5, 1), 1e18), torch.full((1, 1, 5, 1), 1e18)
     result = infonce(z, predictions, Negatives.of("mixed_speaker", [0], [0], [5]))
     torch.testing.assert_close(result.losses, result.log_n)
+
+
+# --- rules over columns and distances
+
+COLUMNS = {"speaker": SPEAKER, "utterance": UTTERANCE, "room": [0, 0, 1, 1, 0]}
+FIRST = [0.0, 11.5, 0.0, 3.0, 0.0]  # the second window of utterance 7 begins 11.5 frames after the first
+RULES = [
+    Rule(same=("room",)),
+    Rule(different=("speaker",)),
+    Rule(different=("utterance", "room")),
+    Rule(same=("utterance",), min_distance=2),
+    Rule(same=("utterance",), min_distance=1, max_distance=3),
+    Rule(min_distance=2, max_distance=12),
+    Rule(same=("speaker",), min_distance=2),
+    *(Rule.of(scheme) for scheme in SCHEMES),
+]
+
+
+def of_rule(rule, **more):
+    columns = {"room": COLUMNS["room"]}
+    return Negatives.of(rule, SPEAKER, UTTERANCE, FRAMES, columns=columns, first_frame=FIRST, **more)
+
+
+def by_definition(rule):
+    return lambda *where: reference.negatives_of_rule(rule, COLUMNS, FRAMES, FIRST, *where[-3:])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_infonce_under_a_rule_equals_the_loop_oracle_in_value_and_gradient(rule, size, monkeypatch):
+    monkeypatch.setattr("cpc.infonce.criterion._block_scores", lambda device: size)
+    z, predictions = batch()
+    result = infonce(z, predictions, of_rule(rule))
+    expected = reference.infonce(z, predictions, rule, SPEAKER, UTTERANCE, FRAMES, by_definition(rule))
+    for ours, theirs in zip(result[:4], expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs.double(), atol=1e-5, rtol=1e-5)
+    ours = torch.autograd.grad(result.losses.sum(), [z, predictions])
+    theirs = torch.autograd.grad(expected[0].sum(), [z, predictions])
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_five_names_are_rules(scheme):
+    """Two independent definitions of the sets agree for every anchor and step."""
+    rule = Rule.of(scheme)
+    assert str(rule) == scheme
+    for k in range(1, K + 1):
+        for b in range(5):
+            for t in range(FRAMES[b] - k):
+                by_name = reference.negatives_of(scheme, SPEAKER, UTTERANCE, FRAMES, b, t, k)
+                assert by_definition(rule)(b, t, k) == by_name
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_negatives_drawn_under_a_rule_are_members_of_its_set_and_cover_it(rule):
+    """With orthogonal latents each score names its latent, so the drawn set shows in the gradient of z."""
+    places = [(b, t) for b, n in enumerate(FRAMES) for t in range(n)]
+    z = torch.zeros(5, 9, len(places))
+    for i, (b, t) in enumerate(places):
+        z[b, t, i] = 1
+    for b, t, k in [(0, 0, 1), (1, 5, 3), (2, 2, 2), (4, 1, 1)]:
+        predictions = torch.zeros(K, 5, 9, len(places), requires_grad=True)
+        result = infonce(z, predictions, of_rule(rule, num_negatives=400, seed=5))
+        (gradient,) = torch.autograd.grad(result.losses[k - 1], predictions)
+        pushed = {where for i, where in enumerate(places) if gradient[k - 1, b, t, i] > 0}
+        assert pushed == by_definition(rule)(b, t, k)
+
+
+@pytest.mark.parametrize("num_negatives", [0, 400])
+@pytest.mark.parametrize("rule", RULES[:6], ids=str)
+def test_false_negatives_are_counted_where_both_classes_are_known(rule, num_negatives):
+    labels = torch.randint(-1, 3, (5, 9), generator=torch.Generator().manual_seed(3))
+    z, predictions = batch()
+    negatives = dataclasses.replace(of_rule(rule, num_negatives=num_negatives), labels=labels)
+    result = infonce(z, predictions, negatives)
+    for k in range(1, K + 1):
+        alike = known = 0.0
+        for b in range(5):
+            for t in range(FRAMES[b] - k):
+                others = by_definition(rule)(b, t, k)
+                pairs = [labels[i, j] == labels[b, t + k] for i, j in others if labels[i, j] >= 0 <= labels[b, t + k]]
+                share = num_negatives / len(others) if num_negatives else 1  # of draws that meet each of the others
+                alike, known = alike + share * sum(pairs), known + share * len(pairs)
+        assert abs(result.false_negatives[k - 1] - alike / known) < (0.02 if num_negatives else 1e-6)
+    assert infonce(z, predictions, of_rule(rule)).false_negatives is None
+
+
+def test_labels_change_no_loss():
+    z, predictions = batch()
+    plain = of_rule(Rule(), num_negatives=5, seed=2)
+    labelled = dataclasses.replace(plain, labels=torch.zeros(5, 9, dtype=torch.int64))
+    assert torch.equal(infonce(z, predictions, plain).losses, infonce(z, predictions, labelled).losses)
+    assert (infonce(z, predictions, labelled).false_negatives == 1).all()
+
+
+def test_a_distance_that_leaves_an_anchor_without_negatives_is_an_error_with_the_way_out():
+    Negatives.of(Rule(same=("utterance",), min_distance=4), [0], [0], [9])  # frame 4 has frames 0 and 8
+    with pytest.raises(NegativesError, match=r"current_sequence_from_5.*min_distance below 5"):
+        Negatives.of(Rule(same=("utterance",), min_distance=5), [0], [0], [9])
+
+
+def test_a_column_that_the_batch_lacks_is_an_error_that_names_it():
+    with pytest.raises(NegativesError, match="no column room in the batch; there are speaker, utterance"):
+        Negatives.of(Rule(same=("room",)), SPEAKER, UTTERANCE, FRAMES)
+
+
+def test_a_rule_from_the_configuration_names_itself():
+    assert str(Rule.of(NegativeSet(same=("speaker",), different=("utterance",)))) == "same_speaker_excl"
+    assert str(Rule.of(NegativeSet(different=("room",), scheme="rule"))) == "different_room"
+    assert str(Rule.of(NegativeSet("current_sequence", min_distance=3))) == "current_sequence_from_3"

@@ -10,6 +10,7 @@ from cpc.data.splits import SPLITS, By, read_utterance_list, refuse_leaks, split
 from cpc.doors import lazily
 
 if TYPE_CHECKING:
+    from cpc.data.augment import Augmentation
     from cpc.data.batches import BatchError, BatchSampler, Composition, count_left_out, epoch_batches
     from cpc.data.cache import CacheError
     from cpc.data.windows import Batch, WindowOptions, Windows, collate
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SPLITS",
     "AudioError",
+    "Augmentation",
     "Batch",
     "BatchError",
     "BatchSampler",
@@ -49,6 +51,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "Augmentation": "augment",
         "BatchError": "batches",
         "BatchSampler": "batches",
         "Composition": "batches",

@@ -18,7 +18,7 @@ every batch ragged and change the data of the presets that were studied.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cpc.config import AugmentConfig
 from cpc.data.audio import AudioError, audio_statistics, normalise, read_audio, statistics_of
+from cpc.data.augment import Augmentation
 from cpc.data.cache import Cache, open_cache
 from cpc.data.manifest import Manifest, ManifestError
 from cpc.data.resampling import Waveform
@@ -52,7 +54,9 @@ class Window(NamedTuple):
         speaker: integer identity of the speaker.
         utterance: integer identity of the utterance: its row in the manifest.
         start: position of the first sample in the utterance, at the windows' rate.
+        columns: integer value of each column that was asked for.
         targets: (T,) int64, the class of each frame, −1 where it is unknown; None without targets.
+        past: (W,) float32, the augmented copy for c; zeros from `num_samples` on; None without augmentation.
     """
 
     waveform: Tensor
@@ -60,7 +64,9 @@ class Window(NamedTuple):
     speaker: int
     utterance: int
     start: int
+    columns: dict[str, int]
     targets: Tensor | None = None
+    past: Tensor | None = None
 
 
 class Batch(NamedTuple):
@@ -72,7 +78,9 @@ class Batch(NamedTuple):
         speaker: B identities of speakers.
         utterance: B rows of the manifest.
         start: B positions of the first samples.
+        columns: B integer values of each column that was asked for.
         targets: (B, T) int64, the class of each frame, −1 where it is unknown; None without targets.
+        past: (B, W) float32, the augmented copies for c; None without augmentation.
     """
 
     waveforms: Tensor
@@ -80,15 +88,29 @@ class Batch(NamedTuple):
     speaker: list[int]
     utterance: list[int]
     start: list[int]
+    columns: dict[str, list[int]]
     targets: Tensor | None = None
+    past: Tensor | None = None
 
 
 def collate(windows: list[Window]) -> Batch:
     """Stack windows into a batch."""
-    waveforms, num_samples, speaker, utterance, start, _ = map(list, zip(*windows, strict=True))
-    targets = [window.targets for window in windows if window.targets is not None]
-    stacked = torch.stack(targets) if targets else None
-    return Batch(torch.stack(waveforms), num_samples, speaker, utterance, start, stacked)
+    return Batch(
+        waveforms=torch.stack([window.waveform for window in windows]),
+        num_samples=[window.num_samples for window in windows],
+        speaker=[window.speaker for window in windows],
+        utterance=[window.utterance for window in windows],
+        start=[window.start for window in windows],
+        columns={name: [window.columns[name] for window in windows] for name in windows[0].columns},
+        targets=_stack([window.targets for window in windows]),
+        past=_stack([window.past for window in windows]),
+    )
+
+
+def _stack(tensors: list[Tensor | None]) -> Tensor | None:
+    """Stack what either all windows have or none has."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present) if present else None
 
 
 @dataclass(frozen=True)
@@ -105,9 +127,11 @@ class WindowOptions:
         min_samples: utterances shorter than this are left out and counted even under "pad": they are too short to hold
             an anchor for the last step.
         seed: seed of the offsets, 0 or more.
+        columns: columns of the manifest whose values a window carries.
         cache_megabytes: keep up to this much decoded audio in memory; the rest is read at each use.
         cache: folder of a cache of the decoded audio on disk (`open_cache`), which replaces the one in memory; "" for
             none.
+        augment: how the copies for c are made; windows have none if everything in it is off.
     """
 
     window_samples: int = 20480
@@ -117,8 +141,10 @@ class WindowOptions:
     short: Short = "skip"
     min_samples: int = 0
     seed: int = 0
+    columns: tuple[str, ...] = ()
     cache_megabytes: int = 0
     cache: str | Path = ""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 class Windows(Dataset[Window]):
@@ -161,6 +187,10 @@ class Windows(Dataset[Window]):
         self.utterance = np.repeat(np.arange(len(manifest)), self._per_utterance)
         _, speaker_of_row = np.unique(np.array(manifest.speakers), return_inverse=True)
         self.speaker: NDArray[np.int64] = speaker_of_row[self.utterance]
+        self._codes = {  # (num utterances,) integer values
+            name: np.unique(np.array(manifest.column(name)), return_inverse=True)[1] for name in options.columns
+        }
+        self._augment = Augmentation(options.augment, options.sample_rate) if options.augment.is_on else None
         self._offsets_of: tuple[int, NDArray[np.int64]] | None = None  # an epoch and its offsets
         self._statistics: dict[int, tuple[float, float]] = {}
         self._on_disk: Cache | None = None
@@ -196,10 +226,19 @@ class Windows(Dataset[Window]):
         """Read window `index` of epoch `epoch`."""
         epoch, index = epoch_and_index
         row, start, stop = self.span(epoch, index)
-        waveform = np.zeros(self.options.window_samples, np.float32)
-        waveform[: stop - start] = self._read(row, start, stop)
+        samples = self._read(row, start, stop)
+        waveform, past = self._pad(samples, stop - start), None
+        if self._augment is not None:
+            past = self._pad(self._augment(samples, (self.options.seed, epoch, index)), stop - start)
         targets = None if self._targets is None else torch.from_numpy(self._targets(row, start, stop - start))
-        return Window(torch.from_numpy(waveform), stop - start, int(self.speaker[index]), row, start, targets)
+        columns = {name: int(codes[row]) for name, codes in self._codes.items()}
+        return Window(waveform, stop - start, int(self.speaker[index]), row, start, columns, targets, past)
+
+    def _pad(self, samples: Waveform, num_samples: int) -> Tensor:
+        """Copy samples into a window, with zeros after them: (W,)."""
+        waveform = np.zeros(self.options.window_samples, np.float32)
+        waveform[:num_samples] = samples
+        return torch.from_numpy(waveform)
 
     def _read(self, row: int, start: int, stop: int) -> Waveform:
         """Read samples [start, stop) of an utterance, normalised; from memory where they are there."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cpc.data import Waveform
 from cpc.devices import keep_freed_buffers
 from cpc.features.store import Layer
-from cpc.model import CPC
+from cpc.model import CPC, Bidirectional
 from cpc.runs import Which, build_model, load, locate_checkpoint, read_checkpoint
 
 Pieces = Iterator[NDArray[np.float32]]
@@ -83,6 +83,9 @@ class CPCExtractor:
 
     def frames(self, blocks: Iterable[Waveform]) -> Pieces:
         """Stream one file through the network from a zero state."""
+        if self.layer == "c" and isinstance(self.model.g_ar, Bidirectional):
+            yield self._from_both_ends(blocks)
+            return
         state: Any = None
         with torch.inference_mode(), self._autocast():
             for block, last in mark_last(blocks):
@@ -93,10 +96,21 @@ class CPCExtractor:
                     _, frames, state = self.model.stream(x, state, last=last)
                 yield frames[0].float().cpu().numpy()
 
+    def _from_both_ends(self, blocks: Iterable[Waveform]) -> NDArray[np.float32]:
+        """Extract c of one file; its z is held in memory, 184 MB an hour with 128 channels."""
+        state, pieces = None, []
+        with torch.inference_mode(), self._autocast():
+            for block, last in mark_last(blocks):
+                x = torch.from_numpy(np.ascontiguousarray(block))[None].to(self.device)  # (1, S)
+                z, state = self.model.g_enc.stream(x, state, last=last)
+                pieces.append(z)
+            c: NDArray[np.float32] = self.model.g_ar(torch.cat(pieces, dim=1))[0].float().cpu().numpy()
+        return c
+
     def frames_of(self, waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
         """Extract short files side by side, padded at the end.
 
-        The network is causal, so the padding of a file comes after all its frames.
+        The padding of a file comes after all its frames, in both directions of g_ar.
         """
         if len(waveforms) > 1 and self.model.g_enc.geometry.pads_right:
             # Each layer pads the end of a file with zeros, but in a batch that place holds the padding's activations.
@@ -107,8 +121,9 @@ class CPCExtractor:
         at_once = max(1, _ENCODER_SECONDS * self.sample_rate // x.shape[1])
         with torch.inference_mode(), self._autocast():
             z = torch.cat([self.model.g_enc(rows.to(self.device)) for rows in torch.split(x, at_once)])  # (B, T, D_z)
-            frames = (z if self.layer == "z" else self.model.g_ar(z)).float().cpu().numpy()  # (B, T, D)
-        return [row[: self.num_frames(len(w))] for row, w in zip(frames, waveforms, strict=True)]
+            lengths = [self.num_frames(len(waveform)) for waveform in waveforms]
+            frames = (z if self.layer == "z" else self.model.g_ar(z, lengths)).float().cpu().numpy()  # (B, T, D)
+        return [row[:length] for row, length in zip(frames, lengths, strict=True)]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")

@@ -2,6 +2,17 @@
 
 from cpc.config import Scheme
 from cpc.infonce.criterion import InfoNCE, infonce
-from cpc.infonce.negatives import BoundKind, Negatives, NegativesError, bound_kind
+from cpc.infonce.negatives import DIRECTION, BoundKind, Negatives, NegativesError, Rule, bound_kind, name_sets
 
-__all__ = ["BoundKind", "InfoNCE", "Negatives", "NegativesError", "Scheme", "bound_kind", "infonce"]
+__all__ = [
+    "DIRECTION",
+    "BoundKind",
+    "InfoNCE",
+    "Negatives",
+    "NegativesError",
+    "Rule",
+    "Scheme",
+    "bound_kind",
+    "infonce",
+    "name_sets",
+]

@@ -12,7 +12,7 @@ Source: van den Oord et al. 2018, equations 3 and 4; the bound I(x_{t+k}; c_t) �
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,12 +31,15 @@ class InfoNCE(NamedTuple):
         accuracies: top-1 accuracy: how often the positive scores higher than every negative (a tie does not count).
         win_rates: how often the positive scores higher than one negative (Fig. 3 of the paper).
         log_n: log N, N = number of candidates including the positive: the loss of a guess and the ceiling of the bound.
+        false_negatives: share of the negatives that are of the positive's class, where both are known; None if the
+            batch has no labels, not a number if no pair is known.
     """
 
     losses: Tensor
     accuracies: Tensor
     win_rates: Tensor
     log_n: Tensor
+    false_negatives: Tensor | None = None
 
     @property
     def bounds(self) -> Tensor:
@@ -44,13 +47,14 @@ class InfoNCE(NamedTuple):
         return self.log_n - self.losses.detach()
 
 
-def infonce(z: Tensor, predictions: Tensor, negatives: Negatives) -> InfoNCE:
+def infonce(z: Tensor, predictions: Tensor, negatives: Negatives, steps: Sequence[int] | None = None) -> InfoNCE:
     """Score each step's predictions against the true latents and the negatives, in float32.
 
     Args:
         z: (B, T, D) latents.
-        predictions: (K, B, T, D): [k − 1, b, t] predicts z[b, t + k], already divided by tau.
+        predictions: (K, B, T, D): [i, b, t] predicts z[b, t + steps[i]], already divided by tau.
         negatives: negatives of this batch.
+        steps: K numbers of frames ahead; by default 1, 2, …, K.
 
     Returns:
         Losses, accuracies and win rates of each step.
@@ -58,17 +62,24 @@ def infonce(z: Tensor, predictions: Tensor, negatives: Negatives) -> InfoNCE:
     Raises:
         NegativesError: a step has no anchor, because every sequence is shorter than k + 1 frames.
     """
-    num_steps, longest = len(predictions), max(negatives.num_frames)
-    if num_steps >= longest:
+    steps = tuple(range(1, len(predictions) + 1) if steps is None else steps)
+    if len(steps) != len(predictions):
         raise NegativesError(
-            f"InfoNCE: step {longest} of {num_steps} has no anchor: the longest window has {longest} frames; "
+            f"InfoNCE: got {len(predictions)} predictions for {len(steps)} steps, expected one for each"
+        )
+    longest = max(negatives.num_frames)
+    if max(steps) >= longest:
+        raise NegativesError(
+            f"InfoNCE: step {longest} of {max(steps)} has no anchor: the longest window has {longest} frames; "
             "use longer windows or fewer steps (--criterion.num-steps)"
         )
     # In half precision, scores would overflow or lose the positive. Gradients are returned in the type of the inputs,
     # so their products need no higher precision than that type.
     dtype = torch.bfloat16 if z.dtype == predictions.dtype == torch.bfloat16 else torch.float32
     with torch.autocast(z.device.type, enabled=False):
-        return InfoNCE(*_Blocks.apply(z.float(), predictions.float(), negatives, dtype))
+        scored = _Blocks.apply(z.float(), predictions.float(), negatives, steps, dtype)
+    losses, accuracies, win_rates, log_n, alike, known = scored
+    return InfoNCE(losses, accuracies, win_rates, log_n, None if negatives.labels is None else alike / known)
 
 
 def _block_scores(device: torch.device) -> int:
@@ -81,37 +92,36 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, predictions: Tensor, negatives: Negatives, dtype: torch.dtype
+        ctx: Any, z: Tensor, predictions: Tensor, negatives: Negatives, steps: tuple[int, ...], dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
-        num_steps, _num_sequences, num_frames, _dim = predictions.shape
+        num_frames = z.shape[1]
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         d_z = torch.zeros_like(predictions) if needs_grad else None  # (K, B, T, D): each step's share
         d_predictions = torch.zeros_like(predictions) if needs_grad else None
         generator = negatives.generator(z.device)
-        totals = z.new_zeros(4, num_steps)  # losses, hits, wins, log N
+        totals = z.new_zeros(6, len(steps))  # losses, hits, wins, log N, negatives of the same class and of a known one
         for stack in _stacks(negatives, num_frames, z.device):
             pool = _Pool.of(z, stack, negatives, generator, dtype)
-            for step in range(1, num_steps + 1):
-                k, length = step - 1, num_frames - step
-                p = predictions[k, pool.rows, :length].flatten(1, 2)  # (G, A, D)
+            for i, step in enumerate(steps):
+                length = num_frames - step
+                p = predictions[i, pool.rows, :length].flatten(1, 2)  # (G, A, D)
                 d_p, d_candidates = torch.empty_like(p), torch.zeros_like(pool.candidates)
                 gradients = (d_p, d_candidates) if needs_grad else None
-                _score_step(p, pool, step, gradients, totals[:, k])
+                _score_step(p, pool, step, gradients, totals[:, i])
                 if d_z is not None and d_predictions is not None:
-                    d_predictions[k, pool.rows, :length] = d_p.view(*pool.rows.shape, length, -1)
-                    d_z[k, pool.rows] = d_candidates.view(*pool.rows.shape, num_frames, -1)
+                    d_predictions[i, pool.rows, :length] = d_p.view(*pool.rows.shape, length, -1)
+                    d_z[i, pool.rows] = d_candidates.view(*pool.rows.shape, num_frames, -1)
         if needs_grad:
             ctx.save_for_backward(d_z, d_predictions)
-        losses, hits, wins, log_n = totals
-        ctx.mark_non_differentiable(hits, wins, log_n)
-        return losses, hits, wins, log_n
+        ctx.mark_non_differentiable(*totals[1:])
+        return tuple(totals)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_losses: Tensor, *_: Any) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, d_losses: Tensor, *_: Any) -> tuple[Tensor, Tensor, None, None, None]:
         d_z, d_predictions = ctx.saved_tensors
         weights = d_losses[:, None, None, None]
-        return torch.tensordot(d_losses, d_z, 1), d_predictions * weights, None, None
+        return torch.tensordot(d_losses, d_z, 1), d_predictions * weights, None, None, None
 
 
 def _stacks(negatives: Negatives, num_frames: int, device: torch.device) -> Iterator[list[list[int]]]:
@@ -137,6 +147,8 @@ class _Pool:
         centred: (G, M, D) the same less a constant, in the type of the gradient's products.
         allowed: (G, R, M) which candidates the anchors of each sequence have; None: all of them.
         valid: (G, R) frames of each sequence that are no padding; None: all of them.
+        times: (G, M) position of each candidate in its utterance, in frames; None if the rule asks for no distance.
+        labels: (G, M) class of each candidate, negative where it is unknown; None without labels.
         generator: source of the random draw.
     """
 
@@ -147,6 +159,8 @@ class _Pool:
     centred: Tensor
     allowed: Tensor | None
     valid: Tensor | None
+    times: Tensor | None
+    labels: Tensor | None
     generator: torch.Generator
 
     @classmethod
@@ -156,9 +170,13 @@ class _Pool:
         """Gather the candidates of some groups from the latents z (B, T, D)."""
         rows, num_frames = torch.tensor(stack, device=z.device), z.shape[1]
         is_ragged = min(negatives.num_frames) < num_frames
-        allowed = valid = None
-        if is_ragged or negatives.excludes_utterance:
+        allowed = valid = times = None
+        if is_ragged or negatives.rule.different:
             allowed = torch.stack([negatives.admitted(group, num_frames) for group in stack]).to(z.device)
+        if negatives.rule.min_distance or negatives.rule.max_distance:
+            first = torch.tensor(negatives.first_frame, device=z.device)[rows]  # (G, R)
+            times = (first[:, :, None] + torch.arange(num_frames, device=z.device)).flatten(1)
+        labels = None if negatives.labels is None else negatives.labels.to(z.device)[rows].flatten(1)
         if is_ragged:
             valid = torch.tensor(negatives.num_frames, device=z.device)[rows]
         candidates = z[rows].flatten(1, 2)
@@ -167,12 +185,36 @@ class _Pool:
         centred = candidates
         if dtype != torch.float32:
             centred = (candidates - candidates.mean(1, keepdim=True)).to(dtype)
-        return cls(negatives, rows, num_frames, candidates, centred, allowed, valid, generator)
+        return cls(negatives, rows, num_frames, candidates, centred, allowed, valid, times, labels, generator)
 
     @property
     def included(self) -> bool:
         """Whether the positives are among the allowed candidates."""
-        return not self.negatives.excludes_utterance
+        return self.negatives.includes_positive
+
+    def allowed_to(self, anchor_row: Tensor, places: Tensor) -> Tensor | None:
+        """Determine the candidates of some anchors.
+
+        Args:
+            anchor_row: (A,) row of each anchor in its group.
+            places: (A,) place of each anchor's positive among the candidates.
+
+        Returns:
+            (G, A, M) bool; None: all candidates.
+        """
+        allowed = None if self.allowed is None else self.allowed[:, anchor_row]
+        if self.times is None or self.negatives.rule.different:  # without the own utterance, there is no distance
+            return allowed
+        rule, num_candidates = self.negatives.rule, self.times.shape[1]
+        distance = (self.times[:, places, None] - self.times[:, None]).abs()  # (G, A, M)
+        near = distance < rule.min_distance
+        if rule.max_distance:
+            near |= distance > rule.max_distance
+        agree = torch.stack([self.negatives.agree(rows, "utterance") for rows in self.rows.tolist()])  # (G, R, R)
+        own = agree.to(near.device)[:, anchor_row].repeat_interleave(self.num_frames, 2)  # (G, A, M)
+        positive = torch.nn.functional.one_hot(places, num_candidates).bool()
+        admitted = ~(near & own) | positive
+        return admitted if allowed is None else admitted & allowed
 
 
 def _score_step(p: Tensor, pool: _Pool, step: int, gradients: tuple[Tensor, Tensor] | None, totals: Tensor) -> None:
@@ -184,7 +226,8 @@ def _score_step(p: Tensor, pool: _Pool, step: int, gradients: tuple[Tensor, Tens
         step: k.
         gradients: gradients of the step's mean loss with respect to p, to write, and to the candidates, to add to; None
             if none is needed.
-        totals: (4,) the step's means of loss, top-1 hits, win rates and log N, to add these groups' shares to.
+        totals: (6,) the step's means of loss, top-1 hits, win rates and log N, and its mean counts of negatives of the
+            positive's class and of a known class, to add these groups' shares to.
     """
     length, num_rows = pool.num_frames - step, pool.rows.shape[1]
     frame = torch.arange(length, device=p.device)
@@ -199,7 +242,7 @@ def _score_step(p: Tensor, pool: _Pool, step: int, gradients: tuple[Tensor, Tens
             p[:, block],
             pool,
             positives[block],
-            allowed=None if pool.allowed is None else pool.allowed[:, anchor_row[block]],
+            allowed=pool.allowed_to(anchor_row[block], positives[block]),
             is_anchor=None if is_anchor is None else is_anchor[:, block],
             gradients=(gradients[0][:, block], gradients[1]) if gradients is not None else None,
             num_anchors=num_anchors,
@@ -229,7 +272,8 @@ def _score_block(
         num_anchors: number of the step's anchors, over which its loss is a mean.
 
     Returns:
-        Sums over the anchors of loss, top-1 hits, win rates and log N.
+        Sums over the anchors of loss, top-1 hits, win rates and log N, and counts of negatives of the positive's class
+        and of a known class.
     """
     with _exact_bf16_products(p.device, pool.centred.dtype):
         scores = p @ pool.candidates.transpose(1, 2)  # (G, A, M)
@@ -246,7 +290,7 @@ def _score_block(
     # The difference of the two scores first: a large offset that they share would swallow the logarithm.
     loss = total.log() + (peak - positive)
     log_n = torch.log1p(torch.as_tensor(num_negatives, dtype=torch.float32, device=p.device)).expand_as(loss)
-    per_anchor = [loss, beaten == num_negatives, beaten / num_negatives, log_n]
+    per_anchor = [loss, beaten == num_negatives, beaten / num_negatives, log_n, *_alike(pool, places, allowed, drawn)]
     if is_anchor is not None:
         per_anchor = [x.masked_fill(~is_anchor[:, :, None], 0) for x in per_anchor]
     sums = [x.sum().float() for x in per_anchor]
@@ -294,6 +338,24 @@ def _opponents(
     return scores, beaten, num_candidates - int(pool.included), None
 
 
+def _alike(pool: _Pool, places: Tensor, allowed: Tensor | None, drawn: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Count each anchor's negatives of the positive's class, and those of a known class: (G, A, 1) each.
+
+    The arguments are those of `_opponents`. Without labels, and for a positive without one, both counts are 0.
+    """
+    if pool.labels is None:
+        none = torch.zeros_like(places)
+        return none, none
+    classes = pool.labels[:, None].expand(-1, places.shape[1], -1)  # (G, A, M)
+    positive = classes.gather(2, places)
+    others = classes if drawn is None else classes.gather(2, drawn)
+    known = (others >= 0) & (positive >= 0)
+    if drawn is None:
+        known = known if allowed is None else known & allowed
+        known = known.scatter(2, places, torch.zeros_like(places, dtype=torch.bool))
+    return (known & (others == positive)).sum(2, keepdim=True), known.sum(2, keepdim=True)
+
+
 @contextmanager
 def _exact_bf16_products(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Let a CPU multiply float32 numbers that came from bfloat16 with its bfloat16 units; results stay float32."""
@@ -313,6 +375,8 @@ def _draw(places: Tensor, allowed: Tensor | None, shape: torch.Size, pool: _Pool
     n, generator = pool.negatives.num_negatives, pool.generator
     if allowed is None:
         return draw(places, torch.full_like(places, shape[2]), n, generator)
-    order = allowed.int().argsort(dim=2, descending=True, stable=True)  # the allowed ones first
-    ranks = allowed.cumsum(2).gather(2, places) - 1 if pool.included else torch.full_like(places, -1)
-    return order.gather(2, draw(ranks, allowed.sum(2, keepdim=True), n, generator))
+    counts = allowed.cumsum(2)  # (G, A, M): the r-th allowed candidate is the first whose count exceeds r
+    ranks = counts.gather(2, places) - 1 if pool.included else torch.full_like(places, -1)
+    # Padding may leave an anchor that does not count without any candidate; it draws the last one.
+    drawn = draw(ranks, counts[:, :, -1:].clamp(min=1 + int(pool.included)), n, generator)
+    return torch.searchsorted(counts, drawn, right=True).clamp(max=shape[2] - 1)

@@ -1,9 +1,20 @@
 """Networks: waveform to latents, contexts and predictions."""
 
-from cpc.model.autoregressor import Autoregressor, State
+from cpc.model.autoregressor import Autoregressor, Bidirectional, State, reverse
 from cpc.model.cpc import CPC
 from cpc.model.encoder import Encoder, Geometry, recomputing
 from cpc.model.logmel import LogMelEncoder
 from cpc.model.predictor import Predictor
 
-__all__ = ["CPC", "Autoregressor", "Encoder", "Geometry", "LogMelEncoder", "Predictor", "State", "recomputing"]
+__all__ = [
+    "CPC",
+    "Autoregressor",
+    "Bidirectional",
+    "Encoder",
+    "Geometry",
+    "LogMelEncoder",
+    "Predictor",
+    "State",
+    "recomputing",
+    "reverse",
+]

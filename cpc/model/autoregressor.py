@@ -1,10 +1,12 @@
 """g_ar: a recurrent network that summarises the latents up to frame t into the context c_t.
 
-Source: van den Oord et al. 2018, section 3.1: a GRU with 256 units whose output at every step is c.
+Source: van den Oord et al. 2018, section 3.1: a GRU with 256 units whose output at every step is c. `Bidirectional` is
+not in the paper; Kawakami et al. 2020 (arXiv 2001.11128) train CPC in both directions in this way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -36,8 +38,13 @@ class Autoregressor(nn.Module):
         matrices = {name: p for name, p in self.rnn.named_parameters(prefix="rnn") if p.ndim > 1}
         return {name: len(p) // self.hidden_dim for name, p in matrices.items()}
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Return the contexts c (B, T, D_c) of whole sequences, starting from a zero state."""
+    def forward(self, z: Tensor, num_frames: Sequence[int] | None = None) -> Tensor:
+        """Return the contexts c (B, T, D_c) of whole sequences, starting from a zero state.
+
+        Args:
+            z: (B, T, D_z).
+            num_frames: ignored: what follows a sequence's last frame changes none of its contexts.
+        """
         c, _ = self.stream(z, None)
         return c
 
@@ -60,6 +67,55 @@ class Autoregressor(nn.Module):
             return state
         zero = z.new_zeros(self.rnn.num_layers, len(z), self.hidden_dim, dtype=torch.float32)
         return (zero, zero) if isinstance(self.rnn, nn.LSTM) else zero
+
+
+class Bidirectional(nn.Module):
+    """Two autoregressors, one of which reads the sequence backwards: z (B, T, D_z) → c (B, T, 2 · D).
+
+    The first half of c_t depends on z_0 … z_t and predicts what follows, the second half depends on z_t … z_{T−1} and
+    predicts what went before. Neither has seen what it predicts, and together they know both sides of frame t.
+
+    Args:
+        forwards: reads from the first frame.
+        backwards: reads from the last frame.
+    """
+
+    def __init__(self, forwards: Autoregressor, backwards: Autoregressor) -> None:
+        super().__init__()
+        self.forwards, self.backwards = forwards, backwards
+        self.hidden_dim = forwards.hidden_dim + backwards.hidden_dim
+
+    def forward(self, z: Tensor, num_frames: Sequence[int] | None = None) -> Tensor:
+        """Return the contexts of whole sequences.
+
+        Args:
+            z: (B, T, D_z).
+            num_frames: (B,) frames of each sequence; those after them are padding and come last in both directions.
+                None: there is no padding.
+        """
+        backwards = reverse(self.backwards(reverse(z, num_frames)), num_frames)
+        return torch.cat([self.forwards(z), backwards], dim=2)
+
+    def stream(self, z: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Refuse to read a sequence in blocks.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            'g_ar reads whole files from both ends (autoregressor.directions = "both"), so c cannot be streamed'
+        )
+
+
+def reverse(x: Tensor, num_frames: Sequence[int] | None = None) -> Tensor:
+    """Reverse the frames of each sequence x (B, T, …); padding after its `num_frames` stays where it is."""
+    longest = x.shape[1]
+    if num_frames is None or min(num_frames) == longest:
+        return x.flip(1)
+    t = torch.arange(longest, device=x.device)
+    last = torch.tensor(num_frames, device=x.device)[:, None] - 1
+    places = torch.where(t <= last, last - t, t)  # (B, T)
+    return x.gather(1, places.view(*places.shape, *[1] * (x.ndim - 2)).expand_as(x))
 
 
 def _gru_on_cpu(gru: nn.GRU, z: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

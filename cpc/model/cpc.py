@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cpc.model.autoregressor import Autoregressor, State
+from cpc.model.autoregressor import Autoregressor, Bidirectional, State
 from cpc.model.encoder import Encoder
 from cpc.model.logmel import LogMelEncoder
 from cpc.model.predictor import Predictor
@@ -24,6 +24,7 @@ class CPC(nn.Module):
         g_enc: waveform (B, S) → z (B, T, D_z).
         g_ar: z → c (B, T, D_c).
         predictor: c → predictions (K, B, T, D_z).
+        predictor_back: the same for the frames before t, from the second half of c; None if g_ar reads only forwards.
         tau: divisor of the scores.
         sample_rate: Hz, rate of the waveforms.
         normalise: whether `forward` normalises each utterance to zero mean and unit variance.
@@ -32,15 +33,16 @@ class CPC(nn.Module):
     def __init__(
         self,
         g_enc: Encoder | LogMelEncoder,
-        g_ar: Autoregressor,
+        g_ar: Autoregressor | Bidirectional,
         predictor: Predictor,
+        predictor_back: Predictor | None = None,
         *,
         tau: float,
         sample_rate: int = 16000,
         normalise: bool = True,
     ) -> None:
         super().__init__()
-        self.g_enc, self.g_ar, self.W = g_enc, g_ar, predictor
+        self.g_enc, self.g_ar, self.W, self.W_back = g_enc, g_ar, predictor, predictor_back
         self.tau, self.sample_rate, self.normalise = tau, sample_rate, normalise
 
     def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,8 +65,17 @@ class CPC(nn.Module):
         return z, self.g_ar(z)
 
     def predict(self, c: Tensor) -> Tensor:
-        """Compute W_k c_t / tau for all k: (B, T, D_c) → (K, B, T, D_z). Its product with z_{t+k} is log f_k."""
-        predictions: Tensor = self.W(c / self.tau)
+        """Compute W_k c_t / tau for all k: (B, T, D_c) → (K, B, T, D_z). Its product with z_{t+k} is log f_k.
+
+        Only the half of c that has read forwards predicts what follows.
+        """
+        predictions: Tensor = self.W(c[..., : self.W.context_dim] / self.tau)
+        return predictions
+
+    def predict_back(self, c: Tensor) -> Tensor:
+        """Predict z_{t−k} as `predict` does z_{t+k}, from the half of c that has read backwards."""
+        assert self.W_back is not None
+        predictions: Tensor = self.W_back(c[..., -self.W_back.context_dim :] / self.tau)
         return predictions
 
     def stream(

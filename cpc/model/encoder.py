@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 Norm = Literal["channel", "none", "batch"]
 Padding = Literal["none", "same", "cpc_audio"]
+Initial = Literal["he", "conv1d"]
 
 PAPER_STRIDES = (5, 4, 2, 2, 2)
 
@@ -143,15 +144,18 @@ class BlockConv(nn.Module):
     kernel. `conv1d_weight` returns it in the layout of `torch.nn.Conv1d`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, initial: Initial = "he") -> None:
         super().__init__()
         self.stride, self.in_channels = stride, in_channels
         # He et al. 2015: a uniform distribution with variance 2 / fan-in preserves the scale of activations through
         # ReLU layers. With torch.nn.Conv1d's initialisation (variance 1 / (3 fan-in)), an encoder without normalisation
         # starts near silence.
-        bound = (6 / (2 * stride * in_channels)) ** 0.5
-        self.weight = nn.Parameter(torch.empty(2 * stride * in_channels, out_channels).uniform_(-bound, bound))
+        fan_in = 2 * stride * in_channels
+        bound = ((6 if initial == "he" else 1) / fan_in) ** 0.5
+        self.weight = nn.Parameter(torch.empty(fan_in, out_channels).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(out_channels))
+        if initial == "conv1d":
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def linear_maps(self) -> dict[str, int]:
         """The weight is one map between hidden units; the waveform's is none."""
@@ -184,6 +188,7 @@ class Encoder(nn.Module):
             lets the rest of the batch into z, so streaming and single-file results differ from batched ones in
             training, and it warns. "none" does not normalise.
         padding: "none"; "same" (S // hop frames, each centred in its hop); "cpc_audio" (3, 2, 1, 1, 1).
+        initial: "he" (He et al. 2015), or "conv1d", as torch.nn.Conv1d starts.
     """
 
     def __init__(
@@ -192,13 +197,14 @@ class Encoder(nn.Module):
         strides: Sequence[int] = PAPER_STRIDES,
         norm: Norm = "channel",
         padding: Padding = "none",
+        initial: Initial = "he",
     ) -> None:
         super().__init__()
         self.geometry = Geometry.of(strides, padding)
         self.channels = channels
         widths = [1] + [channels] * len(strides)
         self.convs = nn.ModuleList(
-            BlockConv(c_in, channels, stride) for c_in, stride in zip(widths, strides, strict=False)
+            BlockConv(c_in, channels, stride, initial) for c_in, stride in zip(widths, strides, strict=False)
         )
         match norm:
             case "channel":

@@ -21,7 +21,7 @@ class Predictor(nn.Module):
 
     def __init__(self, context_dim: int, latent_dim: int, num_steps: int = 12) -> None:
         super().__init__()
-        self.num_steps, self.latent_dim = num_steps, latent_dim
+        self.context_dim, self.latent_dim, self.num_steps = context_dim, latent_dim, num_steps
         # Uniform in ±1/sqrt(D_c), as torch.nn.Linear initialises each W_k; no bias, as in the paper.
         bound = context_dim**-0.5
         self.weight = nn.Parameter(torch.empty(num_steps * latent_dim, context_dim).uniform_(-bound, bound))

@@ -1,12 +1,18 @@
 """Training: `setup` builds every part from the configuration, `loop` uses them, `state` is what a checkpoint holds."""
 
+from cpc.train.metrics import PATIENCE_UPDATES, STUCK_NATS
 from cpc.train.optim import Muon, build_optimisers, declared_maps, learning_rate, orthogonalise
 from cpc.train.run import complete, resume, train
+from cpc.train.setup import Data, build_data
 from cpc.train.state import TrainingError
 
 __all__ = [
+    "PATIENCE_UPDATES",
+    "STUCK_NATS",
+    "Data",
     "Muon",
     "TrainingError",
+    "build_data",
     "build_optimisers",
     "complete",
     "declared_maps",

@@ -12,11 +12,12 @@ from torch import Tensor
 from cpc.data import Batch, collate
 from cpc.runs import gain
 from cpc.train.metrics import Log, RunningMean
-from cpc.train.objectives import Result, Views
 from cpc.train.optim import learning_rate
+from cpc.train.regularise import drop
 from cpc.train.setup import Parts, build_encode, num_valid_frames
 from cpc.train.state import State, TrainingError, save_best, save_kept, save_last
 from cpc.train.stopping import finish_update_on_signal
+from cpc.train.views import Result, Views
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -96,7 +97,10 @@ def score(parts: Parts, encode: Encode, batch: Batch, seed: int) -> Result:
     with torch.autocast(parts.device.type, torch.bfloat16, enabled=parts.precision == "bf16"):
         z = encode(waveforms)  # (B, T, D_z)
         profile.mark("encoder")
-        c = network.g_ar(z)  # (B, T, D_c)
+        past = z if batch.past is None else encode(batch.past.to(parts.device, non_blocking=True))
+        if network.training:
+            past = drop(past, parts.config.regularise.dropout_z, seed)
+        c = network.g_ar(past, num_frames)  # (B, T, D_c)
         profile.mark("autoregressor")
         profile.mark_gradient(c, "predictor" if parts.config.loss.name == "cpc" else "criterion")
         result: Result = parts.objective(network, Views(waveforms, z, c, num_frames, batch, seed))

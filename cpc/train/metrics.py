@@ -12,12 +12,13 @@ import torch
 from tqdm import tqdm
 
 from cpc.config import Config
-from cpc.infonce import bound_kind
+from cpc.infonce import Rule, bound_kind, name_sets
 from cpc.runs import append_metrics
 from cpc.train.distributed import Ranks
 
 # A loss this close to log N, in nats, is that of a guess: nothing is learned.
-_STUCK_NATS = 0.05
+STUCK_NATS = 0.05
+PATIENCE_UPDATES = 200  # after warm-up; until then a sound run may still guess
 
 
 class RunningMean:
@@ -36,7 +37,8 @@ class RunningMean:
     def take(self, average: Callable[[Iterable[torch.Tensor]], None] = lambda means: None) -> dict[str, Any]:
         """Return the means as fields of a line of metrics.jsonl, and start again.
 
-        Values by step, such as accuracy_k, also appear as their mean, accuracy; bound_k is log N − loss.
+        Values by step, such as accuracy_k, also appear as their mean, accuracy, unless the results hold that name;
+        bound_k is log N − loss.
 
         Args:
             average: replaces the means by those over all processes, in place.
@@ -47,12 +49,16 @@ class RunningMean:
         means = {name: value.cpu().double() for name, value in on_device.items()}
         self._sums, self._count = {}, 0
         by_step = {name: value for name, value in means.items() if name.endswith("_k")}
-        line: dict[str, Any] = {
-            name.removesuffix("_k"): value.mean().item() for name, value in {**means, **by_step}.items()
-        }
+        # The loss of a run with step weights is no plain mean over the steps, so what has no step goes first.
+        order = {name: value for name, value in means.items() if name not in by_step} | by_step
+        line: dict[str, Any] = {}
+        for name, value in order.items():
+            line.setdefault(name.removesuffix("_k"), value.mean().item())
         line |= {name: value.tolist() for name, value in by_step.items()}
-        if by_step:
-            line["bound_k"] = (by_step["log_n_k"] - by_step["loss_k"]).tolist()
+        for name in by_step:
+            if name.endswith("log_n_k"):
+                of_set = name.removesuffix("log_n_k")  # the prefix of a set of negatives, or nothing
+                line[f"{of_set}bound_k"] = (by_step[name] - by_step[f"{of_set}loss_k"]).tolist()
         return line
 
 
@@ -71,7 +77,13 @@ class Log:
         self.path, self.config, self.is_first = path, config, ranks.is_first
         self._bound: dict[str, str] = {}
         if config.loss.name == "cpc":
-            self._bound = {"bound_kind": bound_kind(config.criterion.scheme, config.batches.kind)}
+            rules = {
+                name: Rule.of(of) for name, of in zip(name_sets(config.criterion), config.criterion.sets, strict=True)
+            }
+            self._bound = {"bound_kind": bound_kind(list(rules.values()), config.batches.kind)}
+            if len(rules) > 1:
+                kinds = {name: bound_kind([rule], config.batches.kind) for name, rule in rules.items()}
+                self._bound |= {f"{name}/bound_kind": kind for name, kind in kinds.items()}
         windows = config.batches.num_windows * ranks.size
         self._audio_seconds = windows * config.data.window_samples / config.audio.sample_rate  # an update
         self._seconds_before, self._started = seconds, time.monotonic()
@@ -144,9 +156,9 @@ class Log:
 
     def _warn_if_stuck(self, update: int, loss: float, log_n: float) -> None:
         """Warn once if the run is still guessing well after its warm-up."""
-        patience = self.config.optim.warmup_updates + 200
+        patience = self.config.optim.warmup_updates + PATIENCE_UPDATES
         is_due = update >= patience > update - self.config.train.log_every
-        if is_due and loss > log_n - _STUCK_NATS:
+        if is_due and loss > log_n - STUCK_NATS:
             self.say(
                 f"warning: after {update} updates the loss {loss:.3f} is still that of a guess, {log_n:.3f}: nothing "
                 "is learned yet. These settings have helped before: --audio.normalise utterance, a higher --optim.lr"

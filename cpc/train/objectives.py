@@ -15,85 +15,23 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpc.config import Config, ConfigError, CriterionConfig
-from cpc.data import Batch
-from cpc.infonce import Negatives, infonce
+from cpc.config import Config, ConfigError
 from cpc.labels import UNLABELLED
 from cpc.losses import MomentumQueue, info_nce, momentum_update, nt_xent, sup_con
 from cpc.model import CPC
 from cpc.train.distributed import num_processes
+from cpc.train.predictive import Predictive
+from cpc.train.views import Result, Views
 
-Result = dict[str, Tensor]  # "loss" with a gradient, and logged values: shape (), or (K,) under names that end in _k
 Unit = Literal["window", "frame"]
 
 _MAX_FRAMES = 1024  # drawn from a batch for sup_con to compare
-
-
-class Views(NamedTuple):
-    """A batch and its representations.
-
-    Attributes:
-        waveforms: (B, S).
-        z: (B, T, D_z).
-        c: (B, T, D_c).
-        num_frames: each window's number of frames that see no padding.
-        batch: the windows and what is known about them.
-        seed: seed of random draws.
-    """
-
-    waveforms: Tensor
-    z: Tensor
-    c: Tensor
-    num_frames: list[int]
-    batch: Batch
-    seed: int
-
-    def pooled(self, c: Tensor | None = None) -> Tensor:
-        """Average c (or another tensor of its shape) over each window's frames: (B, D_c), float32."""
-        c = (self.c if c is None else c).float()
-        frame = torch.arange(c.shape[1], device=c.device)
-        count = torch.tensor(self.num_frames, device=c.device)[:, None]  # (B, 1)
-        return (c * (frame < count)[..., None]).sum(1) / count
-
-    @property
-    def targets(self) -> Tensor:
-        """(B, T) class of each frame, UNLABELLED where it is unknown or sees padding."""
-        assert self.batch.targets is not None
-        return self.batch.targets
-
-
-class Predictive(nn.Module):
-    """CPC: InfoNCE of the predictions of z_{t+k}, k = 1 … K."""
-
-    def __init__(self, criterion: CriterionConfig) -> None:
-        super().__init__()
-        self.scheme, self.num_negatives = criterion.scheme, criterion.num_negatives
-
-    def forward(self, network: CPC, views: Views) -> Result:
-        """Compute InfoNCE of a batch for each step."""
-        predictions = network.predict(views.c)  # (K, B, T, D_z)
-        negatives = Negatives.of(
-            self.scheme,
-            views.batch.speaker,
-            views.batch.utterance,
-            views.num_frames,
-            num_negatives=self.num_negatives,
-            seed=views.seed,
-        )
-        result = infonce(views.z, predictions, negatives)
-        return {
-            "loss": result.losses.mean(),
-            "loss_k": result.losses,
-            "accuracy_k": result.accuracies,
-            "win_rate_k": result.win_rates,
-            "log_n_k": result.log_n,
-        }
 
 
 class Supervised(nn.Module):
@@ -238,7 +176,7 @@ def build_objective(config: Config, network: CPC, classes: list[str]) -> nn.Modu
     loss = config.loss
     match loss.name:
         case "cpc":
-            return Predictive(config.criterion)
+            return Predictive(config.criterion, config.regularise, network.g_enc.geometry.hop_samples)
         case "supervised":
             return Supervised(classes, network.g_ar.hidden_dim)
         case "nt_xent":

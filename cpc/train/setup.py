@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cpc.config import Config, ConfigError
+from cpc.config import AugmentConfig, Config, ConfigError
 from cpc.data import (
     Batch,
     BatchSampler,
@@ -29,6 +29,7 @@ from cpc.data import (
     refuse_leaks,
 )
 from cpc.devices import Precision, keep_freed_buffers, resolve_precision
+from cpc.infonce import Rule
 from cpc.labels import FrameGrid, Targets
 from cpc.model import CPC, Geometry, recomputing
 from cpc.train.distributed import Ranks
@@ -130,7 +131,9 @@ def build_data(config: Config, geometry: Geometry) -> Data:
     manifest = read_manifest(config.data.manifest)
     refuse_leaks(manifest, by="utterance")
     train, dev = manifest.select("train"), manifest.select("dev")
-    if config.loss.name not in ("supervised", "sup_con"):
+    # CPC learns nothing from labels; with them, it logs how many negatives are of the positive's phone.
+    target = {"supervised": config.loss.target, "sup_con": config.loss.target, "cpc": "phone"}.get(config.loss.name)
+    if target is None or (config.loss.name == "cpc" and not config.loss.labels):
         return Data(_windows(config, geometry, train, "train"), _windows(config, geometry, dev, "dev"), [], [])
     grid = FrameGrid(
         sample_rate=config.audio.sample_rate,
@@ -139,7 +142,7 @@ def build_data(config: Config, geometry: Geometry) -> Data:
         num_frames=num_frames,
         num_valid_frames=partial(num_valid_frames, geometry, config.data.window_samples),
     )
-    targets = Targets(config.loss.target, config.loss.labels, train, dev, grid)
+    targets = Targets(target, config.loss.labels, train, dev, grid)
     train_windows = _windows(config, geometry, train, "train", targets.in_split(train))
     dev_windows = _windows(config, geometry, dev, "dev", targets.in_split(dev))
     return Data(train_windows, dev_windows, targets.classes, targets.notes)
@@ -161,10 +164,27 @@ def _windows(
         short=config.data.short,
         min_samples=geometry.min_samples(config.criterion.num_steps + 1),  # step K of the first anchor must be whole
         seed=config.seed,
+        columns=_columns(config, split),
         cache_megabytes=config.data.cache_megabytes,
         cache=Path(config.data.cache) / name if config.data.cache else "",
+        augment=config.augment if name == "train" else AugmentConfig(),  # dev stays comparable between runs
     )
     return Windows(split, options, targets)
+
+
+def _columns(config: Config, manifest: Manifest) -> tuple[str, ...]:
+    """List the columns of the manifest that the negatives go by, besides the speaker and the utterance.
+
+    Raises:
+        ConfigError: the manifest has no such column.
+    """
+    if config.loss.name != "cpc":
+        return ()
+    read = {name for of in config.criterion.sets for name in Rule.of(of).columns} - {"speaker", "utterance"}
+    if unknown := sorted(read.difference(manifest.columns)):
+        allowed = ", ".join(manifest.columns)
+        raise ConfigError(f"criterion.negatives: got the column {unknown[0]}; the manifest has {allowed}")
+    return tuple(sorted(read))
 
 
 def num_valid_frames(geometry: Geometry, window_samples: int, num_samples: int) -> int:
@@ -270,5 +290,6 @@ def announce(parts: Parts) -> None:
 
 def _needs_several_utterances(config: Config) -> bool:
     """Whether each group of windows must come from several utterances, so that every anchor has a negative."""
-    excludes = config.loss.name == "cpc" and config.criterion.scheme == "same_speaker_excl"
-    return excludes and config.batches.kind == "by_speaker"
+    rules = [Rule.of(of) for of in config.criterion.sets]
+    excludes = any("speaker" in rule.same and "utterance" in rule.different for rule in rules)
+    return config.loss.name == "cpc" and excludes and config.batches.kind == "by_speaker"
