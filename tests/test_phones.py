@@ -12,7 +12,9 @@ from cpc.labels import (
     LABEL_FIRST_CENTRE_SECONDS,
     LABEL_HOP_SAMPLES,
     LABEL_WINDOW_SAMPLES,
+    LabelGrid,
     LabelsError,
+    PhoneLabels,
     labelled_utterances,
     labels_at,
     num_labels,
@@ -21,18 +23,18 @@ from cpc.labels import (
     write_labels,
     write_phones,
 )
-from cpc.labels.phones import LABEL_RATE
 
 
-def slow_labels_at(labels: list[int], times: list[Fraction]) -> list[int]:
-    """Search all windows in exact arithmetic for the nearest centre; take the later one of two."""
+def slow_labels_at(
+    labels: list[int], times: list[Fraction], hop: Fraction = Fraction(10), first: Fraction = Fraction(25, 2)
+) -> list[int]:
+    """Search all labels in exact arithmetic for the nearest centre; take the later one of two. Hop and first in ms."""
     result = []
     for time in times:
-        best, best_distance = -1, Fraction(5, 1000)  # half of 10 ms
+        best, best_distance = -1, hop / 2000
         for i, label in enumerate(labels):
-            start = i * Fraction(10, 1000)
-            centre = (start + start + Fraction(25, 1000)) / 2
-            if centre == time + Fraction(5, 1000) or abs(centre - time) < best_distance:
+            centre = (first + i * hop) / 1000
+            if centre == time + hop / 2000 or abs(centre - time) < best_distance:
                 best, best_distance = label, abs(centre - time)
         result.append(best)
     return result
@@ -108,7 +110,7 @@ def test_num_labels_counts_the_windows_that_fit(num_samples: int, sample_rate: i
 
 
 def test_constants_are_those_of_the_label_files() -> None:
-    assert (LABEL_WINDOW_SAMPLES, LABEL_HOP_SAMPLES, LABEL_RATE) == (400, 160, 100.0)
+    assert (LABEL_WINDOW_SAMPLES, LABEL_HOP_SAMPLES) == (400, 160)
     assert LABEL_FIRST_CENTRE_SECONDS == 200 / 16000
 
 
@@ -204,3 +206,57 @@ def test_labels_of_another_corpus_are_an_error_that_shows_both_sides() -> None:
         labelled_utterances(make_manifest({"here-1": (560, 16000)}), {"there-1": np.zeros(2, dtype=np.int16)})
     with pytest.raises(LabelsError, match="none at all"):
         labelled_utterances(make_manifest({}), {"there-1": np.zeros(2, dtype=np.int16)})
+
+
+@pytest.mark.parametrize(("hop", "first"), [(10, 5), (10, 0), (20, 12.5), (12.5, 5)])
+def test_labels_on_another_grid_are_placed_by_their_own_hop_and_first_centre(hop: float, first: float) -> None:
+    labels = np.random.default_rng(2).integers(0, 41, size=40)
+    centres = [232 + 160 * i for i in range(-2, 90)]
+    expected = slow_labels_at(labels.tolist(), [Fraction(c, 16000) for c in centres], Fraction(hop), Fraction(first))
+    known = PhoneLabels({"u": labels}, grid=LabelGrid(hop / 1000, first / 1000))
+    assert known.at("u", np.array(centres) / 16000).tolist() == expected
+    assert expected != labels_at(labels, np.array(centres) / 16000).tolist()
+
+
+@pytest.mark.parametrize(
+    ("extra", "hop", "first"), [(0, "10", "5"), (1, "10", "0"), (160, "20", "12.5"), (-7, "", ""), (1000, "", "")]
+)
+def test_lengths_of_another_convention_are_refused_and_the_options_that_accept_them_are_named(
+    extra: int, hop: str, first: str
+) -> None:
+    """The named options do accept these labels."""
+    lengths = {"a": 16000, "b": 17779, "c": 32111}
+    count = {u: 1 + (n - 400) // 320 if extra == 160 else n // 160 + extra for u, n in lengths.items()}
+    manifest = make_manifest({u: (n, 16000) for u, n in lengths.items()})
+    labels = {u: np.zeros(n, dtype=np.int16) for u, n in count.items()}
+    options = rf"--label-hop {hop} --label-first-centre {first}$" if hop else "another version"
+    with pytest.raises(LabelsError, match=options):
+        PhoneLabels(labels).utterances_of(manifest)
+    if hop:
+        grid = LabelGrid(float(hop) / 1000, float(first) / 1000)
+        assert PhoneLabels(labels, grid=grid).utterances_of(manifest) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("change", [1, -1])
+def test_one_label_more_or_fewer_than_the_convention_is_accepted_when_asked(change: int) -> None:
+    manifest = make_manifest({"a": (16000, 16000), "b": (8100, 8000)})
+    labels = {"a": np.zeros(98 + change, np.int16), "b": np.zeros(num_labels(8100, 8000) + change, np.int16)}
+    says = f"one {'more' if change > 0 else 'less'} than"
+    with pytest.raises(LabelsError, match=says + r".*--label-hop 10 --label-first-centre 12.5"):
+        labelled_utterances(manifest, labels)
+    assert labelled_utterances(manifest, labels, LabelGrid()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("wrong", [96, 104, 50, 200])
+def test_a_grid_that_is_asked_for_must_still_fit_the_audio(wrong: int) -> None:
+    manifest, grid = make_manifest({"a": (16000, 16000)}), LabelGrid(0.010, 0.005)  # 100 centres in a second
+    with pytest.raises(LabelsError, match=rf"a: {wrong} labels, expected 100"):
+        labelled_utterances(manifest, {"a": np.zeros(wrong, np.int16)}, grid)
+    for accepted in (97, 103):
+        assert labelled_utterances(manifest, {"a": np.zeros(accepted, np.int16)}, grid) == ["a"]
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.005), (-0.01, 0.005), (0.01, -0.001), (float("nan"), 0.0)])
+def test_a_grid_out_of_range_is_an_error(values: tuple[float, float]) -> None:
+    with pytest.raises(LabelsError, match="expected a hop above 0"):
+        LabelGrid(*values)

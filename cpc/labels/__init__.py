@@ -1,19 +1,24 @@
 """Labels of frames in time: label files, phone intervals, forced alignment and training targets."""
 
 from cpc.labels.forced import PHONES, align, write_textgrids
-from cpc.labels.intervals import import_labels
-from cpc.labels.phones import (
+from cpc.labels.formats import LabelFormat, import_labels
+from cpc.labels.grid import (
     LABEL_FIRST_CENTRE_SECONDS,
     LABEL_HOP_SAMPLES,
     LABEL_HOP_SECONDS,
     LABEL_SAMPLE_RATE,
     LABEL_WINDOW_SAMPLES,
+    STANDARD_GRID,
     UNLABELLED,
+    LabelGrid,
     LabelsError,
-    PhoneLabels,
     labelled_utterances,
     labels_at,
     num_labels,
+)
+from cpc.labels.intervals import SILENCE, phone_name
+from cpc.labels.phones import (
+    PhoneLabels,
     read_labels,
     read_phone_classes,
     read_phone_labels,
@@ -31,8 +36,12 @@ __all__ = [
     "LABEL_SAMPLE_RATE",
     "LABEL_WINDOW_SAMPLES",
     "PHONES",
+    "SILENCE",
+    "STANDARD_GRID",
     "UNLABELLED",
     "FrameGrid",
+    "LabelFormat",
+    "LabelGrid",
     "LabelsError",
     "PhoneLabels",
     "Targets",
@@ -42,6 +51,7 @@ __all__ = [
     "labelled_utterances",
     "labels_at",
     "num_labels",
+    "phone_name",
     "read_labels",
     "read_phone_classes",
     "read_phone_labels",

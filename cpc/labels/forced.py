@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from cpc.data import AudioError, Manifest, read_audio
 from cpc.files import Claim, claim, write_bytes
+from cpc.labels.grid import LABEL_SAMPLE_RATE, LabelsError
 from cpc.labels.intervals import SILENCE, Interval, read_ctm, write_ctm, write_interval_labels, write_textgrid
-from cpc.labels.phones import LABEL_SAMPLE_RATE, LabelsError
 from cpc.labels.words import ARPABET, read_dictionary
 
 PHONES = (SILENCE, *ARPABET)

@@ -16,20 +16,16 @@ import numpy as np
 
 from cpc.data import Manifest
 from cpc.files import replacing, write_bytes
-from cpc.labels.phones import (
+from cpc.labels.grid import (
     BORDER_TOLERANCE_HOPS,
     LABEL_FIRST_CENTRE_SECONDS,
     LABEL_HOP_SECONDS,
     LabelsError,
     num_labels,
-    read_lines,
-    read_phones,
-    write_labels,
-    write_phones,
 )
+from cpc.labels.phones import read_lines, write_labels, write_phones
 
 SILENCE = "sil"
-_END_TOLERANCE_SECONDS = 0.1  # how long after their audio intervals may end
 # What aligners (Montreal Forced Aligner, Kaldi, pocketsphinx) write where there is no phone. "spn", speech that the
 # aligner could not name, is among them, since a probe should not have to predict it.
 _NO_PHONES = {"", "sil", "sp", "spn", "nsn", "noise", "<eps>", "<sil>", "<unk>", "+spn+", "+nsn+", "h#", "pau"}
@@ -164,8 +160,7 @@ def write_interval_labels(
         The manifest's utterances without intervals.
 
     Raises:
-        LabelsError: no utterance of the manifest has intervals; some overlap or end long after their audio; or a phone
-            is not in `phones`.
+        LabelsError: no utterance of the manifest has intervals; some overlap; or a phone is not in `phones`.
     """
     columns = zip(manifest.utterances, manifest.num_samples.tolist(), manifest.sample_rates.tolist(), strict=True)
     rows = [row for row in columns if row[0] in by_utterance]
@@ -188,48 +183,10 @@ def write_interval_labels(
 
 def _named(utterance: str, intervals: Sequence[Interval], num_samples: int, sample_rate: int) -> list[str]:
     """Return the phone at each of an utterance's labels; name the utterance in errors."""
-    end, seconds = max((interval.end for interval in intervals), default=0.0), num_samples / sample_rate
-    if end > seconds + _END_TOLERANCE_SECONDS:
-        raise LabelsError(f"{utterance}: intervals until {end:.2f} s, its audio ends at {seconds:.2f} s")
     try:
         return phones_at_labels(intervals, num_labels(num_samples, sample_rate))
     except LabelsError as error:
         raise LabelsError(f"{utterance}: {error}") from None
-
-
-def import_labels(
-    manifest: Manifest, source: Path, out: Path, *, tier: str = "phones", phones: Path | None = None
-) -> list[str]:
-    """Convert another aligner's output to label files.
-
-    Args:
-        manifest: the utterances.
-        source: a CTM file, or a folder with TextGrids named by utterance, also in folders below it.
-        out: folder to write to (`write_interval_labels`).
-        tier: the tier of the TextGrids to read.
-        phones: file of the phones' ids (`read_phones`); by default silence is 0, and the others follow by name.
-
-    Returns:
-        The manifest's utterances without intervals.
-
-    Raises:
-        LabelsError: the source or the file of ids cannot be read, or does not fit the manifest.
-    """
-    if source.is_dir():
-        wanted = set(manifest.utterances)
-        paths = sorted(source.rglob("*.TextGrid"))
-        if not paths:
-            raise LabelsError(f"{source}: no *.TextGrid below it; pass a CTM file or a folder of TextGrids")
-        by_utterance = {path.stem: read_textgrid(path, tier=tier) for path in paths if path.stem in wanted}
-    else:
-        by_utterance = read_ctm(source)
-    names: list[str] = []
-    if phones is not None:
-        by_id = read_phones(phones)
-        if sorted(by_id) != list(range(len(by_id))):
-            raise LabelsError(f"{phones}: ids {min(by_id)} to {max(by_id)} with gaps, expected 0 to {len(by_id) - 1}")
-        names = [by_id[i] for i in range(len(by_id))]
-    return write_interval_labels(manifest, by_utterance, out, names)
 
 
 def _praatio() -> Any:

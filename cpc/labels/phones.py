@@ -1,12 +1,7 @@
-"""Phone labels: reading and writing label files, and the label of each moment of an utterance.
+"""Phone labels: reading and writing label files.
 
-A label file has one line for each utterance, `utterance-id l_0 l_1 …`. Features lie on a grid of their own: padding
-moves the frames' centres, and the encoder sets their hop. So labels and frames meet in seconds, through both
-geometries, and nothing here trims or repeats labels until two lengths fit.
-
-The files follow the conventions of the CPC authors' label files: windows of 25 ms every 10 ms, the first at the start
-of the file, no padding. Label i is centred at LABEL_FIRST_CENTRE_SECONDS + i · LABEL_HOP_SECONDS and owns the half-open
-interval of one hop around that centre. There are 1 + (S − 400) // 160 labels in S samples at 16 kHz.
+A label file has one line for each utterance, `utterance-id l_0 l_1 …`, with one integer for each 10 ms
+(`cpc.labels.grid`). It is the format of the CPC authors' label files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,26 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cpc.data import Manifest, num_resampled
+from cpc.data import Manifest
 from cpc.files import write_bytes
-
-LABEL_SAMPLE_RATE = 16_000  # Hz, rate of the labelled audio
-LABEL_WINDOW_SECONDS = 0.025
-LABEL_HOP_SECONDS = 0.010
-LABEL_WINDOW_SAMPLES = round(LABEL_WINDOW_SECONDS * LABEL_SAMPLE_RATE)
-LABEL_HOP_SAMPLES = round(LABEL_HOP_SECONDS * LABEL_SAMPLE_RATE)
-LABEL_FIRST_CENTRE_SECONDS = LABEL_WINDOW_SECONDS / 2
-LABEL_RATE = LABEL_SAMPLE_RATE / LABEL_HOP_SAMPLES  # Hz
-
-UNLABELLED = -1
+from cpc.labels.grid import STANDARD_GRID, LabelGrid, LabelsError, labelled_utterances, labels_at
 
 STORED = np.int16  # small, since the labels of a whole corpus stay in memory: 36 million for train-clean-100
-# The last bit of a float64 must not decide which label owns a frame on the border of two.
-BORDER_TOLERANCE_HOPS = 1e-6
-
-
-class LabelsError(ValueError):
-    """Labels that cannot be read or made, or that do not belong to the utterances at hand."""
 
 
 def read_labels(path: str | Path) -> dict[str, NDArray[np.int16]]:
@@ -156,85 +136,44 @@ class PhoneLabels:
         of: labels by utterance: (num_labels,), integers of 0 or more.
         names: the phones' names by label; may be empty.
         classes: the phones' classes by name, such as {"manner": "stop", "place": "bilabial"}; may be empty.
+        grid: times of the labels; None for the CPC authors' convention, whose lengths are checked to the label.
     """
 
     of: Mapping[str, NDArray[Any]]
     names: Mapping[int, str] = field(default_factory=dict)
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    grid: LabelGrid | None = None
 
     def name(self, label: int) -> str:
         """Return the phone's name, or the number itself if no name is known."""
         return self.names.get(label, str(label))
 
+    def at(self, utterance: str, times: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+        """Look up an utterance's labels at some times (`labels_at`)."""
+        return labels_at(self.of[utterance], times, self.grid or STANDARD_GRID)
 
-def read_phone_labels(path: str | Path, *, names: Path | None = None, classes: Path | None = None) -> PhoneLabels:
+    def utterances_of(self, manifest: Manifest) -> list[str]:
+        """List the manifest's utterances that have labels, and check their lengths (`labelled_utterances`)."""
+        return labelled_utterances(manifest, self.of, self.grid)
+
+
+def read_phone_labels(
+    path: str | Path, *, names: Path | None = None, classes: Path | None = None, grid: LabelGrid | None = None
+) -> PhoneLabels:
     """Read a label file together with the phones' names and classes.
 
     Args:
         path: label file (`read_labels`).
         names: file of phone names (`read_phones`).
         classes: table of phone classes (`read_phone_classes`).
+        grid: times of the labels, where they follow another convention.
 
     Raises:
         LabelsError: a file is missing or not as described.
     """
     return PhoneLabels(
-        read_labels(path), read_phones(names) if names else {}, read_phone_classes(classes) if classes else {}
+        read_labels(path), read_phones(names) if names else {}, read_phone_classes(classes) if classes else {}, grid
     )
-
-
-def num_labels(num_samples: int, sample_rate: int = LABEL_SAMPLE_RATE) -> int:
-    """Return the number of labels that a sound file of this length must have."""
-    resampled = num_resampled(num_samples, sample_rate, LABEL_SAMPLE_RATE)
-    if resampled < LABEL_WINDOW_SAMPLES:
-        return 0
-    return 1 + (resampled - LABEL_WINDOW_SAMPLES) // LABEL_HOP_SAMPLES
-
-
-def labelled_utterances(manifest: Manifest, labels: Mapping[str, NDArray[Any]]) -> list[str]:
-    """List the manifest's utterances that have labels, in its order, and check that labels and audio fit in length.
-
-    Raises:
-        LabelsError: no utterance has labels, or some utterance has more or fewer than its audio is long.
-    """
-    columns = zip(manifest.utterances, manifest.num_samples.tolist(), manifest.sample_rates.tolist(), strict=True)
-    rows = [row for row in columns if row[0] in labels]
-    if not rows:
-        here = f"e.g. {manifest.utterances[0]}" if len(manifest) else "none at all"
-        there = f"e.g. {next(iter(labels))}" if labels else "none at all"
-        raise LabelsError(
-            f"no utterance of the manifest ({here}) has labels ({there}); are they labels of another corpus?"
-        )
-    wrong = [row for row in rows if len(labels[row[0]]) != num_labels(*row[1:])]
-    if wrong:
-        utterance, samples, rate = wrong[0]
-        raise LabelsError(
-            f"{utterance}: {len(labels[utterance])} labels, expected {num_labels(samples, rate)} for "
-            f"{samples} samples at {rate} Hz ({len(wrong)} of {len(rows)} labelled utterances are wrong); "
-            "labels for another corpus or another version?"
-        )
-    return [utterance for utterance, _, _ in rows]
-
-
-def labels_at(labels: NDArray[Any], times: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Look up the label whose centre is nearest to each time.
-
-    A time midway between two centres takes the later label: label i owns its centre ± half a hop, including the start
-    and excluding the end, like all intervals in seconds.
-
-    Args:
-        labels: (num_labels,), one every LABEL_HOP_SECONDS.
-        times: (T,) seconds from the start of the utterance, in any order.
-
-    Returns:
-        (T,) labels; UNLABELLED before the first label's interval and after the last one's.
-    """
-    hops = (np.asarray(times, dtype=np.float64) - LABEL_FIRST_CENTRE_SECONDS) * LABEL_RATE
-    nearest = np.floor(hops + 0.5 + BORDER_TOLERANCE_HOPS)
-    inside = (nearest >= 0) & (nearest < len(labels))
-    result = np.full(hops.shape, UNLABELLED, dtype=np.int64)
-    result[inside] = np.asarray(labels)[nearest[inside].astype(np.int64)]
-    return result
 
 
 def _parse(text: str, where: str) -> NDArray[np.int16]:

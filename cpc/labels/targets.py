@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpc.data import Manifest
-from cpc.labels.phones import UNLABELLED, labelled_utterances, labels_at, read_labels
+from cpc.labels.grid import UNLABELLED, labelled_utterances, labels_at
+from cpc.labels.phones import read_labels
 
 
 class TargetsError(ValueError):

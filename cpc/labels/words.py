@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cpc.labels.phones import LabelsError, read_lines
+from cpc.labels.grid import LabelsError
+from cpc.labels.phones import read_lines
 
 _NAMES = "aa ae ah ao aw ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh"
 ARPABET = _NAMES.split()

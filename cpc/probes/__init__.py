@@ -7,16 +7,29 @@ from cpc.probes.options import Evaluate, Options, ProbeError
 from cpc.probes.result import Result
 
 if TYPE_CHECKING:
+    from cpc.probes.abx import AbxResult, AbxScore, probe_abx
     from cpc.probes.linear import probe_phones, probe_speakers
 
 __all__ = [
+    "AbxResult",
+    "AbxScore",
     "Evaluate",
     "Options",
     "ProbeError",
     "Result",
+    "probe_abx",
     "probe_phones",
     "probe_speakers",
 ]
 
 # On first use, because scikit-learn takes a second to load and the command line needs the options alone.
-__getattr__ = lazily(__name__, {"probe_phones": "linear", "probe_speakers": "linear"})
+__getattr__ = lazily(
+    __name__,
+    {
+        "AbxResult": "abx",
+        "AbxScore": "abx",
+        "probe_abx": "abx",
+        "probe_phones": "linear",
+        "probe_speakers": "linear",
+    },
+)

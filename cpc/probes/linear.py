@@ -7,7 +7,7 @@ Conventions:
 - The splits are the `split` column of the features' manifest: train, dev, test.
 - The scaler is fitted on the drawn train frames alone, C is chosen by the accuracy on drawn dev frames, and test is
   scored once.
-- Labels are matched to frames by time (`cpc.labels.labels_at`). Frames without a label are only counted.
+- Labels are matched to frames by time (`PhoneLabels.at`). Frames without a label are only counted.
 - A class without a drawn train frame cannot be predicted: its test frames are wrong, and reported.
 - Memory is bounded by `max_frames`: it holds at most that many train frames, a quarter as many dev frames, and one test
   utterance at a time, about 4 * max_frames * (1.25 * dim + 4 * num_classes) bytes. With max_frames = 0, all train
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
-from cpc.labels import PhoneLabels, labelled_utterances, labels_at, write_labels
+from cpc.labels import PhoneLabels, write_labels
 from cpc.probes.classifiers import Progress
 from cpc.probes.frames import Census, census_of, read_frames, splits_of
 from cpc.probes.options import Options, ProbeError
@@ -68,10 +68,10 @@ def probe_phones(
         LabelsError: the labels do not fit the manifest.
     """
     splits = splits_of(features, options.evaluate)
-    known = set(labelled_utterances(features.manifest, labels.of))
+    known = set(labels.utterances_of(features.manifest))
 
     def targets(utterance: str) -> NDArray[np.int64]:
-        return labels_at(labels.of[utterance], features.times_of(utterance))
+        return labels.at(utterance, features.times_of(utterance))
 
     task = Task(
         name="phone",

@@ -1,0 +1,220 @@
+"""Labels as corpora have them: reading TextGrid, CTM, .phn, HTK and three-column files, and converting them to ours.
+
+| format | file | a line |
+|---|---|---|
+| textgrid | UTTERANCE.TextGrid | one tier of a Praat TextGrid |
+| phn | UTTERANCE.phn | `start end phone`, sample numbers at 16 kHz |
+| htk | UTTERANCE.lab | `start end phone [score …]`, units of 100 ns |
+| seconds | UTTERANCE.txt | `start end phone`, seconds |
+| ctm | one file for all | `utterance channel start duration phone [confidence]`, seconds |
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from cpc.data import Manifest
+from cpc.labels.grid import LABEL_SAMPLE_RATE, LABEL_WINDOW_SECONDS, LabelsError
+from cpc.labels.intervals import (
+    SILENCE,
+    Interval,
+    phone_name,
+    read_ctm,
+    read_textgrid,
+    write_interval_labels,
+)
+from cpc.labels.phones import read_lines, read_phones
+
+LabelFormat = Literal["textgrid", "phn", "htk", "seconds", "ctm"]
+
+# Endings of files that hold one utterance each, in the order in which a folder is searched. Text files come last, since
+# transcripts stand beside .phn files.
+_SUFFIXES: dict[LabelFormat, str] = {"textgrid": ".TextGrid", "phn": ".phn", "htk": ".lab", "seconds": ".txt"}
+# The units of their lines, by name and in seconds; TextGrid and CTM are in seconds by definition.
+_SECONDS = ("seconds", 1.0)
+_UNITS = {"phn": (f"samples at {LABEL_SAMPLE_RATE} Hz", 1 / LABEL_SAMPLE_RATE), "htk": ("units of 100 ns", 1e-7)}
+_LEAST_SHARE = 0.05  # of every utterance; below it, intervals are taken to be in another unit
+
+
+def import_labels(
+    manifest: Manifest,
+    source: Path,
+    out: Path,
+    *,
+    label_format: LabelFormat | None = None,
+    tier: str = "phones",
+    phones: Path | None = None,
+    fold: Path | None = None,
+) -> list[str]:
+    """Convert labels of another tool or corpus to label files.
+
+    Args:
+        manifest: the utterances.
+        source: a CTM file, or a folder with a file for each utterance, also in folders below it. A file belongs to the
+            utterance of its name, or of its name joined with those of the folders above it: DR1/FCJF0/SA1.PHN to SA1,
+            FCJF0_SA1 or DR1_FCJF0_SA1, as `scan_folder` names them.
+        out: folder to write to (`write_interval_labels`).
+        label_format: the format; by default, a file is CTM, and a folder has that of its files' ending.
+        tier: the tier of the TextGrids to read.
+        phones: file of the phones' ids (`read_phones`); by default silence is 0, and the others follow by name.
+        fold: table of the phones that share a label (`read_folding`).
+
+    Returns:
+        The manifest's utterances without intervals.
+
+    Raises:
+        LabelsError: a file cannot be read, does not fit the manifest, or seems to be in another unit.
+    """
+    if source.is_dir():
+        chosen, paths = _label_files(source, label_format)
+        files = _by_utterance(manifest, source, paths)
+        by_utterance = {utterance: _read(path, chosen, tier) for utterance, path in files.items()}
+    else:
+        if label_format not in (None, "ctm"):
+            raise LabelsError(f"{source}: --format {label_format} reads a folder with a file for each utterance")
+        chosen, by_utterance = "ctm", read_ctm(source)
+    _check_unit(manifest, by_utterance, chosen)
+    if fold is not None:
+        by_utterance = _folded(by_utterance, read_folding(fold), fold)
+    names: list[str] = []
+    if phones is not None:
+        by_id = read_phones(phones)
+        if sorted(by_id) != list(range(len(by_id))):
+            raise LabelsError(f"{phones}: ids {min(by_id)} to {max(by_id)} with gaps, expected 0 to {len(by_id) - 1}")
+        names = [by_id[i] for i in range(len(by_id))]
+    return write_interval_labels(manifest, by_utterance, out, names)
+
+
+def read_interval_lines(path: Path, unit_seconds: float) -> list[Interval]:
+    """Read a file with lines `start end phone`; further words in a line are ignored.
+
+    Args:
+        path: the file of one utterance.
+        unit_seconds: length of the unit of start and end, in seconds.
+
+    Raises:
+        LabelsError: the file is missing or empty, or a line is not as described.
+    """
+    intervals = []
+    for number, line in enumerate(read_lines(path, "label file"), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            start, end, mark = float(words[0]), float(words[1]), words[2]
+        except (IndexError, ValueError):
+            start, end, mark = 0.0, -1.0, ""
+        if not 0 <= start <= end < math.inf:
+            raise LabelsError(
+                f"{path}, line {number}: found {line[:60]!r}, expected `start end phone` with start ≤ end"
+            )
+        intervals.append(Interval(round(start * unit_seconds, 7), round(end * unit_seconds, 7), phone_name(mark)))
+    if not intervals:
+        raise LabelsError(f"{path}: empty; expected lines `start end phone`")
+    return intervals
+
+
+def read_folding(path: Path) -> dict[str, str]:
+    """Read which phones share a label: a CSV table with the columns `phone` and `folded`.
+
+    Returns:
+        The label of each phone. A phone without one, such as the glottal stop in the usual 39 classes, is no class of
+        its own: its frames become silence.
+
+    Raises:
+        LabelsError: the file is missing or not such a table.
+    """
+    rows = list(csv.DictReader(read_lines(path, "table of folded phones")))
+    if not rows or set(rows[0]) != {"phone", "folded"} or any(None in (*row, *row.values()) for row in rows):
+        raise LabelsError(f"{path}: expected a CSV table with the columns phone,folded")
+    return {phone_name(row["phone"]): phone_name(row["folded"]) for row in rows}
+
+
+def _folded(
+    by_utterance: Mapping[str, Sequence[Interval]], folding: Mapping[str, str], where: Path
+) -> dict[str, list[Interval]]:
+    found = {interval.phone for intervals in by_utterance.values() for interval in intervals} - {SILENCE}
+    if unknown := sorted(found.difference(folding)):
+        raise LabelsError(f"{where}: no row for {', '.join(unknown)}; it folds {', '.join(sorted(folding))}")
+    return {
+        utterance: [interval._replace(phone=folding.get(interval.phone, SILENCE)) for interval in intervals]
+        for utterance, intervals in by_utterance.items()
+    }
+
+
+def _label_files(source: Path, label_format: LabelFormat | None) -> tuple[LabelFormat, list[Path]]:
+    """Find the files of a folder that hold labels, and their format."""
+    if label_format == "ctm":
+        raise LabelsError(f"{source}: a folder, but CTM is one file; pass the file")
+    found: dict[str, list[Path]] = {suffix.lower(): [] for suffix in _SUFFIXES.values()}
+    for path in sorted(source.rglob("*")):
+        if path.suffix.lower() in found:
+            found[path.suffix.lower()].append(path)
+    # With a format that is given, any ending will do: .lab files with seconds are common.
+    order: list[LabelFormat] = [*([label_format] if label_format else []), *_SUFFIXES]
+    for candidate in order:
+        if paths := found[_SUFFIXES[candidate].lower()]:
+            return label_format or candidate, paths
+    endings = ", ".join(f"*{suffix}" for suffix in _SUFFIXES.values())
+    raise LabelsError(f"{source}: no label file below it ({endings}); pass a CTM file or a folder of such files")
+
+
+def _by_utterance(manifest: Manifest, source: Path, paths: Sequence[Path]) -> dict[str, Path]:
+    """Find each utterance's file."""
+    wanted, files = set(manifest.utterances), dict[str, Path]()
+    for path in paths:
+        parts = [re.sub(r"\s+", "_", part) for part in path.relative_to(source).with_suffix("").parts]
+        for utterance in wanted.intersection("_".join(parts[i:]) for i in range(len(parts))):
+            if utterance in files:
+                raise LabelsError(f"{source}: {files[utterance]} and {path} are both named as utterance {utterance}")
+            files[utterance] = path
+    if not files:
+        raise LabelsError(
+            f"{source}: no file is named as an utterance of the manifest (e.g. {paths[0].relative_to(source)} and "
+            f"{next(iter(manifest.utterances), 'none at all')}); are they of another corpus?"
+        )
+    return files
+
+
+def _read(path: Path, label_format: LabelFormat, tier: str) -> list[Interval]:
+    if label_format == "textgrid":
+        return read_textgrid(path, tier=tier)
+    return read_interval_lines(path, _UNITS.get(label_format, _SECONDS)[1])
+
+
+def _check_unit(manifest: Manifest, by_utterance: Mapping[str, Sequence[Interval]], label_format: LabelFormat) -> None:
+    """Refuse intervals that end after their audio by more than a window, or that all end near its start."""
+    columns = zip(manifest.utterances, manifest.seconds.tolist(), manifest.sample_rates.tolist(), strict=True)
+    rows = [
+        (utterance, max(interval.end for interval in by_utterance[utterance]), seconds, rate)
+        for utterance, seconds, rate in columns
+        if by_utterance.get(utterance)
+    ]
+    late = next((row for row in rows if row[1] > row[2] + LABEL_WINDOW_SECONDS), None)
+    early = rows and all(end < _LEAST_SHARE * seconds for _, end, seconds, _ in rows)
+    if not (late or early):
+        return
+    utterance, end, seconds, rate = late or rows[0]
+    name, unit_seconds = _UNITS.get(label_format, _SECONDS)
+    raise LabelsError(
+        f"{utterance}: intervals until {end:.6g} s, read as {name}; its audio ends at {seconds:.2f} s; "
+        + _likely_unit(end / unit_seconds, seconds, rate, label_format)
+    )
+
+
+def _likely_unit(end: float, seconds: float, sample_rate: int, label_format: LabelFormat) -> str:
+    """Say in which unit an utterance would end at `end`, and how to read that unit."""
+    formats = {unit: name for name, unit in {**_UNITS, "seconds": _SECONDS}.items()}
+    others = [("milliseconds", 1e-3), ("frames of 10 ms", 1e-2), (f"samples at {sample_rate} Hz", 1 / sample_rate)]
+    units = {*formats, *others} - {_UNITS.get(label_format, _SECONDS)}
+    fitting = {unit: abs(math.log(end * unit[1] / seconds)) for unit in units if 0.5 <= end * unit[1] / seconds <= 1.05}
+    if not fitting:
+        return "are they labels of another recording?"
+    unit = min(fitting, key=lambda unit: (fitting[unit], unit))
+    readable = unit in formats and label_format not in ("ctm", "textgrid")
+    return f"the numbers look like {unit[0]}; " + (f"pass --format {formats[unit]}" if readable else "convert them")
