@@ -55,7 +55,10 @@ def write(folder: Path, table: str = TABLE) -> Path:
 
 
 def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus, tmp_path, labels, monkeypatch):
-    """Interrupted in the second run and started again: the first is not touched, and all four are in the table."""
+    """Interrupted in the second run and started again: the first is not touched, and all four are in the table.
+
+    The speaker probe's first two calls are the baselines'.
+    """
     table = read_ablation(write(tmp_path), manifest_csv=str(corpus))
     from cpc.probes import probe_speakers
 
@@ -63,11 +66,11 @@ def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus,
 
     def dies(*args, **options):
         calls.append(args)
-        if len(calls) == 2:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return speaker(*args, **options)
 
-    monkeypatch.setattr("cpc.experiments.evaluate.probe_speakers", dies)
+    monkeypatch.setattr("cpc.experiments.measured.probe_speakers", dies)
     with pytest.raises(KeyboardInterrupt):
         run_ablation(table, tmp_path / "out", labels=labels)
     first = tmp_path / "out" / "2-steps" / "seed-0" / "last.pt"
@@ -75,7 +78,7 @@ def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus,
     stamps = first.stat().st_mtime_ns, second.stat().st_mtime_ns
     written = run_ablation(table, tmp_path / "out", labels=labels)
     assert (first.stat().st_mtime_ns, second.stat().st_mtime_ns) == stamps
-    assert len(calls) == 2 + 3
+    assert len(calls) == 4 + 3
     cells = {row[0]: row[1:] for row in rows_of(written)}
     assert cells["2 steps"][1] == "28.5"
     assert cells["3 steps"][1] == ""
@@ -97,6 +100,46 @@ def rows_of(table: Path) -> list[list[str]]:
     """Split the lines of a Markdown table into cells."""
     lines = [line for line in table.read_text().splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_baselines_of_the_corpus_stand_above_the_rows_with_both_classifiers(corpus, tmp_path, labels):
+    """They are probed once, whatever the number of rows and seeds, and again when the labels change."""
+    table = read_ablation(write(tmp_path), manifest_csv=str(corpus))
+    out = tmp_path / "out"
+    written = run_ablation(table, out, labels=labels)
+    rows = rows_of(written)
+    assert rows[0][1:] == ["phone, linear", "paper, phone", "phone, hidden layer", *rows[0][4:6], "runs"]
+    names = ["majority class", "MFCC", "strongest spectral", "2 steps", "3 steps"]
+    assert [row[0] for row in rows[2:]] == names
+    assert all(" ± " in cell for row in rows[5:] for cell in (row[1], *row[3:6]))
+    (made,) = (out / "baselines").glob("*/result-dev.json")
+    found = json.loads(made.read_text())["rows"]
+    for key, row in zip(("mfcc", "spectral"), rows[3:5], strict=True):
+        own = found[key]
+        shares = (own["phone"], own["phone_mlp"], own["speaker"], own["speaker_utterance"])
+        assert [row[1], *row[3:6]] == [f"{100 * share:.1f}" for share in shares]
+    assert found["mfcc"]["phone"] != found["spectral"]["phone"]
+    assert "The strongest spectral features are MFCC stacked" in written.read_text()
+
+    stamp = made.stat().st_mtime_ns
+    run_ablation(table, out, labels=labels)
+    assert made.stat().st_mtime_ns == stamp
+    write_alternating_labels(corpus, labels, frames_per_phone=9)
+    run_ablation(table, out, labels=labels)
+    assert json.loads(made.read_text())["rows"]["mfcc"]["phone"] != found["mfcc"]["phone"]
+    assert not list(out.rglob("*.npy"))
+
+
+def test_each_manifest_of_a_table_has_its_own_baselines(corpus, tmp_path, labels):
+    manifest = read_manifest(corpus)
+    write_manifest(manifest.keep([i > 0 for i in range(len(manifest))]), tmp_path / "fewer.csv")
+    rows = ONE_ROW + f'[[row]]\nname = "fewer"\nset = {{ "data.manifest" = "{tmp_path / "fewer.csv"}" }}\n'
+    written = run_ablation(
+        read_ablation(write(tmp_path, rows), manifest_csv=str(corpus)), tmp_path / "out", labels=labels
+    )
+    names = [row[0] for row in rows_of(written)[2:]]
+    assert names[1] == f"MFCC of {corpus}"
+    assert names[4] == f"MFCC of {tmp_path / 'fewer.csv'}"
 
 
 ONE_ROW = 'base = "base.toml"\n[[row]]\nname = "only"\n'
@@ -141,11 +184,14 @@ def test_a_result_of_an_earlier_version_is_probed_again_and_its_run_is_kept(corp
     result = json.loads((folder / "result-dev.json").read_text())
     trained = (folder / "last.pt").stat().st_mtime_ns
     earlier = {key: value for key, value in result.items() if key != "probed_with"} | {"phone": 0.999}
-    (folder / "result-dev.json").write_text(json.dumps(earlier))
-    run_ablation(table, out, labels=labels)
-    assert "does not say which labels" in capsys.readouterr().out
-    assert json.loads((folder / "result-dev.json").read_text()) == result
-    assert (folder / "last.pt").stat().st_mtime_ns == trained
+    linear = {key: value for key, value in result["probed_with"].items() if key != "classifiers"}
+    before_hidden_layers = {key: value for key, value in result.items() if key != "phone_mlp"} | {"probed_with": linear}
+    for content, said in ((earlier, "does not say which labels"), (before_hidden_layers, "classifiers was not given")):
+        (folder / "result-dev.json").write_text(json.dumps(content))
+        run_ablation(table, out, labels=labels)
+        assert said in capsys.readouterr().out
+        assert json.loads((folder / "result-dev.json").read_text()) == result
+        assert (folder / "last.pt").stat().st_mtime_ns == trained
 
 
 def test_a_run_whose_training_data_changed_is_refused(corpus, tmp_path, labels):
@@ -192,7 +238,8 @@ def test_with_jobs_no_run_begins_after_one_that_failed(corpus, tmp_path, labels)
     damaged.write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="row-0"):
         run_ablation(table, tmp_path / "out", labels=labels, jobs=2)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"row-0", "row-1"}
+    begun = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"row-0"} <= begun <= {"baselines", "row-0", "row-1"}
 
 
 def test_a_grid_is_every_combination(tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,20 @@ from cpc.experiments import (
     run_probes,
     table_rows,
 )
-from cpc.experiments.evaluate import SUMMARY, of_known_speakers
-from cpc.features import SpectralExtractor, open_features
+from cpc.experiments.evaluate import SPECTRAL
+from cpc.experiments.probing import SUMMARY, TASKS, of_known_speakers
+from cpc.features import DerivedExtractor, SpectralExtractor, extract_features, open_features
 from cpc.labels import num_labels, read_phone_labels, write_labels, write_phones
 from cpc.probes import Options, ProbeError, Result
+from cpc.report import results_table
 from cpc.train import complete
 from tests.conftest import tiny_config
 
-OPTIONS = Options(max_frames=400, Cs=(0.1,))
+OPTIONS = Options(max_frames=400, Cs=(0.1,), hidden=8)
+ROWS_OF = {
+    "phone": ("mfcc", "untrained", "spectral", "cpc_z", "cpc_c", "cpc_c_cmvn"),
+    "speaker": ("mfcc", "untrained", "spectral", "cpc_z", "cpc_c"),
+}
 
 
 def write_alternating_labels(manifest: Path, path: Path, *, frames_per_phone: int = 5) -> Path:
@@ -72,19 +79,42 @@ def test_each_row_names_its_features(corpus, run, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("row", "cmvn", "context_frames"),
+    [("mfcc_cmvn", True, 0), ("mfcc_context8", False, 8), ("mfcc_cmvn_context4", True, 4)],
+)
+def test_the_end_of_a_rows_name_says_what_is_derived(corpus, run, tmp_path, row, cmvn, context_frames):
+    manifest = read_manifest(corpus)
+    found = open_features(extract_row(row, run, manifest, tmp_path / "row"))
+    extractor = DerivedExtractor(SpectralExtractor("mfcc"), cmvn=cmvn, context_frames=context_frames)
+    direct = open_features(extract_features(extractor, manifest, tmp_path / "direct", progress=False))
+    utterance = manifest.utterances[0]
+    assert np.array_equal(found.frames(utterance), direct.frames(utterance))
+    assert found.source == row
+
+
+def test_cmvn_of_c_has_zero_mean_in_each_utterance(corpus, run, tmp_path):
+    found = open_features(extract_row("cpc_c_cmvn", run, read_manifest(corpus), tmp_path / "row"))
+    means = [np.abs(found.frames(utterance).mean(axis=0)).max() for utterance in found.manifest.utterances]
+    assert max(means) < 1e-4
+    assert (found.source, found.layer, found.dim) == ("cpc_cmvn", "c", 8)
+
+
 def test_a_supervised_row_is_c_of_its_topline(corpus, run, tmp_path):
     (tmp_path / "run" / "topline").mkdir(parents=True)
     (tmp_path / "run" / "topline" / "phone").symlink_to(run)
+    (tmp_path / "run" / "config.toml").symlink_to(run / "config.toml")
     direct = open_features(extract_row("cpc_c", run, read_manifest(corpus), tmp_path / "direct"))
     topline = extract_row("supervised_phone", tmp_path / "run", read_manifest(corpus), tmp_path / "topline")
     utterance = direct.manifest.utterances[0]
     assert np.array_equal(open_features(topline).frames(utterance), direct.frames(utterance))
 
 
-def test_a_row_without_features_is_refused_with_those_that_there_are(corpus, run, tmp_path):
-    with pytest.raises(RowError, match=r"got 'wav2vec'.*allowed: mfcc, logmel, untrained, cpc_z, cpc_c, supervised_"):
-        extract_row("wav2vec", run, read_manifest(corpus), tmp_path / "wav2vec")
-    assert not (tmp_path / "wav2vec").exists()
+@pytest.mark.parametrize("row", ["wav2vec", "wav2vec_cmvn", "wav2vec_context8_cmvn"])
+def test_a_row_without_features_is_refused_with_those_that_there_are(corpus, run, tmp_path, row):
+    with pytest.raises(RowError, match=r"got 'wav2vec.*allowed: mfcc, logmel, untrained, cpc_z, cpc_c, supervised_"):
+        extract_row(row, run, read_manifest(corpus), tmp_path / "row")
+    assert not (tmp_path / "row").exists()
 
 
 def test_a_probe_runs_once(mfcc, labels, tmp_path):
@@ -156,8 +186,46 @@ def test_results_become_rows_of_a_table(mfcc, labels, tmp_path):
     assert "utterance_accuracy" not in rows["phone"]["mfcc"]
 
 
+def test_both_classifiers_of_a_row_stand_side_by_side_in_results_and_table(mfcc, labels, tmp_path):
+    hidden = replace(OPTIONS, classifier="mlp")
+    probes = [
+        Probe("phone", "mfcc", mfcc, tmp_path / "phone.json", OPTIONS),
+        Probe("phone", "mfcc_mlp", mfcc, tmp_path / "phone_mlp.json", hidden),
+    ]
+    run_probes(probes, read_phone_labels(labels))
+    rows = table_rows(probes)
+    assert [rows["phone"][row]["classifier"] for row in ("mfcc", "mfcc_mlp")] == ["linear", "mlp"]
+    linear, mlp = (f"{100 * Result.read(probe.result).accuracy:.1f}" for probe in probes)
+    line = next(line for line in results_table(rows).splitlines() if line.startswith("| MFCC"))
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["MFCC", linear, mlp]
+
+
+def test_probes_side_by_side_give_what_one_after_the_other_gives(mfcc, labels, tmp_path, capfd):
+    """Each line of their progress names its probe."""
+    results = {}
+    for jobs in (1, 2):
+        probes = [Probe(task, "mfcc", mfcc, tmp_path / str(jobs) / f"{task}.json", OPTIONS) for task in TASKS]
+        run_probes(probes, read_phone_labels(labels), jobs=jobs)
+        results[jobs] = [Result.read(probe.result).confusion or Result.read(probe.result).per_class for probe in probes]
+        lines = capfd.readouterr().err.splitlines()
+        assert {line.partition(": ")[0] for line in lines} == {"phone", "speaker"}
+    assert results[1] == results[2]
+
+
+def test_a_probe_that_fails_beside_another_is_one_error_and_the_others_result_stays(mfcc, labels, tmp_path):
+    good = Probe("phone", "mfcc", mfcc, tmp_path / "good.json", OPTIONS)
+    manifest = open_features(mfcc).manifest
+    write_manifest(manifest.with_column("split", ["train"] * len(manifest)), tmp_path / "no_dev.csv")
+    bad = Probe("phone", "mfcc", mfcc, tmp_path / "bad.json", OPTIONS, splits=tmp_path / "no_dev.csv")
+    with pytest.raises(ProbeError, match="no dev utterances in the manifest"):
+        run_probes([bad, good], read_phone_labels(labels), jobs=2)
+    assert Result.read(good.result).task == "phone"
+    assert not bad.result.exists()
+
+
 def pipeline_of(corpus: Path, labels: Path, out: Path, **changes) -> Pipeline:
-    return Pipeline(out, tiny_config(corpus), labels, options=OPTIONS, **changes)
+    """Make a pipeline in one process, where tests can patch what it calls."""
+    return Pipeline(out, tiny_config(corpus), labels, options=OPTIONS, hidden_layer_frames=400, jobs=1, **changes)
 
 
 def results_of(out: Path) -> dict[str, dict[str, object]]:
@@ -182,9 +250,9 @@ def test_a_pipeline_that_is_interrupted_anywhere_ends_as_if_it_had_not_been(
     stages = Stages(out, pipeline_of(corpus, labels, out, with_topline=True).stages())
     for target, calls, stage in (
         ("cpc.experiments.evaluate.extract_features", 2, "features"),
-        ("cpc.experiments.evaluate.probe_speakers", 2, "probes"),
+        ("cpc.experiments.probing.probe_speakers", 2, "probes"),
         ("cpc.experiments.pipeline.complete", 2, "topline"),
-        ("cpc.experiments.evaluate.probe_phones", 1, "topline_probes"),
+        ("cpc.experiments.probing.probe_phones", 1, "topline_probes"),
     ):
         with monkeypatch.context() as patch:
             interrupt_at(patch, target, calls)
@@ -195,9 +263,10 @@ def test_a_pipeline_that_is_interrupted_anywhere_ends_as_if_it_had_not_been(
     assert {standing.state for standing in stages.standings().values()} == {"done"}
     assert results_of(out) == results_of(finished)
     assert set(results_of(out)) == {
-        f"{task}-{row}-test.json"
-        for task in ("phone", "speaker")
-        for row in ("mfcc", "untrained", "cpc_z", "cpc_c", "supervised")
+        f"{task}-{row}{classifier}-test.json"
+        for task, rows in ROWS_OF.items()
+        for row in (*rows, "supervised")
+        for classifier in ("", "_mlp")
     }
 
 
@@ -226,7 +295,11 @@ def test_a_second_run_of_a_pipeline_changes_nothing_and_reports_the_same(corpus,
     results = json.loads((finished / "results.json").read_text())
     assert results["seconds"] == {"train": 1.0}
     assert results["evaluate"] == "test"
-    assert set(results["phone"]) == {"majority", "mfcc", "untrained", "cpc_z", "cpc_c", "supervised"}
+    for task, rows in ROWS_OF.items():
+        expected = {f"{row}{classifier}" for row in (*rows, "supervised") for classifier in ("", "_mlp")}
+        assert set(results[task]) == expected | {"majority"}
+        assert results[task]["spectral"]["features"]["source"] == SPECTRAL[task]
+        assert results[task]["spectral_mlp"]["classifier"] == "mlp"
     assert "aa" in (finished / "report.html").read_text()
 
 
@@ -241,7 +314,7 @@ def test_a_finished_pipeline_is_finished_by_whatever_path_its_folder_is_named(co
 def test_results_on_dev_stand_beside_those_on_test(corpus, labels, finished):
     """Evaluating dev leaves the results on test where they are."""
     stamps = {path: path.stat().st_mtime_ns for path in (finished / "probes").glob("*-test.json")}
-    dev = Pipeline(finished, tiny_config(corpus), labels, options=Options(evaluate="dev", max_frames=400, Cs=(0.1,)))
+    dev = replace(pipeline_of(corpus, labels, finished), options=replace(OPTIONS, evaluate="dev"))
     stages = Stages(finished, dev.stages())
     stages.run()
     assert "probes_dev" in stages.stages
@@ -256,7 +329,7 @@ def test_other_settings_of_the_training_are_refused_and_other_labels_repeat_the_
     pipeline = pipeline_of(corpus, own, out)
     Stages(out, pipeline.stages()).run()
     before, trained = results_of(out), (out / "last.pt").stat().st_mtime_ns
-    other = Pipeline(out, override(pipeline.config, {"optim.lr": 0.5}, where="test"), own, options=OPTIONS)
+    other = replace(pipeline, config=override(pipeline.config, {"optim.lr": 0.5}, where="test"))
     with pytest.raises(StageError, match=r"stage train .*optim.lr was 0.001, is 0.5"):
         Stages(out, other.stages()).run()
     assert results_of(out) == before

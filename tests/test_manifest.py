@@ -270,6 +270,66 @@ def test_select_keeps_one_split_and_names_those_present() -> None:
 # --- split
 
 
+def readings(num_sentences: int = 30, num_speakers: int = 6, per_speaker: int = 10) -> Manifest:
+    """Speakers who read sentences of one text, some sentences more often than others."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"path": f"{s}/{i}.wav", "num_samples": 8, "sample_rate": 8, "speaker": f"s{s}", "utterance": f"{s}-{i}"}
+        | {"sentence": f"t{int(sentence)}"}
+        for s in range(num_speakers)
+        for i, sentence in enumerate(rng.permutation(num_sentences)[:per_speaker])
+    ]
+    return Manifest(Path(), pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_split_by_a_column_shares_speakers_and_no_value_of_the_column(seed: int) -> None:
+    whole = readings()
+    parts = split_manifest(whole, by="sentence", seed=seed).table
+    assert (parts.groupby("sentence")["split"].nunique() == 1).all()
+    assert set(parts["speaker"][parts["split"] == "train"]) == set(whole.speakers)
+    sizes = parts["split"].value_counts()
+    largest = parts["sentence"].value_counts().max()
+    for name, share in (("dev", 0.1), ("test", 0.1)):
+        assert share * len(parts) - largest < sizes[name] <= share * len(parts)
+    assert parts.groupby("split")["speaker"].nunique().min() >= 5
+    again = split_manifest(
+        Manifest(whole.root, whole.table.sample(frac=1, random_state=seed)), by="sentence", seed=seed
+    )
+    assert of(again) == dict(zip(parts["utterance"], parts["split"], strict=True))
+
+
+def test_another_seed_gives_another_split_by_a_column() -> None:
+    whole = readings()
+    assert of(split_manifest(whole, by="sentence", seed=0)) != of(split_manifest(whole, by="sentence", seed=1))
+
+
+def test_every_speaker_is_in_every_split_by_a_column_where_the_sentences_allow_it() -> None:
+    """All speakers read the same ten sentences, so each sentence brings all of them."""
+    rows = readings(num_sentences=10).table
+    parts = split_manifest(Manifest(Path(), rows), by="sentence", fractions=(0.6, 0.2, 0.2)).table
+    assert parts.groupby("split")["speaker"].nunique().to_dict() == {"train": 6, "dev": 6, "test": 6}
+
+
+def test_a_split_by_a_column_that_takes_a_speaker_out_of_train_is_refused_in_one_line() -> None:
+    """Each speaker has one dialect, so whatever goes to test is missing from train."""
+    rows = readings().table
+    dialects = Manifest(Path(), rows.assign(dialect=["d" + speaker for speaker in rows["speaker"]]))
+    with pytest.raises(
+        ManifestError, match=r"split by dialect: speaker 's0' would be missing from train, .* or speaker"
+    ):
+        split_manifest(dialects, by="dialect")
+
+
+def test_a_column_that_cannot_be_split_by_is_refused() -> None:
+    whole = readings()
+    with pytest.raises(ManifestError, match=r"split by text: the manifest has no text column, it has path, .*\{text\}"):
+        split_manifest(whole, by="text")
+    gaps = Manifest(whole.root, whole.table.assign(sentence=["", *whole.table["sentence"][1:]]))
+    with pytest.raises(ManifestError, match=r"split by sentence: 1 utterances have no sentence, e\.g\. 0-0"):
+        split_manifest(gaps, by="sentence")
+
+
 def of(parts: Manifest) -> dict[str, str]:
     return dict(zip(parts.table["utterance"], parts.table["split"], strict=True))
 

@@ -97,6 +97,44 @@ def test_every_voice_is_deterministic(minispeech: ModuleType, tmp_path: Path) ->
     assert all(np.abs(a).max() < 32767 / 32768 for a in first)  # no voice clips
 
 
+def test_the_sentences_of_an_utterance_are_found_by_its_transcript(minispeech: ModuleType, corpus: Path) -> None:
+    spoken = minispeech.sentences_spoken(corpus)
+    assert sorted(spoken) == sorted(read_labels(corpus))
+    lines = minispeech.read_sentences()
+    for path in corpus.glob("*/*/*.trans.txt"):
+        for line in path.read_text().splitlines():
+            utterance, text = line.split(" ", 1)
+            first, second = spoken[utterance]
+            assert minispeech.words_of(f"{lines[first - 1]} {lines[second - 1]}") == text
+
+
+def test_a_transcript_of_other_sentences_is_refused(minispeech: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "1" / "11").mkdir(parents=True)
+    (tmp_path / "1" / "11" / "1-11.trans.txt").write_text("1-11-0000 NOBODY WROTE THIS\n")
+    with pytest.raises(ValueError, match="1-11-0000 does not consist of two sentences"):
+        minispeech.sentences_spoken(tmp_path)
+
+
+def test_with_fixed_partners_no_sentence_has_two(minispeech: ModuleType, corpus: Path, tmp_path: Path) -> None:
+    """So a split by sentence leaves no utterance out; with random partners, sentences have several."""
+    minispeech.synthesise(tmp_path, minutes=1.5, seed=0, num_speakers=6, partners="fixed")
+    pairs = set(minispeech.sentences_spoken(tmp_path).values())
+    assert {second - first for first, second in pairs} == {1}
+    assert all(first % 2 for first, _ in pairs)
+    assert any(second - first != 1 for first, second in minispeech.sentences_spoken(corpus).values())
+
+
+def test_a_corpus_with_other_partners_is_not_taken_for_ones_own(minispeech: ModuleType, tmp_path: Path) -> None:
+    minispeech.synthesise(tmp_path / "fixed", minutes=0.1, num_speakers=1, partners="fixed")
+    minispeech.synthesise(tmp_path / "random", minutes=0.1, num_speakers=1)
+    with pytest.raises(ValueError, match="partners was 'fixed', is 'random'; pass another folder"):
+        minispeech.synthesise(tmp_path / "fixed", minutes=0.1, num_speakers=1)
+    with pytest.raises(ValueError, match='partners was not given, is "fixed"; pass another folder'):
+        minispeech.synthesise(tmp_path / "random", minutes=0.1, num_speakers=1, partners="fixed")
+    with pytest.raises(ValueError, match="partners: got 'none', allowed: random, fixed"):
+        minispeech.synthesise(tmp_path / "none", minutes=0.1, num_speakers=1, partners="none")
+
+
 def test_layout(corpus: Path) -> None:
     """Files have the layout of LibriSpeech: 16 kHz mono FLAC, two chapters a speaker, a transcript line each."""
     paths = sorted(corpus.glob("*/*/*.flac"))

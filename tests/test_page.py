@@ -19,7 +19,8 @@ from cpc.features import extract_features, extractor_of_run, open_features
 from cpc.labels import num_labels, read_labels, read_phone_labels
 from cpc.probes import Options, Result, probe_phones, probe_speakers
 from cpc.report import ReportError, write_page
-from cpc.report.page import _introduction, _phone_result, _row_label
+from cpc.report.findings import Finding, write_findings
+from cpc.report.page import _introduction, _phone_result, _row
 from cpc.report.viewer import viewer_data
 from cpc.train import train
 from tests.conftest import make_corpus, tiny_config
@@ -27,6 +28,7 @@ from tests.conftest import make_corpus, tiny_config
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 PHONE_CLASSES = Path(__file__).resolve().parents[1] / "data" / "phone_classes.csv"
+UNITS = ("accuracy", "utterance_accuracy")
 NAMES = ["sil", "aa", "p", "<s>"]  # HTML would take the last name for a tag
 
 
@@ -53,6 +55,7 @@ def run(tmp_path_factory):
     predictions = probes / "phone-cpc_c-test.predictions.txt"
     probe_phones(opened, labels, options, predictions=predictions).save(probes / "phone-cpc_c-test.json")
     probe_speakers(opened, options).save(probes / "speaker-cpc_c-test.json")
+    write_findings(run, [Finding("chance level", "ok", "the loss is below log N")])
     return run
 
 
@@ -129,6 +132,50 @@ def test_results_are_shown_with_their_intervals(run, written):
     assert f"{100 * result.accuracy:.1f} <small>{100 * low:.1f}–{100 * high:.1f}</small>" in written.read_text()
 
 
+def cells_of(text):
+    """Read the tables of results: a list of rows of cells, each without its interval."""
+    tables = [table for table in re.findall(r"<table>(.*?)</table>", text, re.S) if "accuracy in % on" in table]
+    plain = [re.sub(r" <small>.*?</small>", "", table) for table in tables]
+    return [
+        [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)] for table in plain
+    ]
+
+
+def test_each_split_has_a_table_with_a_column_a_classifier_and_its_own_majority_class(run, tmp_path):
+    """Results of different splits have different majority classes; so have results of different labels."""
+    linear = Result.read(run / "probes" / "phone-cpc_c-test.json")
+    speaker = Result.read(run / "probes" / "speaker-cpc_c-test.json")
+    made_up = {
+        "phone-cpc_c-test": replace(linear, accuracy=0.66, majority={"accuracy": 0.16}),
+        "phone-cpc_c_mlp-test": replace(linear, accuracy=0.7, classifier="mlp", majority={"accuracy": 0.16}),
+        "phone-spectral-test": replace(linear, accuracy=0.63, majority={"accuracy": 0.16}),
+        "phone-spectral_mlp-test": replace(linear, accuracy=0.77, classifier="mlp", majority={"accuracy": 0.16}),
+        "phone-other-test": replace(linear, accuracy=0.5, majority={"accuracy": 0.3}),
+        "speaker-mfcc-dev": replace(
+            speaker, evaluate="dev", accuracy=0.4, utterance_accuracy=0.9, majority=dict.fromkeys(UNITS, 0.02)
+        ),
+    }
+    for stem, result in made_up.items():
+        result.save(tmp_path / "probes" / f"{stem}.json")
+    write_page(run, tmp_path / "report.html", probes=tmp_path / "probes", features=tmp_path / "none")
+    by_split = {table[0][0]: table for table in cells_of((tmp_path / "report.html").read_text())}
+    assert by_split == {
+        "accuracy in % on test": [
+            ["accuracy in % on test", "phone, linear", "phone, hidden layer"],
+            ["majority class", "16.0 or 30.0", "16.0"],
+            ["strongest spectral", "63.0", "77.0"],
+            ["CPC c", "66.0", "70.0"],
+            ["other", "50.0", "–"],
+        ],
+        "accuracy in % on dev": [
+            ["accuracy in % on dev", "speaker by frame, linear", "speaker by utterance, linear"],
+            ["majority class", "2.0", "2.0"],
+            ["MFCC", "40.0", "90.0"],
+        ],
+    }
+    assert "The strongest spectral features are MFCC stacked" in (tmp_path / "report.html").read_text()
+
+
 def test_a_run_with_everything_has_all_figures_and_tables(written):
     text = written.read_text()
     assert text.count('<figure class="picture">') == 6
@@ -145,13 +192,13 @@ def test_each_speaker_is_heard_before_any_is_heard_twice(run):
     assert speakers == [*speakers[:3], *speakers[:3], speakers[0]]
 
 
-def test_rows_are_named_after_the_features_the_classifier_and_the_control(run):
+def test_rows_are_named_after_the_features_and_the_control(run):
     result = Result.read(run / "probes" / "phone-cpc_c-test.json")
     control = replace(result, control="shuffled labels")
-    assert _row_label("phone-cpc_c-test", result) == "CPC c"
-    assert _row_label("phone", result) == "CPC c"
-    assert _row_label("phone-mine-test", replace(result, classifier="mlp")) == "mine (one hidden layer)"
-    assert _row_label("phone-cpc_c-test", control) == "CPC c (shuffled labels)"
+    assert _row("phone-cpc_c-test", result) == "cpc_c"
+    assert _row("phone", result) == "cpc_c"
+    assert _row("phone-mine_mlp-test", replace(result, classifier="mlp")) == "mine"
+    assert _row("phone-cpc_c-test", control) == "CPC c (shuffled labels)"
 
 
 def test_the_page_shows_the_linear_phone_probe_of_c(run):

@@ -29,7 +29,9 @@ def test_minispeech_runs_from_synthesis_to_table_and_resumes(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results["phone"]) == set(results["speaker"]) == {"majority", "untrained", "mfcc", "cpc_z", "cpc_c"}
+    rows = {f"{row}{end}" for row in ("untrained", "mfcc", "spectral", "cpc_z", "cpc_c") for end in ("", "_mlp")}
+    assert set(results["speaker"]) == {"majority", *rows}
+    assert set(results["phone"]) == {"majority", *rows, "cpc_c_cmvn", "cpc_c_cmvn_mlp"}
     for row in results["phone"].values():
         assert 0 < row["accuracy"] < 1
     for row in results["speaker"].values():
@@ -37,7 +39,7 @@ def test_minispeech_runs_from_synthesis_to_table_and_resumes(tmp_path):
         assert 0 <= row["utterance_accuracy"] <= 1
     assert set(results["seconds"]) == {"synthesise", "manifest", "train", "features", "probes"}
     assert results["phone"]["mfcc"]["accuracy"] > results["phone"]["majority"]["accuracy"] + 0.1
-    for name in ("CPC c", "MFCC", "majority class"):
+    for name in ("CPC c", "CPC c, CMVN", "strongest spectral", "MFCC", "majority class", "phone, hidden layer"):
         assert name in done.stdout
     for name in ("learning_curves.png", "accuracy_by_k.png"):
         assert (tmp_path / name).stat().st_size > 10_000
@@ -61,6 +63,21 @@ def test_minispeech_runs_from_synthesis_to_table_and_resumes(tmp_path):
     assert "seed was 0, is 1; undo the change, pass another --out" in other.stderr
     assert "Traceback" not in other.stderr
     assert json.loads((tmp_path / "results.json").read_text())["phone"] == results["phone"]
+
+
+def test_split_by_sentence_leaves_no_test_sentence_in_train_and_every_speaker_there(tmp_path, monkeypatch, capsys):
+    """The manifest names the sentences of each utterance, and the line that is printed counts the shared ones."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = load_script(SCRIPT)
+    partners, _ = script.SPLITS["sentence"]
+    script.synthesise(tmp_path, minutes=2, num_speakers=3, partners=partners)
+    script.make_manifest(tmp_path, "sentence", 0)
+    assert "sentences of test that also occur in train: 0.0 %" in capsys.readouterr().out
+    manifest = read_manifest(tmp_path / "manifest.csv")
+    sentences = {split: set(manifest.select(split).column("sentence")) for split in ("train", "dev", "test")}
+    assert not sentences["test"] & (sentences["train"] | sentences["dev"])
+    assert not sentences["dev"] & sentences["train"]
+    assert len(set(manifest.select("train").speakers)) == 3
 
 
 def test_learning_speed_probes_every_checkpoint_that_was_kept_and_no_frames_stay(corpus, tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ from cpc.report.figures import best_measurement, metrics_of_run
 from cpc.runs import MetricsError
 
 PNG = b"\x89PNG"
+UNITS = ("frame", "utterance")
 
 
 def metric(kind: str, update: int, loss: float, **more: Any) -> dict[str, Any]:
@@ -120,6 +121,28 @@ def test_the_best_measurement_gains_most_over_chance(tmp_path: Path) -> None:
     assert best_measurement(lines)["update"] == 2
 
 
+def test_the_table_has_a_column_for_each_classifier_and_explains_its_rows() -> None:
+    """A result with a hidden layer stands in its row's line; the majority class is the same for both classifiers."""
+    results = {
+        "phone": {
+            "majority": {"accuracy": 0.1},
+            "cpc_c_cmvn_mlp": {"accuracy": 0.7},
+            "spectral": {"accuracy": 0.6},
+            "spectral_mlp": {"accuracy": 0.75},
+        },
+        "speaker": {"spectral": {"accuracy": 0.4, "utterance_accuracy": 0.9}},
+    }
+    table, *notes = results_table(results).split("\n\n")
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines() if "--" not in row] == [
+        ["accuracy in %", "phone, linear", "phone, hidden layer", *(f"speaker by {u}, linear" for u in UNITS)],
+        ["majority class", "10.0", "10.0", "–", "–"],
+        ["strongest spectral", "60.0", "75.0", "40.0", "90.0"],
+        ["CPC c, CMVN", "–", "70.0", "–", "–"],
+    ]
+    assert "MFCC stacked with their neighbours up to 8 frames away; for phones" in notes[0]
+    assert "for phones only" in notes[0]
+
+
 def test_the_table_is_aligned_markdown_in_percent() -> None:
     results = {
         "phone": {"cpc_c": {"accuracy": 0.6456}, "majority": {"accuracy": 0.1}, "other": {"accuracy": 1.0}},
@@ -133,7 +156,7 @@ def test_the_table_is_aligned_markdown_in_percent() -> None:
     rows = text.split("\n\n")[0].splitlines()
     assert len({len(row) for row in rows}) == 1
     assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows if "--" not in row] == [
-        ["accuracy in %", "phone, frame", "speaker, frame", "speaker, utterance"],
+        ["accuracy in %", "phone, linear", "speaker by frame, linear", "speaker by utterance, linear"],
         ["majority class", "10.0", "0.4", "–"],
         ["CPC c", "64.6", "97.4", "100.0"],
         ["other", "100.0", "–", "–"],

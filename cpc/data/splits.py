@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,8 @@ from cpc.data.audio import EXTENSIONS
 from cpc.data.manifest import Manifest, ManifestError
 
 SPLITS = ("train", "dev", "test")
-By = Literal["utterance", "chapter", "speaker"]
+BUILT_IN = ("utterance", "chapter", "speaker")  # splits that do without other columns, or name a unit by two
+By = str  # "utterance", "chapter", "speaker", or another column of the manifest
 
 
 def split_manifest(
@@ -23,17 +23,22 @@ def split_manifest(
     """Add a column `split`: train, dev or test. The result does not depend on the order of the rows.
 
     Units are ordered by a hash of (seed, name) and taken at even spaces, so the shares are exact to one unit and no
-    split that was asked for is empty. A unit is an utterance, a chapter of a speaker, or a speaker. Utterances are
-    ordered by speaker first, so that each speaker is shared alike, and one recording under two names is one unit.
+    split that was asked for is empty. A unit is an utterance, a chapter of a speaker, a speaker, or all utterances with
+    one value of another column. Utterances are ordered by speaker first, so that each speaker is shared alike, and one
+    recording under two names is one unit. Units of another column are chosen so that every speaker is in train, and in
+    as many of the other splits as possible.
 
     Args:
         manifest: the utterances; an earlier `split` column is replaced.
-        by: what stays together. "utterance" gives the closed set: all splits share speakers and chapters.
-        fractions: shares of train, dev and test in the number of units; they add up to 1, and 0 is allowed.
+        by: what stays together. "utterance" gives the closed set: all splits share speakers and chapters. Another
+            column, such as the sentence that is read, gives splits that share speakers, but no value of this column.
+        fractions: shares of train, dev and test in the number of units, or of utterances if `by` is another column;
+            they add up to 1, and 0 is allowed.
         seed: seed of the order.
 
     Raises:
-        ManifestError: there are fewer units than splits, no chapter column, or the result leaks (see `refuse_leaks`).
+        ManifestError: there are fewer units than splits, no such column, a speaker would be missing from train, or the
+            result leaks (see `refuse_leaks`).
     """
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ManifestError(f"fractions {fractions}: expected three shares of 0 or more that add up to 1")
@@ -53,17 +58,65 @@ def split_manifest(
     first_by = pd.factorize(units["speaker"], sort=True)[0] if by == "utterance" else np.zeros(len(units))
     units = units.iloc[np.lexsort((order, first_by))]
     counts = _apportion(len(units), fractions, by)
-    names = np.full(len(units), SPLITS[0], dtype=object)
-    free = np.arange(len(units))
+    if by in BUILT_IN:
+        names = _evenly_spaced(counts)
+    else:
+        counts = _apportion(len(table), fractions, by)  # such units are of very different sizes
+        names = _sharing_speakers(table.groupby(key)["speaker"].agg(list).loc[units["unit"]].tolist(), counts, by)
+    chosen = key.map(dict(zip(units["unit"], names, strict=True)))
+    result = Manifest(manifest.root, table.assign(split=chosen.astype(str)))
+    refuse_leaks(result, by=by)
+    return result
+
+
+def _evenly_spaced(counts: Sequence[int]) -> list[str]:
+    """Name the split of each unit, with the units of test and then of dev at even spaces."""
+    names = np.full(sum(counts), SPLITS[0], dtype=object)
+    free = np.arange(len(names))
     for name, count in zip(SPLITS[:0:-1], counts[:0:-1], strict=True):  # test, then dev; train is the rest
         j = np.arange(len(free))  # take `count` of them, evenly spaced
         taken = (j + 1) * count // max(1, len(free)) > j * count // max(1, len(free))
         names[free[taken]] = name
         free = free[~taken]
-    chosen = key.map(dict(zip(units["unit"], names, strict=True)))
-    result = Manifest(manifest.root, table.assign(split=chosen.astype(str)))
-    refuse_leaks(result, by=by)
-    return result
+    return [str(name) for name in names]
+
+
+def _sharing_speakers(speakers_of: Sequence[Sequence[str]], counts: Sequence[int], by: str) -> list[str]:
+    """Name the split of each unit, so that train has every speaker, and test and dev as many as possible.
+
+    The next unit of a split is the one that adds most speakers to it; of equals, the first.
+
+    Args:
+        speakers_of: speaker of each utterance of each unit.
+        counts: number of utterances in train, dev and test, to less than one unit.
+        by: what a unit is, for the message.
+
+    Raises:
+        ManifestError: a speaker would be missing from train.
+    """
+    names, free = [SPLITS[0]] * len(speakers_of), list(range(len(speakers_of)))
+    num_units = Counter(speaker for speakers in speakers_of for speaker in set(speakers))  # in train
+    for name, room in zip(SPLITS[:0:-1], counts[:0:-1], strict=True):
+        missing, is_empty = set(num_units), True
+        while room > 0:
+            spare = [i for i in free if not counts[0] or all(num_units[speaker] > 1 for speaker in speakers_of[i])]
+            if not spare:
+                scarce = min(num_units, key=lambda speaker: (num_units[speaker], speaker))
+                raise ManifestError(
+                    f"split by {by}: speaker {scarce!r} would be missing from train, where each speaker needs a {by} "
+                    "that is in no other split; lower the fractions of dev and test, or split by utterance or speaker"
+                )
+            fitting = [i for i in spare if len(speakers_of[i]) <= room]
+            if not fitting and not is_empty:
+                break
+            fitting = fitting or [min(spare, key=lambda i: len(speakers_of[i]))]
+            gains = [len(missing.intersection(speakers_of[i])) for i in fitting]
+            i = fitting[gains.index(max(gains))]
+            names[i], room, is_empty = name, room - len(speakers_of[i]), False
+            free.remove(i)
+            missing.difference_update(speakers_of[i])
+            num_units.subtract(set(speakers_of[i]))
+    return names
 
 
 def read_utterance_list(path: str | Path) -> list[str]:
@@ -155,13 +208,20 @@ def _apportion(num_units: int, fractions: tuple[float, float, float], by: str) -
 
 def _units(table: pd.DataFrame, by: str) -> "pd.Series[str]":
     """Name the unit of each row."""
+    if by not in table:
+        raise ManifestError(
+            f"split by {by}: the manifest has no {by} column, it has {', '.join(table.columns)}; use a --speaker "
+            f"pattern with {{{by}}}, or add the column"
+        )
     if by == "chapter":
-        if "chapter" not in table:
-            raise ManifestError(
-                "split by chapter: the manifest has no chapter column; use a --speaker pattern with {chapter}"
-            )
         return table["speaker"] + "/" + table["chapter"]  # chapter numbers may repeat across speakers
-    return table[by]
+    units = table[by].astype(str)
+    if (units == "").any():
+        raise ManifestError(
+            f"split by {by}: {int((units == '').sum())} utterances have no {by}, e.g. "
+            f"{table['utterance'][units == ''].iloc[0]}; expected some text in each row"
+        )
+    return units
 
 
 def refuse_leaks(manifest: Manifest, *, by: By) -> None:

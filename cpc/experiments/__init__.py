@@ -8,21 +8,17 @@ from cpc.experiments.stages import Stage, StageError, Stages, errors_in_one_line
 
 if TYPE_CHECKING:
     from cpc.experiments.ablate import run_ablation
+    from cpc.experiments.doctor import DoctorError, examine_run
     from cpc.experiments.estimate import Speed, measure_speed
-    from cpc.experiments.evaluate import (
-        Probe,
-        RowError,
-        Task,
-        evaluate_once,
-        extract_row,
-        run_probes,
-        table_rows,
-        train_run,
-    )
+    from cpc.experiments.evaluate import RowError, evaluate_once, extract_row, train_run
+    from cpc.experiments.parallel import ParallelError
     from cpc.experiments.pipeline import Pipeline
+    from cpc.experiments.probing import Probe, Task, run_probes, table_rows
 
 __all__ = [
     "Ablation",
+    "DoctorError",
+    "ParallelError",
     "Pipeline",
     "Probe",
     "Row",
@@ -34,6 +30,7 @@ __all__ = [
     "Task",
     "errors_in_one_line",
     "evaluate_once",
+    "examine_run",
     "extract_row",
     "measure_speed",
     "override",
@@ -49,16 +46,19 @@ __getattr__ = lazily(  # these load torch
     __name__,
     {
         "run_ablation": "ablate",
+        "DoctorError": "doctor",
+        "examine_run": "doctor",
         "Speed": "estimate",
         "measure_speed": "estimate",
+        "ParallelError": "parallel",
         "Pipeline": "pipeline",
-        "Probe": "evaluate",
+        "Probe": "probing",
         "RowError": "evaluate",
-        "Task": "evaluate",
+        "Task": "probing",
         "evaluate_once": "evaluate",
         "extract_row": "evaluate",
-        "run_probes": "evaluate",
-        "table_rows": "evaluate",
+        "run_probes": "probing",
+        "table_rows": "probing",
         "train_run": "evaluate",
     },
 )

@@ -16,17 +16,24 @@ from typing import Any
 
 from cpc.config import Config, config_identity
 from cpc.data import read_manifest
-from cpc.experiments.evaluate import Probe, Task, extract_row, run_probes, table_rows, train_run
+from cpc.experiments.doctor import examine_run
+from cpc.experiments.evaluate import SPECTRAL, extract_row, train_run
+from cpc.experiments.parallel import num_cores
+from cpc.experiments.probing import TASKS, Probe, Task, run_probes, table_rows
 from cpc.experiments.settings import override
 from cpc.experiments.stages import Stage
 from cpc.files import write_json
 from cpc.labels import read_phone_labels
 from cpc.probes import Options
-from cpc.report import results_table, write_page
+from cpc.report import results_table, row_key, write_page
 from cpc.train import complete
 
-ROWS = ("mfcc", "untrained", "cpc_z", "cpc_c")
-TASKS: tuple[Task, ...] = ("phone", "speaker")
+ROWS: Mapping[str, Mapping[Task, str]] = {  # the rows of the table, and which features are probed for each task
+    **{row: dict.fromkeys(TASKS, row) for row in ("mfcc", "untrained", "cpc_z", "cpc_c")},
+    "spectral": SPECTRAL,
+    "cpc_c_cmvn": {"phone": "cpc_c_cmvn"},  # CMVN removes most of what tells speakers apart
+}
+FEATURES = tuple(dict.fromkeys(features for row in ROWS.values() for features in row.values()))
 
 
 @dataclass(frozen=True)
@@ -42,26 +49,21 @@ class Pipeline:
     phone_classes: Path | None = None
     """Table of phone classes (CSV), by which phone results are grouped; it needs phones.txt."""
     options: Options = field(default_factory=Options)
-    """Options of every probe."""
+    """Options of the linear probes; those with a hidden layer differ in the classifier and in the number of frames."""
+    hidden_layer_frames: int = 30_000
+    """Train frames of each probe with a hidden layer."""
     with_topline: bool = False
     """Also train the same network with labels, once for phones and once for speakers."""
+    jobs: int = field(default_factory=num_cores)
+    """Number of probes side by side."""
 
     def probes(self) -> list[Probe]:
-        """List the probes: phones and speakers in the features of each row."""
-        rows = [(task, row, self._features(row)) for row in ROWS for task in TASKS]
-        if self.with_topline:
-            rows += [(task, "supervised", self._topline(task) / "features") for task in TASKS]
-        probes = []
-        for task, row, features in rows:
-            result = self.out / "probes" / f"{task}-{row}-{self.options.evaluate}.json"
-            predictions = result.with_suffix(".predictions.txt") if (task, row) == ("phone", "cpc_c") else None
-            probes.append(Probe(task, row, features, result, self.options, predictions=predictions))
-        return probes
+        """List the probes: phones and speakers in the features of each row, with each classifier."""
+        return self._standard_probes() + (self._topline_probes() if self.with_topline else [])
 
     def stages(self) -> list[Stage]:
         """List the stages: train, features, topline if it is wanted, probes."""
         manifest, checkpoint = Path(self.config.data.manifest), self.out / "best.pt"
-        probes = self.probes()
         train = Stage(
             "train",
             lambda: train_run(self.config, self.out),
@@ -74,9 +76,9 @@ class Pipeline:
             "features",
             self._extract,
             inputs={"checkpoint": checkpoint, "manifest": manifest},
-            outputs=[self._features(row) for row in ROWS],
+            outputs=[self._features(name) for name in FEATURES],
         )
-        stages = [train, features, self._probing("probes", [probe for probe in probes if probe.row in ROWS])]
+        stages = [train, features, self._probing("probes", self._standard_probes())]
         if self.with_topline:
             topline = Stage(
                 "topline",
@@ -86,11 +88,11 @@ class Pipeline:
                 settings={task: config_identity(self._supervised(task)) for task in TASKS},
                 keep=True,
             )
-            stages += [topline, self._probing("topline_probes", [p for p in probes if p.row not in ROWS])]
+            stages += [topline, self._probing("topline_probes", self._topline_probes())]
         return stages
 
     def report(self, seconds: Mapping[str, float]) -> str:
-        """Write results.json and report.html.
+        """Write results.json, doctor.json and report.html.
 
         Args:
             seconds: the time that each stage took.
@@ -104,11 +106,37 @@ class Pipeline:
             "seconds": dict(seconds),
         }
         write_json(self.out / "results.json", results)
+        examine_run(self.out)
         write_page(self.out, self.out / "report.html", labels=self.labels)
         return results_table(results)
 
-    def _features(self, row: str) -> Path:
-        return self.out / "features" / row
+    def _standard_probes(self) -> list[Probe]:
+        return [
+            probe
+            for row, features in ROWS.items()
+            for task, name in features.items()
+            for probe in self._with_each_classifier(task, row, self._features(name))
+        ]
+
+    def _topline_probes(self) -> list[Probe]:
+        return [
+            probe
+            for task in TASKS
+            for probe in self._with_each_classifier(task, "supervised", self._topline(task) / "features")
+        ]
+
+    def _with_each_classifier(self, task: Task, row: str, features: Path) -> list[Probe]:
+        hidden = dataclasses.replace(self.options, classifier="mlp", max_frames=self.hidden_layer_frames)
+        probes = []
+        for options in (self.options, hidden):
+            key = row_key(row, options.classifier)
+            result = self.out / "probes" / f"{task}-{key}-{options.evaluate}.json"
+            predictions = result.with_suffix(".predictions.txt") if (task, key) == ("phone", "cpc_c") else None
+            probes.append(Probe(task, key, features, result, options, predictions=predictions))
+        return probes
+
+    def _features(self, name: str) -> Path:
+        return self.out / "features" / name
 
     def _topline(self, task: Task) -> Path:
         return self.out / "topline" / task
@@ -118,8 +146,8 @@ class Pipeline:
         return override(self.config, changes, where="topline")
 
     def _extract(self) -> None:
-        for row in ROWS:
-            extract_row(row, self.out, read_manifest(self.config.data.manifest), self._features(row))
+        for name in FEATURES:
+            extract_row(name, self.out, read_manifest(self.config.data.manifest), self._features(name))
 
     def _train_topline(self) -> None:
         for task in TASKS:
@@ -128,13 +156,13 @@ class Pipeline:
 
     def _probing(self, name: str, probes: list[Probe]) -> Stage:
         """Make a stage of some probes; each split that is evaluated has its own stage, so its results are kept."""
-        settings = dataclasses.asdict(self.options)
+        settings = {**dataclasses.asdict(self.options), "hidden_layer_frames": self.hidden_layer_frames}
         evaluate = settings.pop("evaluate")
 
         def make() -> None:
             phones = self.labels.with_name("phones.txt")
             names, classes = (phones, self.phone_classes) if phones.exists() else (None, None)
-            run_probes(probes, read_phone_labels(self.labels, names=names, classes=classes))
+            run_probes(probes, read_phone_labels(self.labels, names=names, classes=classes), jobs=self.jobs)
 
         return Stage(
             name if evaluate == "test" else f"{name}_{evaluate}",

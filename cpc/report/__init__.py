@@ -3,21 +3,30 @@
 from typing import TYPE_CHECKING
 
 from cpc.doors import lazily
-from cpc.report.tables import markdown_table, mean_and_deviation, percent, results_table
+from cpc.report.tables import ROWS, markdown_table, mean_and_deviation, notes_on, percent, results_table, row_key
 
 if TYPE_CHECKING:
     from cpc.report.figures import ReportError, learning_figure, save_figure, steps_figure
+    from cpc.report.findings import Finding, Level, findings_text, read_findings, write_findings
     from cpc.report.page import write_page
 
 __all__ = [
+    "ROWS",
+    "Finding",
+    "Level",
     "ReportError",
+    "findings_text",
     "learning_figure",
     "markdown_table",
     "mean_and_deviation",
+    "notes_on",
     "percent",
+    "read_findings",
     "results_table",
+    "row_key",
     "save_figure",
     "steps_figure",
+    "write_findings",
     "write_page",
 ]
 
@@ -29,6 +38,11 @@ __getattr__ = lazily(
         "learning_figure": "figures",
         "save_figure": "figures",
         "steps_figure": "figures",
+        "Finding": "findings",
+        "Level": "findings",
+        "findings_text": "findings",
+        "read_findings": "findings",
+        "write_findings": "findings",
         "write_page": "page",
     },
 )

@@ -31,8 +31,9 @@ from cpc.report.figures import (
     metrics_of_run,
     steps_figure,
 )
+from cpc.report.findings import findings_html, read_findings
 from cpc.report.projections import phone_map_figure, speaker_map_figure
-from cpc.report.tables import COLUMNS, NO_VALUE, ROWS, percent
+from cpc.report.tables import COLUMNS, NO_VALUE, ROWS, notes_on, percent
 from cpc.report.viewer import MARKUP, data_url, viewer_data
 
 TEMPLATE = Path(__file__).parent / "page.html"
@@ -76,7 +77,7 @@ def write_page(
         run=run,
         probes=probes,
         features_folder=features,
-        results={path.stem: Result.read(path) for path in sorted(probes.glob("*.json"))},
+        results={path.stem: Result.read(path) for path in sorted(probes.glob("*.json")) if not _is_abx(path)},
         features=open_features(features) if (features / "features.json").exists() else None,
         labels=read_phone_labels(labels, names=phones) if labels else None,
         predictions=read_labels(predictions) if predictions and predictions.exists() else None,
@@ -89,6 +90,7 @@ def write_page(
         _probe_results(found),
         _utterances(found, utterances),
         _training(found),
+        _soundness(found),
         _phones(found),
         _maps(found),
     )
@@ -111,6 +113,14 @@ class _Found:
     features: Features | None
     labels: PhoneLabels | None
     predictions: Mapping[str, NDArray[Any]] | None
+
+
+def _is_abx(path: Path) -> bool:
+    """Whether a file is the result of `cpc probe abx`, which the page does not show."""
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["task"] == "abx")
+    except (ValueError, KeyError, TypeError):
+        return False  # not a result, as reading it will say
 
 
 # --- sections
@@ -147,7 +157,15 @@ def _probe_results(found: _Found) -> str:
     heading = "<h2>Probe results</h2>\n"
     if not found.results:
         return heading + _missing("No probe results yet.", _probe_command(found))
-    return heading + _results_table(found.results)
+    by_split: dict[str, dict[str, Result]] = {}
+    for stem, result in found.results.items():
+        by_split.setdefault(result.evaluate, {})[stem] = result
+    note = (
+        "The small numbers are 95 % bootstrap intervals. They hold for other utterances, but not for another training "
+        f"run. {notes_on({_row(stem, result) for stem, result in found.results.items()})}"
+    )
+    tables = "".join(_results_table(evaluate, results) for evaluate, results in by_split.items())
+    return f'{heading}{tables}<p class="dim">{html.escape(note)}</p>'
 
 
 def _utterances(found: _Found, utterances: list[dict[str, Any]]) -> str:
@@ -169,6 +187,13 @@ def _training(found: _Found) -> str:
         "ceiling log N; its title says what it bounds, if anything.",
     )
     return f"<h2>Training</h2>\n{curves}\n{steps}"
+
+
+def _soundness(found: _Found) -> str:
+    heading, findings = "<h2>Is this run sound?</h2>\n", read_findings(found.run)
+    if findings is None:
+        return heading + _missing("The run has not been examined yet.", f"cpc doctor {found.run}")
+    return heading + findings_html(findings)
 
 
 def _phones(found: _Found) -> str:
@@ -226,41 +251,30 @@ def _picture(draw: Callable[[], Figure], caption: str) -> str:
     return f'<figure class="picture"><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
-def _results_table(results: Mapping[str, Result]) -> str:
-    """List each result with its 95 % interval."""
-    rows: dict[str, dict[str, str]] = {}  # by label and column
-    majority: dict[str, str] = {}
+def _results_table(evaluate: str, results: Mapping[str, Result]) -> str:
+    """List each result on a split with its 95 % interval, below the accuracy of the majority class."""
+    rows: dict[str, dict[str, str]] = {}  # by row and column
+    majority: dict[str, set[str]] = {}  # one value a column, unless its probes had different labels
     for stem, result in results.items():
-        label = _row_label(stem, result)
-        for column, (task, measure) in COLUMNS.items():
+        for column, (task, classifier, measure) in COLUMNS.items():
             share = getattr(result, measure)
-            if result.task == task and share is not None:
+            if (result.task, result.classifier) == (task, classifier) and share is not None:
                 low, high = getattr(result, f"{measure}_interval")
                 interval = f"<small>{percent(low)}–{percent(high)}</small>"
-                rows.setdefault(label, {})[column] = f"{percent(share)} {interval}"
-                majority[column] = percent(result.majority[measure])
-    order = [label for label in ROWS.values() if label in rows] + [k for k in rows if k not in ROWS.values()]
-    evaluated = ", ".join(sorted({result.evaluate for result in results.values()}))
-    body = [
-        [html.escape(label), *(cells.get(column, NO_VALUE) for column in COLUMNS)]
-        for label, cells in (("majority class", majority), *((label, rows[label]) for label in order))
-    ]
-    header = [f"accuracy in % on {html.escape(evaluated)}", *map(html.escape, COLUMNS)]
-    note = (
-        "The small numbers are 95 % bootstrap intervals. They hold for other utterances, but not for another training "
-        "run."
-    )
-    return f'{_html_table(header, body)}<p class="dim">{note}</p>'
+                rows.setdefault(_row(stem, result), {})[column] = f"{percent(share)} {interval}"
+                majority.setdefault(column, set()).add(percent(result.majority[measure]))
+    cells = {"majority": {column: " or ".join(sorted(values)) for column, values in majority.items()}, **rows}
+    order = [*(row for row in ROWS if row in cells), *(row for row in cells if row not in ROWS)]
+    columns = [column for column in COLUMNS if column in majority]
+    body = [[html.escape(ROWS.get(r, r)), *(cells[r].get(column, NO_VALUE) for column in columns)] for r in order]
+    return _html_table([f"accuracy in % on {html.escape(evaluate)}", *map(html.escape, columns)], body)
 
 
-def _row_label(stem: str, result: Result) -> str:
-    """Name the probed features, from the name of the result's file where possible."""
-    name = stem.removesuffix(f"-{result.evaluate}").removeprefix(result.task).strip("-_")
-    name = name or "_".join(filter(None, (result.features.source, result.features.layer)))
-    label = ROWS.get(name, name)
-    if result.classifier != "linear" and "mlp" not in label:
-        label += " (one hidden layer)"
-    return f"{label} ({result.control})" if result.control else label
+def _row(stem: str, result: Result) -> str:
+    """Name the row of a result after the probed features, by the name of the result's file where possible."""
+    name = stem.removesuffix(f"-{result.evaluate}").removeprefix(result.task).removesuffix(f"_{result.classifier}")
+    name = name.strip("-_") or "_".join(filter(None, (result.features.source, result.features.layer)))
+    return f"{ROWS.get(name, name)} ({result.control})" if result.control else name
 
 
 def _grouping_table(result: Result, kind: str) -> str:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 NO_VALUE = "–"
 
-ROWS = {  # the rows of `results_table`, in this order
+ROWS = {  # the rows of a table of results, in this order
     "majority": "majority class",
     "untrained": "untrained network",
     "mfcc": "MFCC",
+    "spectral": "strongest spectral",
     "cpc_z": "CPC z",
     "cpc_c": "CPC c",
+    "cpc_c_cmvn": "CPC c, CMVN",
     "supervised": "supervised",
 }
-COLUMNS = {  # its columns: a probe's task, and which of its accuracies is shown
-    "phone, frame": ("phone", "accuracy"),
-    "speaker, frame": ("speaker", "accuracy"),
-    "speaker, utterance": ("speaker", "utterance_accuracy"),
+COLUMNS = {  # its columns: a probe's task, its classifier, and which of its accuracies is shown
+    "phone, linear": ("phone", "linear", "accuracy"),
+    "phone, hidden layer": ("phone", "mlp", "accuracy"),
+    "speaker by frame, linear": ("speaker", "linear", "accuracy"),
+    "speaker by frame, hidden layer": ("speaker", "mlp", "accuracy"),
+    "speaker by utterance, linear": ("speaker", "linear", "utterance_accuracy"),
+    "speaker by utterance, hidden layer": ("speaker", "mlp", "utterance_accuracy"),
+}
+NOTES = {  # what the name of a row does not say
+    "spectral": (
+        "The strongest spectral features are MFCC stacked with their neighbours up to 8 frames away; for phones, they "
+        "are first normalised over the utterance (CMVN), which helps phones and costs speakers nearly everything."
+    ),
+    "cpc_c_cmvn": "CPC c with CMVN is probed for phones only.",
 }
 
 
@@ -76,24 +88,48 @@ def mean_and_deviation(values: Sequence[float], *, decimals: int = 1) -> str:
     return f"{statistics.mean(values):.{decimals}f}{deviation}"
 
 
+def row_key(row: str, classifier: str) -> str:
+    """Name a row's result with a classifier: the row itself for "linear", else with the classifier after it.
+
+    >>> row_key("cpc_c", "linear"), row_key("cpc_c", "mlp")
+    ('cpc_c', 'cpc_c_mlp')
+    """
+    return row if classifier == "linear" else f"{row}_{classifier}"
+
+
+def notes_on(rows: Collection[str]) -> str:
+    """Say what the names of some rows do not; empty if they say everything."""
+    return " ".join(note for row, note in NOTES.items() if row in rows)
+
+
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Format the probes' accuracies as a Markdown table.
 
     Args:
-        results: for each task ("phone", "speaker"), a mapping from features ("majority", "untrained", "mfcc", "cpc_z",
-            "cpc_c"; others follow these) to the probe's result, which holds accuracies in [0, 1]. The optional
-            key "seconds" maps stages to the time that each took.
+        results: for each task ("phone", "speaker"), a mapping from rows (see ROWS; others follow these) to the probe's
+            result, which holds accuracies in [0, 1]. The result with a hidden layer stands under the row's `row_key`.
+            The optional key "seconds" maps stages to the time that each took.
 
     Returns:
-        Accuracies in %, "–" where there is none, and a line with the times; without a final newline.
+        Accuracies in %, without columns that would be empty, "–" where there is no value; below, what the rows' names
+        do not say, and the times; without a final newline.
     """
-    present = dict.fromkeys(row for task in ("phone", "speaker") for row in results.get(task, {}))
+    present = dict.fromkeys(row.removesuffix("_mlp") for task in ("phone", "speaker") for row in results.get(task, {}))
     keys = [key for key in ROWS if key in present] + [key for key in present if key not in ROWS]
-    cells = [["accuracy in %", *COLUMNS]]
-    for key in keys:
-        values = [results.get(task, {}).get(key, {}).get(measure) for task, measure in COLUMNS.values()]
-        cells.append([ROWS.get(key, key), *map(percent, values)])
-    lines = [markdown_table(cells)]
+    columns = []
+    for name, (task, classifier, measure) in COLUMNS.items():
+        found = results.get(task, {})
+        values = [found.get(row_key(key, classifier), {}).get(measure) for key in keys]
+        if any(value is not None for value in values):
+            values = [
+                found.get(key, {}).get(measure) if key == "majority" else value
+                for key, value in zip(keys, values, strict=True)
+            ]
+            columns.append([name, *map(percent, values)])
+    names = ["accuracy in %", *(ROWS.get(key, key) for key in keys)]
+    lines = [markdown_table(list(zip(names, *columns, strict=True)))]
+    if note := notes_on(present):
+        lines += ["", note]
     if seconds := results.get("seconds"):
         stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
         lines += ["", f"Time: {stages}; {sum(seconds.values()):.0f} s in total."]

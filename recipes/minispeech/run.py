@@ -1,13 +1,14 @@
 """minispeech from end to end: synthesise speech, train CPC, extract features, probe phones and speakers.
 
     python recipes/minispeech/run.py [--out runs/minispeech] [--minutes 60] [--updates N] [--seed 0] [--topline]
+                                     [--split sentence]
 
 A stage whose inputs and settings have not changed is skipped, so the same command resumes after an interruption. Other
 settings of the corpus or of the training are refused, rather than mixed with what --out holds:
 
     corpus/              sound, labels and manifest.csv          learning_curves.png, accuracy_by_k.png
     best.pt, last.pt     the trained model (cpc.load(out))       probes/*.json
-    features/            frames of MFCC, untrained, z and c      results.json, the table that is printed
+    features/            frames of each row of the table         results.json, the table that is printed
     report.html          a page to look at and listen to         stages/*.json
     topline/             with --topline: the same network trained with labels, once for phones and once for speakers
 """
@@ -16,15 +17,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import mean
 
-from synthesise import synthesise
+from synthesise import sentences_spoken, synthesise
 
 from cpc.config import Config, read_config
 from cpc.data import scan_folder, split_manifest, write_manifest
 from cpc.experiments import Pipeline, Stage, Stages, errors_in_one_line, override
 from cpc.probes import Options
+from cpc.report import percent
 
 PHONE_CLASSES = Path(__file__).resolve().parents[2] / "data" / "phone_classes.csv"
+PROBE_FRAMES = 50_000  # train frames of each linear probe
+SPLITS = {  # what no two splits share, which two sentences make an utterance, and what the table says about test
+    "utterance": ("random", "utterances not seen in training, speakers shared"),
+    "sentence": ("fixed", "sentences not seen in training, speakers shared"),
+}
 
 
 def main() -> None:
@@ -37,6 +45,9 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the corpus, the split, the training and the probes"
     )
+    parser.add_argument(
+        "--split", choices=SPLITS, default="utterance", help="what no two splits share; sentence makes another corpus"
+    )
     parser.add_argument("--topline", action="store_true", help="also train the same network with labels")
     parser.add_argument("--evaluate", choices=["test", "dev"], default="test", help="dev while settings are chosen")
     parser.add_argument("--redo", action="append", default=[], metavar="STAGE", help="rerun a stage that is kept")
@@ -48,12 +59,14 @@ def main() -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the experiment, from top to bottom."""
     out, corpus = options.out, options.out / "corpus"
+    partners, unseen = SPLITS[options.split]
+    other = {} if options.split == "utterance" else {"split": options.split}  # runs of earlier versions do not name it
     pipeline = Pipeline(
         out,
         configure(options),
         labels=corpus / "phone_labels.txt",
         phone_classes=PHONE_CLASSES,
-        options=Options(evaluate=options.evaluate, max_frames=100_000, Cs=(0.01, 0.1, 1.0), seed=options.seed),
+        options=Options(evaluate=options.evaluate, max_frames=PROBE_FRAMES, Cs=(0.01, 0.1, 1.0), seed=options.seed),
         with_topline=options.topline,
     )
     stages = Stages(
@@ -61,24 +74,30 @@ def run(options: argparse.Namespace) -> None:
         [
             Stage(
                 "synthesise",
-                lambda: synthesise(corpus, minutes=options.minutes, seed=options.seed, num_speakers=options.speakers),
+                lambda: synthesise(
+                    corpus,
+                    minutes=options.minutes,
+                    seed=options.seed,
+                    num_speakers=options.speakers,
+                    partners=partners,
+                ),
                 outputs=[corpus],
-                settings={"minutes": options.minutes, "seed": options.seed, "speakers": options.speakers},
+                settings={"minutes": options.minutes, "seed": options.seed, "speakers": options.speakers, **other},
                 keep=True,
             ),
             Stage(
                 "manifest",
-                lambda: make_manifest(corpus, options.seed),
+                lambda: make_manifest(corpus, options.split, options.seed),
                 inputs={"corpus": corpus / "corpus.json"},
                 outputs=[corpus / "manifest.csv"],
-                settings={"seed": options.seed},
+                settings={"seed": options.seed, **other},
             ),
             *pipeline.stages(),
         ],
     )
     stages.run(redo=options.redo)
     table = pipeline.report(stages.seconds)
-    print(f"\nAccuracy in %, {options.evaluate} split (utterances not seen in training, speakers shared):\n\n{table}")
+    print(f"\nAccuracy in %, {options.evaluate} split ({unseen}):\n\n{table}")
     print(f"wrote {out}/results.json, learning_curves.png, accuracy_by_k.png, and report.html to look at")
 
 
@@ -90,11 +109,17 @@ def configure(options: argparse.Namespace) -> Config:
     return override(read_config("small"), changes, where="minispeech")
 
 
-def make_manifest(corpus: Path, seed: int) -> None:
-    """List the utterances and split them; all speakers are in every split."""
+def make_manifest(corpus: Path, split: str, seed: int) -> None:
+    """List the utterances with their sentences, and split them; all speakers are in train, and nearly all in test."""
     scan = scan_folder(corpus)
     print(scan)
-    write_manifest(split_manifest(scan.manifest, by="utterance", seed=seed), corpus / "manifest.csv")
+    sentences = sentences_spoken(corpus)
+    column = ["+".join(map(str, sentences[utterance])) for utterance in scan.manifest.utterances]
+    manifest = split_manifest(scan.manifest.with_column("sentence", column), by=split, seed=seed)
+    in_train = {sentence for utterance in manifest.select("train").utterances for sentence in sentences[utterance]}
+    of_test = [sentence for utterance in manifest.select("test").utterances for sentence in sentences[utterance]]
+    print(f"sentences of test that also occur in train: {percent(mean(s in in_train for s in of_test))} %")
+    write_manifest(manifest, corpus / "manifest.csv")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Synthesise minispeech with espeak-ng: English speech of many speakers with exact phone times, without a download.
 
-    python recipes/minispeech/synthesise.py OUT [--seed 0] [--minutes 60] [--speakers N]
+    python recipes/minispeech/synthesise.py OUT [--seed 0] [--minutes 60] [--speakers N] [--partners random]
 
     speakers, sentences → espeak-ng (22050 Hz, phone events) → 16 kHz → channel → noise → FLAC, labels
 
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Literal, get_args
 
 import numpy as np
 import soundfile
@@ -40,6 +41,7 @@ from cpc.labels import (
     LABEL_SAMPLE_RATE,
     LABEL_WINDOW_SAMPLES,
     num_labels,
+    read_transcripts,
     write_labels,
     write_phones,
 )
@@ -55,6 +57,8 @@ PLACEMENT_DB = 9.0  # largest gain or loss of each filter that stands for an utt
 PLACEMENT_BANDS_HZ = ((200, 700), (700, 2000), (2000, 6000))  # one resonance lies in each band
 PLACEMENT_SNR_DB = 4.0  # largest deviation from the speaker's signal-to-noise ratio
 SPEECH_RMS = 0.05  # share of full scale before the gain of the utterance; leaves 26 dB for peaks
+
+Partners = Literal["random", "fixed"]  # which two sentences make an utterance: any two, or always the same two
 
 
 @dataclass(frozen=True)
@@ -344,15 +348,59 @@ def frame_labels(starts: list[tuple[float, str]], num_samples: int, phone_ids: d
     return np.array([phone_ids[symbol] for _, symbol in starts])[spoken]
 
 
-def shuffled_forever(sentences: list[str], rng: np.random.Generator) -> Iterator[str]:
-    """Yield the sentences in random order; each comes once before any comes again."""
+def shuffled_forever(texts: list[str], rng: np.random.Generator) -> Iterator[str]:
+    """Yield the texts in random order; each comes once before any comes again."""
     while True:
-        for i in rng.permutation(len(sentences)):
-            yield sentences[i]
+        for i in rng.permutation(len(texts)):
+            yield texts[i]
+
+
+def utterance_texts(partners: Partners, rng: np.random.Generator) -> Iterator[str]:
+    """Yield what one chapter's utterances say, two sentences each.
+
+    Random partners tie nearly all sentences together, utterance by utterance, so that no split could keep a sentence
+    to itself. With fixed partners, the 1st and the 2nd sentence always come together, the 3rd and the 4th, and so on.
+    """
+    sentences = read_sentences()
+    if partners == "fixed":
+        yield from shuffled_forever(list(map(" ".join, zip(sentences[::2], sentences[1::2], strict=True))), rng)
+    drawn = shuffled_forever(sentences, rng)
+    while True:
+        yield " ".join(next(drawn) for _ in range(SENTENCES_PER_UTTERANCE))
+
+
+def words_of(text: str) -> str:
+    """Write a text as transcripts have it: in capitals, without punctuation."""
+    return " ".join(re.sub(r"[^A-Z' ]", " ", text.upper()).split())
+
+
+def sentences_spoken(corpus: Path) -> dict[str, tuple[int, int]]:
+    """Find the two sentences of each utterance by its transcript, as line numbers of sentences.txt from 1.
+
+    Raises:
+        ValueError: a transcript does not consist of two of the sentences.
+    """
+    numbers = {words_of(sentence): number for number, sentence in enumerate(read_sentences(), start=1)}
+    found = {}
+    for path in sorted(corpus.glob("*/*/*.trans.txt")):
+        for utterance, text in read_transcripts(path).items():
+            words = text.split()
+            halves = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
+            pair = next(((numbers[a], numbers[b]) for a, b in halves if a in numbers and b in numbers), None)
+            if pair is None:
+                raise ValueError(f"{path}: {utterance} does not consist of two sentences of {DATA / 'sentences.txt'}")
+            found[utterance] = pair
+    return found
 
 
 def synthesise_chapter(
-    out_dir: Path, speaker: Speaker, chapter: int, seconds: float, seed: int, library_folder: Path
+    out_dir: Path,
+    speaker: Speaker,
+    chapter: int,
+    seconds: float,
+    seed: int,
+    library_folder: Path,
+    partners: Partners = "random",
 ) -> dict[str, NDArray[np.int64]]:
     """Write the sound files and the transcript of one chapter; they depend on the arguments and the data files alone.
 
@@ -363,6 +411,7 @@ def synthesise_chapter(
         seconds: length of the chapter, to within about half an utterance; a chapter has at least one utterance.
         seed: seed of the corpus.
         library_folder: folder for temporary copies of espeak-ng's library.
+        partners: which two sentences make an utterance.
 
     Returns:
         The phone ids (T,) of each utterance.
@@ -372,18 +421,17 @@ def synthesise_chapter(
     espeak = Espeak(f"{speaker.accent}+{speaker.variant}", speaker.pitch_range, library_folder)
     folder = out_dir / str(speaker.speaker) / str(chapter)
     rng = np.random.default_rng([seed, chapter])
-    sentences = shuffled_forever(read_sentences(), np.random.default_rng([seed, chapter, 1]))
+    texts = utterance_texts(partners, np.random.default_rng([seed, chapter, 1]))
     labels: dict[str, NDArray[np.int64]] = {}
     transcript, made_samples = [], 0
     while not labels or made_samples < (seconds - HALF_UTTERANCE_SECONDS) * SAMPLE_RATE:
         utterance = f"{speaker.speaker}-{chapter}-{len(labels):04d}"
-        text = " ".join(next(sentences) for _ in range(SENTENCES_PER_UTTERANCE))
+        text = next(texts)
         waveform, starts = make_utterance(espeak, speaker, text, rng)
         labels[utterance] = frame_labels(starts, len(waveform), phone_ids)
         with replacing(folder / f"{utterance}.flac") as temporary:
             soundfile.write(temporary, waveform, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
-        words = re.sub(r"[^A-Z' ]", " ", text.upper()).split()
-        transcript.append(f"{utterance} {' '.join(words)}\n")
+        transcript.append(f"{utterance} {words_of(text)}\n")
         made_samples += len(waveform)
     espeak.close()
     write_bytes(folder / f"{speaker.speaker}-{chapter}.trans.txt", "".join(transcript).encode())
@@ -398,7 +446,14 @@ def data_digest() -> str:
     return digest.hexdigest()
 
 
-def synthesise(out_dir: Path, *, minutes: float = 60, seed: int = 0, num_speakers: int | None = None) -> None:
+def synthesise(
+    out_dir: Path,
+    *,
+    minutes: float = 60,
+    seed: int = 0,
+    num_speakers: int | None = None,
+    partners: Partners = "random",
+) -> None:
     """Make the corpus; return at once if it is complete already.
 
     Args:
@@ -406,6 +461,7 @@ def synthesise(out_dir: Path, *, minutes: float = 60, seed: int = 0, num_speaker
         minutes: approximate length of the corpus; it is longer if this is less than one utterance for each chapter.
         seed: seed of everything that is drawn; the same seed gives the same files, bit for bit.
         num_speakers: take this many speakers from the top of speakers.csv; None takes all.
+        partners: which two sentences make an utterance: any two, or always the same two.
 
     Raises:
         ValueError: an argument is out of range, out_dir holds something else, or espeakng-loader is missing.
@@ -418,10 +474,19 @@ def synthesise(out_dir: Path, *, minutes: float = 60, seed: int = 0, num_speaker
         raise ValueError(f"minutes: got {minutes}, expected more than 0")
     if seed < 0:
         raise ValueError(f"seed: got {seed}, expected 0 or more")
+    if partners not in get_args(Partners):
+        raise ValueError(f"partners: got {partners!r}, allowed: {', '.join(get_args(Partners))}")
     if not (out_dir / "corpus.json").exists():
         load_espeakng_loader()  # if it is missing, refuse before anything is written
     settings = {"minutes": float(minutes), "seed": seed, "num_speakers": num_speakers, "data_sha256": data_digest()}
+    if partners != "random":  # corpora of earlier versions do not name it
+        settings["partners"] = partners
     ours = claim(out_dir, settings, record="corpus.json", what="minispeech data")
+    if partners == "random" and "partners" in ours.content:
+        raise ValueError(
+            f"{out_dir}: holds other minispeech data: partners was {ours.content['partners']!r}, is 'random'; pass "
+            "another folder"
+        )
     if ours.complete:
         return
 
@@ -430,7 +495,7 @@ def synthesise(out_dir: Path, *, minutes: float = 60, seed: int = 0, num_speaker
     with tempfile.TemporaryDirectory() as library_folder:
         for speaker, chapter in tqdm(chapters, desc="minispeech", unit="chapter"):
             seconds = 60 * minutes / len(chapters)
-            labels |= synthesise_chapter(out_dir, speaker, chapter, seconds, seed, Path(library_folder))
+            labels |= synthesise_chapter(out_dir, speaker, chapter, seconds, seed, Path(library_folder), partners)
     write_labels(out_dir / "phone_labels.txt", dict(sorted(labels.items())))
     write_phones(out_dir / "phones.txt", phone_table())
     ours.finish()
@@ -443,9 +508,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="approximate length of the corpus (60)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (0)")
     parser.add_argument("--speakers", type=int, help="number of speakers, from the top of speakers.csv (all)")
+    parser.add_argument(
+        "--partners", choices=get_args(Partners), default="random", help="any two sentences make an utterance (random)"
+    )
     options = parser.parse_args()
     with errors_in_one_line("synthesise"):
-        synthesise(options.out, minutes=options.minutes, seed=options.seed, num_speakers=options.speakers)
+        synthesise(
+            options.out,
+            minutes=options.minutes,
+            seed=options.seed,
+            num_speakers=options.speakers,
+            partners=options.partners,
+        )
 
 
 if __name__ == "__main__":
