@@ -1,6 +1,7 @@
 """recipes/librispeech on a small tree with LibriSpeech's layout and minispeech's speech, from transcripts alone."""
 
 import contextlib
+import hashlib
 import io
 import json
 import shutil
@@ -60,7 +61,7 @@ num_updates = 4
 def recipe(*arguments) -> Done:
     """Run the script's main() with these arguments in this process."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    command = ["run.py", "--device", "cpu", "--jobs", "2", "--probe-frames", "2000"]
+    command = ["run.py", "--device", "cpu", "--jobs", "1", "--probe-frames", "2000"]
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(out),
@@ -117,12 +118,16 @@ def split_run(speech, tmp_path_factory) -> Path:
     return out
 
 
+def subset(name):
+    return load_script(SCRIPT.with_name("corpus.py")).SUBSETS[name]
+
+
 def test_the_corpus_is_found_from_above_at_it_and_inside(speech):
-    run = load_script(SCRIPT)
     corpus = speech / "LibriSpeech" / "train-clean-100"
     for root in (speech, speech / "LibriSpeech", corpus):
-        assert run.find(root) == corpus
-    assert run.find(speech.parent) is None
+        assert subset("train-clean-100").find(root) == corpus
+        assert subset("dev-clean").find(root) is None
+    assert subset("train-clean-100").find(speech.parent) is None
 
 
 def test_splits_share_or_part_what_their_names_say(split_run):
@@ -146,19 +151,8 @@ def test_the_plan_shows_hours_and_disk_and_writes_nothing(speech, tmp_path):
     assert done.code == 0, done.err
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.out.splitlines() if line[:1] == "|"]
     names = [row[0] for row in rows[2:]]
-    stages = [
-        "download",
-        "manifest",
-        "split",
-        "labels",
-        "train",
-        "features",
-        "probes",
-        "baselines",
-        "topline",
-        "report",
-    ]
-    assert names == [*stages, "in all"]
+    stages = "download manifest split labels train features probes topline topline_probes splits report"
+    assert names == [*stages.split(), "in all"]
     states = dict(zip(names, (row[3] for row in rows[2:]), strict=True))
     assert states["download"] == "done"
     assert states["train"] == "to do"
@@ -216,43 +210,162 @@ def test_a_tree_that_was_not_unpacked_completely_is_refused(tree):
 
 @pytest.fixture
 def archive(speech, tmp_path) -> Path:
+    """Pack the corpus as it is distributed."""
     path = tmp_path / "all.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         tar.add(speech / "LibriSpeech", arcname="LibriSpeech")
     return path
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torchaudio unpacks without a filter
-def test_download_unpacks_all_or_nothing(speech, archive, tmp_path, monkeypatch):
-    """With torchaudio's own class and a replaced transfer: nothing incomplete is ever taken for the corpus."""
-    corpus = load_script(SCRIPT.with_name("corpus.py"))
-    root = tmp_path / "root"
+def serve(monkeypatch, archive):
+    """Replace the transfer: every address leads to this archive."""
     calls = []
 
-    def fail(url, target, **_):
+    def transfer(url, target):
         calls.append(url)
-        raise OSError("no route to host")
+        shutil.copy(archive, target)
 
-    monkeypatch.setattr("torchaudio.datasets.librispeech.download_url_to_file", fail)
-    with pytest.raises(ValueError, match=r"could not be fetched \(no route to host\); run the same command again"):
-        corpus.download(root)
-    assert calls == ["http://www.openslr.org/resources/12/train-clean-100.tar.gz"]
-    assert corpus.find(root) is None
+    monkeypatch.setattr("torch.hub.download_url_to_file", transfer)
+    return calls
 
-    whole = archive.read_bytes()
-    (root / "train-clean-100.tar.gz").write_bytes(whole[: len(whole) // 2])  # fetched by hand and truncated
-    with pytest.raises(ValueError, match="it is truncated or damaged, remove it") as error:
-        corpus.download(root)
-    assert corpus.find(root) is None
-    Path(str(error.value).split(": cannot")[0]).unlink()
 
-    monkeypatch.setattr(
-        "torchaudio.datasets.librispeech.download_url_to_file", lambda url, target, **_: shutil.copy(archive, target)
+@pytest.fixture
+def openslr():
+    return load_script(SCRIPT.with_name("openslr.py"))
+
+
+ADDRESS, FOLDER = "12/train-clean-100.tar.gz", "LibriSpeech/train-clean-100"
+
+
+def test_download_unpacks_all_or_nothing(openslr, speech, archive, tmp_path, monkeypatch):
+    """Nothing incomplete is ever taken for the corpus, whether the transfer failed or the archive is truncated."""
+    root, corpus = tmp_path / "root", tmp_path / "root" / FOLDER
+
+    def fail(url, target):
+        raise OSError(f"no route to {url}")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    way_out = (
+        r"could not be fetched \(no route to https://www.openslr.org/resources/12/train-clean-100.tar.gz\); run the"
     )
-    corpus.download(root)
+    with pytest.raises(ValueError, match=way_out):
+        openslr.fetch(ADDRESS, FOLDER, root)
+    assert not corpus.exists()
+
+    calls, whole = serve(monkeypatch, archive), archive.read_bytes()
+    fetched = root / "train-clean-100.tar.gz"
+    fetched.write_bytes(whole[: len(whole) // 2])  # fetched by hand and truncated
+    with pytest.raises(ValueError, match=f"^{fetched}: cannot be unpacked .* remove {fetched}"):
+        openslr.fetch(ADDRESS, FOLDER, root)
+    assert not corpus.exists()
+    fetched.unlink()
+
+    def incomplete(folder):
+        raise ValueError(f"{folder}: not the whole corpus")
+
+    with pytest.raises(ValueError, match="not the whole corpus"):
+        openslr.fetch(ADDRESS, FOLDER, root, check=incomplete)
+    assert not corpus.exists()
+
+    openslr.fetch(ADDRESS, FOLDER, root)
+    assert calls == ["https://www.openslr.org/resources/12/train-clean-100.tar.gz"]  # once: then it is there
     files = {path.relative_to(speech) for path in (speech / "LibriSpeech").rglob("*.flac")}
-    assert {path.relative_to(root) for path in corpus.find(root).rglob("*.flac")} == files
-    assert not (root / "train-clean-100.unfinished").exists()
+    assert {path.relative_to(root) for path in corpus.rglob("*.flac")} == files
+    assert not list(root.glob("*.unfinished"))
+
+
+@pytest.mark.parametrize("name", ["train-clean-100", "dev-clean"])
+def test_an_archive_with_another_checksum_is_refused(name, archive, tmp_path, monkeypatch):
+    calls = serve(monkeypatch, archive)
+    with pytest.raises(ValueError, match=r"its SHA-256 is [0-9a-f]{64}, expected [0-9a-f]{64}; remove"):
+        subset(name).download(tmp_path / "root")
+    assert calls == [f"https://www.openslr.org/resources/12/{name}.tar.gz"]
+    assert subset(name).find(tmp_path / "root") is None
+
+
+def test_an_archive_with_the_right_checksum_is_unpacked(openslr, archive, tmp_path, monkeypatch):
+    serve(monkeypatch, archive)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    openslr.fetch(ADDRESS, FOLDER, tmp_path / "root", sha256=digest)
+    assert (tmp_path / "root" / FOLDER).is_dir()
+
+
+def test_an_archive_without_the_corpus_is_refused(openslr, archive, tmp_path, monkeypatch):
+    serve(monkeypatch, archive)
+    with pytest.raises(ValueError, match="no folder LibriSpeech/dev-clean in it; it is another archive"):
+        openslr.fetch("12/dev-clean.tar.gz", "LibriSpeech/dev-clean", tmp_path / "root")
+
+
+@pytest.mark.parametrize("kind", ["above", "absolute", "link"])
+def test_an_archive_writes_nothing_outside_its_folder(kind, openslr, tmp_path, monkeypatch):
+    """A member above the folder, one with an absolute name, and a link that leads outside are refused."""
+    path, outside = tmp_path / "evil.tar.gz", tmp_path / "outside.txt"
+    with tarfile.open(path, "w:gz") as tar:
+        if kind == "link":
+            member = tarfile.TarInfo(f"{FOLDER}/link")
+            member.type, member.linkname = tarfile.SYMTYPE, "../../../../outside.txt"
+            tar.addfile(member)
+        else:
+            member = tarfile.TarInfo("../../outside.txt" if kind == "above" else str(outside))
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"evil"))
+    serve(monkeypatch, path)
+    with pytest.raises(ValueError, match=r"it would write outside its folder .*; nothing was installed"):
+        openslr.fetch(ADDRESS, FOLDER, tmp_path / "root")
+    assert not outside.exists()
+    assert not list((tmp_path / "root").rglob("outside.txt"))
+    assert not (tmp_path / "root" / FOLDER).exists()
+
+
+@pytest.fixture
+def dev_clean(speech, tmp_path) -> Path:
+    """Put the same speech in the place of dev-clean."""
+    root = tmp_path / "dev"
+    shutil.copytree(speech / "LibriSpeech" / "train-clean-100", root / "LibriSpeech" / "dev-clean")
+    return root
+
+
+def test_the_plan_of_a_subset_that_is_not_there_has_its_published_size(tmp_path):
+    done = recipe("--root", tmp_path, "--subset", "dev-clean", "--out", tmp_path / "run", "--dry-run")
+    assert done.code == 0, done.err
+    assert "5.4 hours of audio" in done.out
+    (download,) = (line for line in done.out.splitlines() if line.startswith("| download"))
+    assert [cell.strip() for cell in download.strip("|").split("|")] == ["download", "0.01", "0.7", "to do"]
+    line = refused("--root", tmp_path, "--subset", "dev-clean", "--out", tmp_path / "run")
+    assert "no LibriSpeech/dev-clean in it" in line
+    assert "(0.337 GB, and as much again to unpack)" in line
+
+
+@pytest.mark.parametrize(("name", "channels", "frames"), [("train-clean-100", 512, 0), ("dev-clean", 128, 100_000)])
+def test_a_subset_has_its_own_preset_and_probes(name, channels, frames, tmp_path, monkeypatch):
+    """The paper's network and all train frames for 100 hours; the small network and a drawing for dev-clean."""
+    script, planned = load_script(SCRIPT), []
+    monkeypatch.setattr(script, "show_plan", lambda stages, experiment, *_, **__: planned.append(experiment))
+    monkeypatch.setattr(sys, "argv", ["run.py", "--root", str(tmp_path), "--subset", name, "--dry-run"])
+    script.main()
+    assert planned[0].config.encoder.channels == channels
+    linear = [p.options for p in planned[0].probes() if p.options.classifier == "linear"]
+    assert {options.max_frames for options in linear} == {frames}
+
+
+@pytest.mark.slow
+def test_dev_clean_is_the_standard_experiment(dev_clean, speech):
+    """From labels that were given to the table, on dev and then on test; what was trained is trained once."""
+    given = ("--labels", speech / "phone_labels.txt", "--phones", speech / "phones.txt")
+    arguments = ("--root", dev_clean, "--subset", "dev-clean", "--out", dev_clean / "run", *given)
+    for split in ("dev", "test"):
+        done = recipe(*arguments, "--evaluate", split)
+        assert done.code == 0, done.err
+        results = json.loads((dev_clean / "run" / "results.json").read_text())
+        assert results["evaluate"] == split
+        for task in ("phone", "speaker"):
+            assert {"majority", "untrained", "mfcc", "spectral", "cpc_z", "cpc_c", "supervised"} <= set(results[task])
+        assert "CPC c" in (dev_clean / "run" / "table.md").read_text()
+        assert "CPC c" in done.out
+    assert done.err.count("== train: done") == done.err.count("== topline: done") == 1
+    assert "whereas dev-clean has 2703" in recipe(*arguments[:5], dev_clean / "other", "--stage", "manifest").out
+    line = refused(*arguments, "--pretrain-split", "chapter")
+    assert "only train-clean-100 has it" in line
 
 
 @pytest.mark.slow
@@ -263,15 +376,18 @@ def test_from_transcripts_to_the_report_and_only_what_changed_reruns(tree):
     done = recipe("--root", tree, "--out", out)
     assert done.code == 0, done.err
     results = json.loads((out / "results.json").read_text())
-    rows = {"majority", "untrained", "mfcc", "cpc_z", "cpc_c", "supervised", "shuffled"}
-    assert set(results["phone"]) == rows | {"cpc_c_mlp"}
-    assert set(results["speaker"]) == rows
-    for task in results.values():
-        for row in task.values():
-            assert not isinstance(row, dict) or 0 <= row["accuracy"] <= 1
-    assert results["phone"]["mfcc"]["accuracy"] > results["phone"]["shuffled"]["accuracy"] + 0.05
+    linear = {"untrained", "mfcc", "spectral", "cpc_z", "cpc_c", "supervised"}
+    for task, more in (("phone", {"cpc_c_cmvn"}), ("speaker", set())):
+        rows = linear | more
+        assert set(results[task]) == {"majority", *rows, *(f"{row}_mlp" for row in rows)}
+        for row in results[task].values():
+            assert 0 <= row["accuracy"] <= 1
+    shuffled = results["controls"]["phone"]["shuffled"]["accuracy"]
+    assert results["phone"]["mfcc"]["accuracy"] > shuffled + 0.05
+    assert set(results["splits"]["speaker"]) == {"phone"}  # no speaker of test is known from train
+    assert set(results["splits"]["chapter"]) == {"phone", "speaker"}
     table = (out / "table.md").read_text()
-    for text in ("CPC c, one hidden layer", "supervised", "72.5", "1.87", "by chapter", "by speaker"):
+    for text in ("hidden layer", "supervised", "72.5", "1.87", "shuffled", "by chapter", "by speaker"):
         assert text in table
 
     page = (out / "report.html").read_text()
@@ -281,7 +397,7 @@ def test_from_transcripts_to_the_report_and_only_what_changed_reruns(tree):
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     again = recipe("--root", tree, "--out", out)
     assert again.code == 0, again.err
-    assert again.err.count(": done") == 10
+    assert again.err.count(": done") == 11
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == stamps
 
     # Other labels: pretraining and its features stay, probes would follow; the topline is expensive, so all is refused.

@@ -1,14 +1,11 @@
-"""LibriSpeech train-clean-100 on disk: fetch it, list it, split it, and label its phones."""
+"""A subset of LibriSpeech on disk: fetch it, list it, split it, and label its phones."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-import tarfile
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
-from torchaudio.datasets import LIBRISPEECH
+from openslr import fetch
 
 from cpc.data import (
     SPLITS,
@@ -23,49 +20,58 @@ from cpc.data import (
 from cpc.files import write_bytes
 from cpc.labels import align, labelled_utterances, read_labels, read_phones, read_transcripts
 
-SUBSET = "train-clean-100"
-NUM_UTTERANCES, HOURS, ARCHIVE_GB = 28_539, 100.6, 6.3
 UNITS: tuple[By, ...] = ("utterance", "chapter", "speaker")  # what stays on one side of a split
 FRACTIONS = (0.72, 0.08, 0.2)  # the authors' lists are 80 % train and 20 % test; a tenth of train is our dev
 DEV_OF_TRAIN = 0.1
 
 
-def find(root: Path) -> Path | None:
-    """Find train-clean-100, whether `root` is above LibriSpeech, LibriSpeech, or train-clean-100 itself."""
-    places = (root / "LibriSpeech" / SUBSET, root / SUBSET, root)
-    return next((place for place in places if place.name == SUBSET and place.is_dir()), None)
+@dataclass(frozen=True)
+class Subset:
+    """A subset, and what is known about it before it is there."""
+
+    name: str
+    num_utterances: int
+    hours: float
+    archive_gb: float
+    sha256: str
+    """Checksum of the archive, as torchaudio has it."""
+
+    def find(self, root: Path) -> Path | None:
+        """Find the subset, whether `root` is above LibriSpeech, LibriSpeech, or the subset itself."""
+        places = (root / "LibriSpeech" / self.name, root / self.name, root)
+        return next((place for place in places if place.name == self.name and place.is_dir()), None)
+
+    def download(self, root: Path) -> None:
+        """Fetch and unpack the subset.
+
+        Raises:
+            ValueError: as `fetch`.
+        """
+        fetch(f"12/{self.name}.tar.gz", f"LibriSpeech/{self.name}", root, sha256=self.sha256)
 
 
-def download(root: Path) -> None:
-    """Fetch and unpack train-clean-100; it appears in `root` only once it is complete.
-
-    Raises:
-        ValueError: it could not be fetched, or the archive is damaged.
-    """
-    unfinished = root / f"{SUBSET}.unfinished"
-    unfinished.mkdir(parents=True, exist_ok=True)
-    archive, fetched_before = unfinished / f"{SUBSET}.tar.gz", root / f"{SUBSET}.tar.gz"
-    if fetched_before.exists():
-        fetched_before.rename(archive)
-    # torchaudio takes an existing folder for complete, however little of it was unpacked.
-    shutil.rmtree(unfinished / "LibriSpeech", ignore_errors=True)
-    try:
-        LIBRISPEECH(unfinished, url=SUBSET, download=True)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ValueError(f"{archive}: cannot be unpacked ({error}); it is truncated or damaged, remove it") from None
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{SUBSET} could not be fetched ({error}); run the same command again, or fetch "
-            f"https://www.openslr.org/resources/12/{SUBSET}.tar.gz to {root} yourself"
-        ) from None
-    (root / "LibriSpeech").mkdir(exist_ok=True)
-    (unfinished / "LibriSpeech" / SUBSET).rename(root / "LibriSpeech" / SUBSET)
-    archive.rename(fetched_before)
-    shutil.rmtree(unfinished)
-    print(f"download: unpacked; {fetched_before} is not needed any more", file=sys.stderr)
+SUBSETS = {
+    subset.name: subset
+    for subset in (
+        Subset(
+            "train-clean-100",
+            num_utterances=28_539,
+            hours=100.6,
+            archive_gb=6.3,
+            sha256="d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2",
+        ),
+        Subset(
+            "dev-clean",
+            num_utterances=2_703,
+            hours=5.4,
+            archive_gb=0.337,
+            sha256="76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
+        ),
+    )
+}
 
 
-def make_manifest(corpus: Path, table: Path) -> None:
+def make_manifest(corpus: Path, subset: Subset, table: Path) -> None:
     """List the utterances and decode each to its end.
 
     Raises:
@@ -80,8 +86,8 @@ def make_manifest(corpus: Path, table: Path) -> None:
             f"{corpus}: {len(unpaired)} utterances have a sound file or a transcript but not both (e.g. "
             f"{unpaired[0]}); it was not unpacked or copied completely: do that again"
         )
-    if len(sounds) != NUM_UTTERANCES:
-        print(f"note: {len(sounds)} utterances, whereas {SUBSET} has {NUM_UTTERANCES}")
+    if len(sounds) != subset.num_utterances:
+        print(f"note: {len(sounds)} utterances, whereas {subset.name} has {subset.num_utterances}")
     write_manifest(scan.manifest, table)
 
 
