@@ -3,6 +3,7 @@
 cpc manifest DIR -o manifest.csv --split utterance     list sound files and split them into train, dev and test
 cpc align --manifest manifest.csv --transcripts DIR …   make phone labels from the words
 cpc train small --data.manifest manifest.csv --out RUN train a network
+cpc doctor RUN                                         say whether the run is sound, and what to try
 cpc features RUN --out FEATURES --layer c              extract frames of every utterance
 cpc probe phone FEATURES --labels phone_labels.txt     measure what a classifier reads from them
 cpc ablate TABLE.toml --labels phone_labels.txt …      compare settings, with seeds and the paper's values
@@ -17,13 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 from cpc.config import Config, ConfigError, check_config, read_config
 from cpc.probes import Evaluate, Options
+
+if TYPE_CHECKING:
+    from cpc.labels import PhoneLabels
 
 
 def manifest(
@@ -32,7 +36,7 @@ def manifest(
     *,
     out: Annotated[Path | None, arg(aliases=["-o"])] = None,
     speaker: str = "{speaker}/{chapter}/*",
-    split: Literal["utterance", "chapter", "speaker"] | None = None,
+    split: str | None = None,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
 ) -> None:
@@ -44,13 +48,15 @@ def manifest(
         cpc manifest LibriSpeech/train-clean-100 -o manifest.csv --split utterance
         cpc manifest fsdd -o fsdd.csv --speaker '{digit}_{speaker}_*' --split utterance
         cpc manifest manifest.csv --split speaker        (split an existing table again)
+        cpc manifest TIMIT --speaker '{speaker}/{sentence}' --split sentence
 
     Args:
         source: A folder of wav, flac, ogg, mp3, … files, or an existing manifest to split.
         out: The table to write (CSV); by default the given manifest, or manifest.csv in the folder.
         speaker: Pattern of the paths: {speaker} and other {names} become columns, * matches any text. The word none
             means that all files are of one unknown speaker.
-        split: Split by utterance (all splits share the speakers), by chapter, or by speaker.
+        split: Split by utterance (all splits share the speakers), by chapter, by speaker, or by another column of the
+            table, such as sentence (all splits share the speakers, and no two share a sentence).
         fractions: Shares of train, dev and test.
         seed: Seed of the split.
     """
@@ -75,6 +81,13 @@ def manifest(
 class AlignOptions:
     """How labels are made."""
 
+    format: Literal["textgrid", "phn", "htk", "seconds", "ctm"] | None = None
+    """Format of imported intervals: TextGrid; .phn with sample numbers at 16 kHz, as TIMIT has them; HTK's .lab in
+    units of 100 ns; three columns start, end, phone in seconds; CTM. By default, a file is CTM, and a folder has the
+    format of the first of .TextGrid, .phn, .lab and .txt that it has."""
+    fold: Path | None = None
+    """Table of imported phones that share a label (CSV: phone, folded), such as data/timit_39.csv for TIMIT's 61. A
+    phone without a label, there the glottal stop q, becomes silence."""
     tier: str = "phones"
     """Tier of the TextGrids to import."""
     phones: Path | None = None
@@ -97,7 +110,7 @@ def align(
     intervals: Path | None = None,
     options: Annotated[AlignOptions, arg(name="")] = AlignOptions(),
 ) -> None:
-    """Make phone labels from words by forced alignment, or import another aligner's TextGrids or CTM.
+    """Make phone labels from words by forced alignment, or import the labels of a corpus or of another aligner.
 
     The acoustic model is English, with ARPAbet's 39 phones and silence; a core aligns about 28 × real time. An
     utterance with a word that the dictionary lacks is left out and listed in left_out.csv; --dictionary adds words. An
@@ -107,13 +120,15 @@ def align(
         cpc align --manifest manifest.csv --transcripts words.txt --out labels --textgrids
         cpc align --manifest manifest.csv --intervals mfa_output --out labels      (a folder of TextGrids)
         cpc align --manifest manifest.csv --intervals phones.ctm --out labels
+        cpc align --manifest manifest.csv --intervals TIMIT --fold data/timit_39.csv --out labels      (.phn files)
 
     Args:
         manifest: Utterances (CSV).
         out: Folder to write: phone_labels.txt and phones.txt, for `cpc probe phone`; left_out.csv; intervals.ctm.
         transcripts: A file with one `utterance-id words …` a line, a folder of such *.trans.txt files, or a folder of
             UTTERANCE.txt files.
-        intervals: A CTM file or a folder of TextGrids to import instead of aligning.
+        intervals: A CTM file, or a folder with a TextGrid, .phn, .lab or .txt file for each utterance, to import
+            instead of aligning.
         options: How labels are made.
     """
     from cpc.data import read_manifest
@@ -123,7 +138,15 @@ def align(
     if (transcripts is None) == (intervals is None):
         raise ConfigError("align: pass either --transcripts with the words, or --intervals from another aligner")
     if intervals is not None:
-        without = import_labels(table, intervals, out, tier=options.tier, phones=options.phones)
+        without = import_labels(
+            table,
+            intervals,
+            out,
+            label_format=options.format,
+            tier=options.tier,
+            phones=options.phones,
+            fold=options.fold,
+        )
         print(f"imported: {len(table) - len(without)} utterances; without intervals: {len(without)} {without[:3]}")
     elif transcripts is not None:
         words = read_transcripts(transcripts)
@@ -146,7 +169,7 @@ def _train_command(default: Config) -> Callable[..., None]:
         profile: bool = False,
         config: Annotated[Config, arg(name="")] = default,
     ) -> None:
-        """Train CPC from a preset (small, paper) or a TOML file; any field can be changed on the command line.
+        """Train CPC from a preset (small, bidirectional, paper) or a TOML file; any field can be changed on the command line.
 
             cpc train small --data.manifest manifest.csv --out runs/first
             cpc train small --data.manifest manifest.csv --out runs/second --optim.lr 1e-4 --criterion.num-steps 8
@@ -170,13 +193,40 @@ def _train_command(default: Config) -> Callable[..., None]:
             continue_run(resume, device=config.device, profile=profile)
             return
         if not toml:
-            raise ConfigError("train: no configuration given; pass a TOML file or a preset: small, paper")
+            raise ConfigError(
+                "train: no configuration given; pass a TOML file or a preset: small, bidirectional, paper"
+            )
         if out is None:
             raise ConfigError("train: pass --out RUN, the folder to write to")
         check_config(config, where="command line")
         run(config, out, profile=profile)
 
     return train
+
+
+def doctor(run: Positional[Path], /) -> None:
+    """Say whether a run is sound: what is wrong, what usually causes it, and what to try.
+
+    Examine the metrics, the weights, the speakers, a sample of 60 sound files, and z and c of them; a few seconds are
+    enough, and the run may still be training. Each fault is one line, the worst first:
+
+        broken: the loss stays at log N, is not finite or exactly 0; accuracy 1 at all steps, or only at those that
+                share samples; z or c is constant, or varies in one direction
+        warning: dev gets worse while train improves (since which update); N is too small to tell more; constant units;
+                too few speakers or dev windows; clipped or silent audio, DC offset, uneven levels
+
+        cpc doctor runs/first
+
+    What was found is no failure: the exit status is 0 unless the run cannot be read.
+
+    Args:
+        run: Run folder of `cpc train`, finished or not; doctor.json is written into it, and `cpc report` shows it.
+    """
+    from cpc.experiments import examine_run
+    from cpc.report import findings_text
+
+    print(findings_text(examine_run(run)))
+    print(f"wrote {run / 'doctor.json'}")
 
 
 @dataclass(frozen=True)
@@ -260,19 +310,51 @@ def features(
     print(f"wrote {out}")
 
 
+@dataclass(frozen=True)
+class ProbedLabels:
+    """What is known about the utterances of a probe."""
+
+    labels: Path | None = None
+    """Phone labels: `utterance-id l_0 l_1 …` a line, one integer each 10 ms (the CPC authors' format)."""
+    label_hop: float | None = None
+    """Milliseconds from one label to the next, for label files of another convention: with it or the next option, up
+    to 3 labels more or fewer than the audio has are accepted. By default 10, and the number must be exact."""
+    label_first_centre: float | None = None
+    """Centre of the first label in milliseconds; 12.5 by default. Files with S // 160 labels have 5."""
+    phones: Path | None = None
+    """Names of the phones, one `id name` a line."""
+    classes: Path | None = None
+    """What phones have in common (CSV: phone, manner, place, …; data/phone_classes.csv), to group scores by."""
+    item: Path | None = None
+    """Items of abx instead of those of the labels: `#file onset offset #phone prev-phone next-phone speaker` a line."""
+    max_items: int = 10
+    """Most items in each of A, B and X of an abx comparison."""
+
+    def read(self) -> PhoneLabels:
+        """Read the labels."""
+        from cpc.labels import STANDARD_GRID, LabelGrid, read_phone_labels
+
+        if self.labels is None:
+            raise ConfigError("probe: pass --labels, the file of phone labels")
+        grid = None
+        if self.label_hop is not None or self.label_first_centre is not None:
+            hop = STANDARD_GRID.hop_seconds if self.label_hop is None else self.label_hop / 1000
+            first = self.label_first_centre
+            grid = LabelGrid(hop, STANDARD_GRID.first_centre_seconds if first is None else first / 1000)
+        return read_phone_labels(self.labels, names=self.phones, classes=self.classes, grid=grid)
+
+
 def probe(
-    task: Positional[Literal["phone", "speaker"]],
+    task: Positional[Literal["phone", "speaker", "abx"]],
     features: Positional[Path],
     /,
     *,
-    labels: Path | None = None,
-    phones: Path | None = None,
-    classes: Path | None = None,
+    known: Annotated[ProbedLabels, arg(name="")] = ProbedLabels(),
     predictions: Path | None = None,
     out: Path | None = None,
     options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008  (frozen)
 ) -> None:
-    """Measure what a classifier reads from features: which phone, or which speaker.
+    """Measure what features tell: which phone or speaker a classifier reads, or how well phones are apart (ABX).
 
     Train logistic regression, or a network with one hidden layer, on standardised frames of the train split; choose its
     regularisation on dev; measure its accuracy on test. Each label is placed at its own time.
@@ -281,31 +363,38 @@ def probe(
         cpc probe speaker features/c --out speaker.json
         cpc probe phone features/c --labels phone_labels.txt --classifier mlp
         cpc probe phone features/c --labels phone_labels.txt --max-frames 0      (all frames, in bounded memory)
+        cpc probe abx features/c --labels phone_labels.txt --phones phones.txt --out abx.json
+        cpc probe abx features/c --item dev-clean.item
 
     Args:
-        task: phone: accuracy by frame; speaker: by frame, and by the mean over an utterance.
+        task: phone: accuracy by frame; speaker: by frame, and by the mean over an utterance; abx: share of triplets in
+            which a phone is closer to another phone than to itself, within and across speakers, in any and in the same
+            context (pip install 'cpc-audio[abx]', Python 3.12). abx trains nothing: of the options below it takes
+            --evaluate and --seed.
         features: Folder that `cpc features` wrote from a manifest with splits.
-        labels: Phone labels: `utterance-id l_0 l_1 …` a line, one integer each 10 ms (the CPC authors' format).
-        phones: Names of the phones, one `id name` a line.
-        classes: What phones have in common (CSV: phone, manner, place, …; data/phone_classes.csv), to group scores by.
+        known: What is known about the utterances.
         predictions: File to write with the phone predicted at every evaluated frame.
         out: File to write the result to (JSON).
         options: How the probe is trained and scored.
     """
     from cpc.features import open_features
-    from cpc.labels import read_phone_labels
-    from cpc.probes import probe_phones, probe_speakers
+    from cpc.probes import AbxResult, Result, probe_abx, probe_phones, probe_speakers
 
     opened, progress = open_features(features), partial(print, file=sys.stderr)
+    result: Result | AbxResult
     if task == "speaker":
         result = probe_speakers(opened, options, progress=progress)
-    elif labels is None:
-        raise ConfigError("probe phone: pass --labels, the file of phone labels")
-    elif classes and not phones:
+    elif task == "abx":
+        if options != Options(evaluate=options.evaluate, seed=options.seed):
+            raise ConfigError("probe abx: trains no classifier; of its options, pass only --evaluate and --seed")
+        if known.item and known.labels:
+            raise ConfigError("probe abx: pass either --labels or --item")
+        how = {"evaluate": options.evaluate, "max_items": known.max_items, "seed": options.seed}
+        result = probe_abx(opened, known.item or known.read(), progress=progress, **how)  # type: ignore[arg-type]
+    elif known.classes and not known.phones:
         raise ConfigError("probe phone: --classes goes by the phones' names; pass --phones as well")
     else:
-        known = read_phone_labels(labels, names=phones, classes=classes)
-        result = probe_phones(opened, known, options, predictions=predictions, progress=progress)
+        result = probe_phones(opened, known.read(), options, predictions=predictions, progress=progress)
     print(result)
     if out is not None:
         result.save(out)
@@ -325,13 +414,14 @@ def ablate(
 ) -> None:
     """Compare settings: a base run, some changed fields a row, several seeds, and a table with the paper's values.
 
+    The table begins with the majority class, MFCC and the strongest spectral features of the same corpus.
     Finished runs are skipped and an interrupted one resumes, so the same command can be given again.
 
         cpc ablate ablate_steps.toml --manifest manifest.csv --labels phone_labels.txt --out runs/steps
 
     Args:
         table: TOML with base, seeds, and [[row]] tables or a [grid]; recipes/minispeech/ablate_*.toml are examples.
-        out: Folder to write: a run for each row and seed, results.json, table.md, table.png.
+        out: Folder to write: a run for each row and seed, the corpus's baselines, results.json, table.md, table.png.
         labels: Phone labels: `utterance-id l_0 l_1 …` a line, one integer each 10 ms.
         manifest: Utterances with splits, instead of those that the base names.
         evaluate: Split on which accuracy is measured; test only when nothing is chosen any more.
@@ -407,6 +497,7 @@ def main() -> None:
             "manifest": manifest,
             "align": align,
             "train": _train_command(_named_configuration(arguments)),
+            "doctor": doctor,
             "features": features,
             "probe": probe,
             "ablate": ablate,
