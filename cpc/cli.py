@@ -169,7 +169,7 @@ def _train_command(default: Config) -> Callable[..., None]:
         profile: bool = False,
         config: Annotated[Config, arg(name="")] = default,
     ) -> None:
-        """Train CPC from a preset (small, bidirectional, paper) or a TOML file; any field can be changed on the command line.
+        """Train CPC from a preset or a TOML file; any field can be changed on the command line.
 
             cpc train small --data.manifest manifest.csv --out runs/first
             cpc train small --data.manifest manifest.csv --out runs/second --optim.lr 1e-4 --criterion.num-steps 8

@@ -164,7 +164,7 @@ def _probe_results(found: _Found) -> str:
         "The small numbers are 95 % bootstrap intervals. They hold for other utterances, but not for another training "
         f"run. {notes_on({_row(stem, result) for stem, result in found.results.items()})}"
     )
-    tables = "".join(_results_table(evaluate, results) for evaluate, results in by_split.items())
+    tables = "".join(_results_table(evaluate, results) for evaluate, results in sorted(by_split.items(), reverse=True))
     return f'{heading}{tables}<p class="dim">{html.escape(note)}</p>'
 
 
