@@ -28,6 +28,15 @@ def _two_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Use one thread, where so little is computed that several would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def load_script(path: Path) -> ModuleType:
     """Load a recipe's script as a module, because recipes are not a package."""
     spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)

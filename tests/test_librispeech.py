@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 
 from tests.conftest import load_script
 
 pytest.importorskip("espeakng_loader", reason="minispeech is made by espeak-ng: pip install -e '.[demo]'")
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = RECIPES / "librispeech" / "run.py"
 
 
@@ -27,15 +27,6 @@ def _siblings_are_found():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPT.parent)
         yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Use one thread: so little is computed that several would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Done(NamedTuple):

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from cpc.data import read_manifest
 from cpc.labels import PHONES
 from tests.conftest import load_script, write_sound
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "speechocean762" / "run.py"
 NUM_EACH, SECONDS = 10, 1.2  # utterances of a speaker, and their length
 SPEAKERS = {"0003": ("f", "6"), "0036": ("f", "21"), "2450": ("m", "28")}  # gender, age
@@ -39,15 +39,6 @@ def recipe():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPT.parent)
         yield load_script(SCRIPT)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Use one thread: so little is computed that several would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def own_layout(root: Path) -> Path:

@@ -17,6 +17,7 @@ from cpc.config import Config, LossConfig, read_config
 from cpc.experiments.signals import check_audio, check_representations
 from cpc.experiments.symptoms import check_metrics, judge
 from cpc.infonce import Rule
+from cpc.model import Geometry
 from cpc.report import Finding, write_findings
 from cpc.runs import build_model, locate_checkpoint, read_checkpoint, read_metrics
 from cpc.train import PATIENCE_UPDATES, Data, build_data
@@ -53,7 +54,7 @@ def examine_run(run: str | Path) -> list[Finding]:
     is_early = update < patience
     findings = check_metrics(lines, num_overlapping, is_early=is_early)
     findings += _or_unread("weights", lambda: [check_weights(run)])
-    findings += _or_unread("data", lambda: check_data(run, config, is_early=is_early))
+    findings += _or_unread("data", lambda: check_data(run, config, geometry, is_early=is_early))
     if is_early:
         seen = f"{update} updates; whether the run learns, and what z and c are, is judged from update {patience} on"
         findings.append(judge("too early", "warning", seen, "examine it again then", update=update))
@@ -86,9 +87,8 @@ def check_weights(run: Path) -> Finding:
     )
 
 
-def check_data(run: Path, config: Config, *, is_early: bool) -> list[Finding]:
+def check_data(run: Path, config: Config, geometry: Geometry, *, is_early: bool) -> list[Finding]:
     """Check the splits, the speakers and the sound files; and, unless it is early, z and c."""
-    geometry = build_model(config).g_enc.geometry
     # Targets of other objectives are not needed, and a cache on disk must not be built.
     plain = replace(config, loss=LossConfig(), data=replace(config.data, cache=""))
     data = build_data(plain, geometry)

@@ -147,7 +147,8 @@ class _Pool:
         centred: (G, M, D) the same less a constant, in the type of the gradient's products.
         allowed: (G, R, M) which candidates the anchors of each sequence have; None: all of them.
         valid: (G, R) frames of each sequence that are no padding; None: all of them.
-        times: (G, M) position of each candidate in its utterance, in frames; None if the rule asks for no distance.
+        times: (G, M) position of each candidate in its utterance, in frames; None if the rule sets no distance.
+        own: (G, R, M) which candidates are of each sequence's own utterance; None likewise.
         labels: (G, M) class of each candidate, negative where it is unknown; None without labels.
         generator: source of the random draw.
     """
@@ -160,6 +161,7 @@ class _Pool:
     allowed: Tensor | None
     valid: Tensor | None
     times: Tensor | None
+    own: Tensor | None
     labels: Tensor | None
     generator: torch.Generator
 
@@ -170,12 +172,15 @@ class _Pool:
         """Gather the candidates of some groups from the latents z (B, T, D)."""
         rows, num_frames = torch.tensor(stack, device=z.device), z.shape[1]
         is_ragged = min(negatives.num_frames) < num_frames
-        allowed = valid = times = None
+        allowed = valid = times = own = None
         if is_ragged or negatives.rule.different:
             allowed = torch.stack([negatives.admitted(group, num_frames) for group in stack]).to(z.device)
-        if negatives.rule.min_distance or negatives.rule.max_distance:
+        rule = negatives.rule
+        if rule.within_utterance and (rule.min_distance or rule.max_distance):
             first = torch.tensor(negatives.first_frame, device=z.device)[rows]  # (G, R)
             times = (first[:, :, None] + torch.arange(num_frames, device=z.device)).flatten(1)
+            agree = torch.stack([negatives.agree(group, "utterance") for group in stack])  # (G, R, R)
+            own = agree.to(z.device).repeat_interleave(num_frames, 2)
         labels = None if negatives.labels is None else negatives.labels.to(z.device)[rows].flatten(1)
         if is_ragged:
             valid = torch.tensor(negatives.num_frames, device=z.device)[rows]
@@ -185,7 +190,7 @@ class _Pool:
         centred = candidates
         if dtype != torch.float32:
             centred = (candidates - candidates.mean(1, keepdim=True)).to(dtype)
-        return cls(negatives, rows, num_frames, candidates, centred, allowed, valid, times, labels, generator)
+        return cls(negatives, rows, num_frames, candidates, centred, allowed, valid, times, own, labels, generator)
 
     @property
     def included(self) -> bool:
@@ -203,17 +208,15 @@ class _Pool:
             (G, A, M) bool; None: all candidates.
         """
         allowed = None if self.allowed is None else self.allowed[:, anchor_row]
-        if self.times is None or self.negatives.rule.different:  # without the own utterance, there is no distance
+        if self.times is None or self.own is None:
             return allowed
         rule, num_candidates = self.negatives.rule, self.times.shape[1]
         distance = (self.times[:, places, None] - self.times[:, None]).abs()  # (G, A, M)
         near = distance < rule.min_distance
         if rule.max_distance:
             near |= distance > rule.max_distance
-        agree = torch.stack([self.negatives.agree(rows, "utterance") for rows in self.rows.tolist()])  # (G, R, R)
-        own = agree.to(near.device)[:, anchor_row].repeat_interleave(self.num_frames, 2)  # (G, A, M)
         positive = torch.nn.functional.one_hot(places, num_candidates).bool()
-        admitted = ~(near & own) | positive
+        admitted = ~(near & self.own[:, anchor_row]) | positive
         return admitted if allowed is None else admitted & allowed
 
 

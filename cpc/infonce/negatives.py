@@ -99,13 +99,13 @@ RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # name: (same, di
 }
 
 
-def name_sets(criterion: CriterionConfig) -> list[str]:
+def name_sets(criterion: CriterionConfig) -> dict[str, NegativeSet]:
     """Name the sets of negatives of a run after their rules; a rule's second set gets its number as well."""
-    names: list[str] = []
-    for of in criterion.sets:
-        name = str(Rule.of(of))
-        names.append(name if name not in names else f"{name}_{len(names) + 1}")
-    return names
+    named: dict[str, NegativeSet] = {}
+    for negative_set in criterion.sets:
+        name = str(Rule.of(negative_set))
+        named[name if name not in named else f"{name}_{len(named) + 1}"] = negative_set
+    return named
 
 
 def bound_kind(rules: Sequence[Rule], batches: str) -> BoundKind:

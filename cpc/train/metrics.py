@@ -77,9 +77,7 @@ class Log:
         self.path, self.config, self.is_first = path, config, ranks.is_first
         self._bound: dict[str, str] = {}
         if config.loss.name == "cpc":
-            rules = {
-                name: Rule.of(of) for name, of in zip(name_sets(config.criterion), config.criterion.sets, strict=True)
-            }
+            rules = {name: Rule.of(negatives) for name, negatives in name_sets(config.criterion).items()}
             self._bound = {"bound_kind": bound_kind(list(rules.values()), config.batches.kind)}
             if len(rules) > 1:
                 kinds = {name: bound_kind([rule], config.batches.kind) for name, rule in rules.items()}

@@ -49,7 +49,7 @@ class Predictive(nn.Module):
 
     def __init__(self, criterion: CriterionConfig, regularise: RegulariseConfig, hop_samples: int) -> None:
         super().__init__()
-        self.sets = dict(zip(name_sets(criterion), criterion.sets, strict=True))
+        self.sets = name_sets(criterion)
         self.num_steps, self.step_weights = criterion.num_steps, criterion.step_weights or (1.0,) * criterion.num_steps
         self.regularise, self.hop_samples = regularise, hop_samples
 
