@@ -482,6 +482,24 @@ def report(
     print(f"wrote {target}")
 
 
+def table(runs: Positional[tuple[Path, ...]], /) -> None:
+    """Print the results of finished experiments: several seeds of one become a mean with its deviation.
+
+    Runs that differ in anything but the seed are refused.
+
+        cpc table runs/minispeech
+        cpc table runs/minispeech-0 runs/minispeech-1 runs/minispeech-2
+
+    Args:
+        runs: Run folders with results.json, as the recipes write it.
+    """
+    from cpc.report import seeds_table
+
+    if not runs:
+        raise ConfigError("table: got no run folder; expected one or more")
+    print(seeds_table(runs))
+
+
 def _named_configuration(arguments: list[str]) -> Config:
     """Read the configuration whose preset or TOML file is the first argument of the train command."""
     if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
@@ -502,6 +520,7 @@ def main() -> None:
             "probe": probe,
             "ablate": ablate,
             "report": report,
+            "table": table,
         }
         if not arguments or arguments[0].startswith("-"):  # in the list of commands, each gets one sentence
             for command in commands.values():

@@ -21,6 +21,9 @@ from cpc.config import (
     TrainConfig,
 )
 from cpc.data import scan_folder, split_manifest, write_manifest
+from cpc.probes import AbxResult, AbxScore
+from cpc.probes.abx import CONDITIONS
+from cpc.probes.result import Origin
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -46,6 +49,15 @@ def load_script(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def abx_result(*scores: AbxScore, **changes: object) -> AbxResult:
+    """Make a result of ABX with a score for each of CONDITIONS."""
+    counts = {name: 3 for name in ("num_items", "num_items_without_frames", "num_phones", "num_speakers")}
+    counts |= {"num_available_speakers": 9, "max_items": 10, "max_x_speakers": 5, "seed": 0}
+    others = {"items": "labels", "evaluate": "dev", "seconds": 1.5, "versions": {"fastabx": "0.9.0"}}
+    origin = {"features": Origin("cpc", "c", 4)}
+    return AbxResult(**{**dict(zip(CONDITIONS, scores, strict=True)), **counts, **others, **origin, **changes})
 
 
 def write_sound(path: Path, seconds: float, seed: int, rate: int = 16000) -> None:

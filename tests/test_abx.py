@@ -14,13 +14,13 @@ from cpc.cli import main
 from cpc.features import Features, open_features
 from cpc.labels import LabelGrid, LabelsError, PhoneLabels, num_labels
 from cpc.probes import AbxResult, AbxScore, ProbeError, probe_abx
+from cpc.probes.abx import CONDITIONS
 from cpc.probes.items import Item, frames_of_items, items_of_file, items_of_labels
-from cpc.probes.result import Origin
+from tests.conftest import abx_result
 
 needs_fastabx = pytest.mark.skipif(
     importlib.util.find_spec("fastabx") is None, reason="fastabx is not installed; it needs Python 3.12 or later"
 )
-CONDITIONS = [f"{speaker}_speaker_{context}_context" for context in ("any", "same") for speaker in ("within", "across")]
 NAMES = {0: "sil", 1: "aa", 2: "b", 3: "iy"}
 HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 
@@ -166,20 +166,7 @@ def test_an_error_in_an_item_file_says_where(tmp_path, text, says):
 
 
 def test_a_result_comes_back_as_it_was_saved(tmp_path):
-    scores = dict(
-        zip(CONDITIONS, [AbxScore(0.1, 500), AbxScore(0.2, 900), AbxScore(None, 0), AbxScore(0.5, 3)], strict=True)
-    )
-    counts = {name: 3 for name in ("num_items", "num_items_without_frames", "num_phones", "num_speakers")}
-    counts |= {"num_available_speakers": 9, "max_items": 10, "max_x_speakers": 5, "seed": 0}
-    result = AbxResult(
-        **scores,
-        **counts,
-        items="labels",
-        evaluate="dev",
-        seconds=1.5,
-        features=Origin("cpc", "c", 4),
-        versions={"fastabx": "0.9.0"},
-    )
+    result = abx_result(AbxScore(0.1, 500), AbxScore(0.2, 900), AbxScore(None, 0), AbxScore(0.5, 3))
     result.save(tmp_path / "abx.json")
     assert AbxResult.read(tmp_path / "abx.json") == result
     assert json.loads((tmp_path / "abx.json").read_text())["across_speaker_any_context"]["error"] == 0.2

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +26,10 @@ from cpc.experiments.evaluate import SPECTRAL
 from cpc.experiments.probing import SUMMARY, TASKS, of_known_speakers
 from cpc.features import DerivedExtractor, SpectralExtractor, extract_features, open_features
 from cpc.labels import num_labels, read_phone_labels, write_labels, write_phones
-from cpc.probes import Options, ProbeError, Result
+from cpc.probes import AbxScore, Options, ProbeError, Result
 from cpc.report import results_table
 from cpc.train import complete
-from tests.conftest import tiny_config
+from tests.conftest import abx_result, tiny_config
 
 OPTIONS = Options(max_frames=400, Cs=(0.1,), hidden=8)
 ROWS_OF = {
@@ -225,7 +226,8 @@ def test_a_probe_that_fails_beside_another_is_one_error_and_the_others_result_st
 
 def pipeline_of(corpus: Path, labels: Path, out: Path, **changes) -> Pipeline:
     """Make a pipeline in one process, where tests can patch what it calls."""
-    return Pipeline(out, tiny_config(corpus), labels, options=OPTIONS, hidden_layer_frames=400, jobs=1, **changes)
+    settings = {"options": OPTIONS, "hidden_layer_frames": 400, "jobs": 1, "with_abx": False, **changes}
+    return Pipeline(out, tiny_config(corpus), labels, **settings)
 
 
 def results_of(out: Path) -> dict[str, dict[str, object]]:
@@ -301,6 +303,39 @@ def test_a_second_run_of_a_pipeline_changes_nothing_and_reports_the_same(corpus,
         assert results[task]["spectral"]["features"]["source"] == SPECTRAL[task]
         assert results[task]["spectral_mlp"]["classifier"] == "mlp"
     assert "aa" in (finished / "report.html").read_text()
+
+
+def test_abx_is_a_table_of_its_own_where_fastabx_is_and_else_one_line_says_what_it_needs(
+    corpus, labels, finished, tmp_path, monkeypatch
+):
+    """Errors that were measured stay in the results of a machine that cannot measure them."""
+    monkeypatch.setattr("cpc.report.projections.NUM_FRAMES", 100)
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    without = pipeline_of(corpus, labels, out)
+    monkeypatch.setattr("cpc.experiments.pipeline.missing_for_abx", lambda: "ABX needs fastabx")
+    assert without.report({}).endswith("\n\nABX is left out: ABX needs fastabx")
+    assert "abx" not in json.loads((out / "results.json").read_text())
+    assert "ABX error" not in (out / "report.html").read_text()
+
+    def measured(features, known, *, evaluate, seed, progress):
+        progress(f"{evaluate}, seed {seed}")
+        within = 0.08 if features.source == "mfcc" else 0.05
+        scores = AbxScore(within, 500), AbxScore(0.2, 900), AbxScore(None, 0), AbxScore(0.125, 300)
+        return abx_result(*scores, evaluate=evaluate)
+
+    monkeypatch.setattr("cpc.experiments.probing.probe_abx", measured)
+    stages = Stages(out, pipeline_of(corpus, labels, out, with_abx=True).stages())
+    stages.run()
+    assert stages.standings()["abx"].state == "done"
+    table = without.report({})
+    assert "ABX is left out" not in table
+    rows = {cells[0]: cells[1:] for line in table.split("\n\n")[1].splitlines() if (cells := line.split(" | "))}
+    rows = {name.strip("| "): [cell.strip("| ") for cell in cells] for name, cells in rows.items()}
+    assert rows["MFCC"] == ["8.0", "20.0", "–", "12.5"]
+    assert rows["CPC c"] == rows["untrained network"] == ["5.0", "20.0", "–", "12.5"]
+    assert set(json.loads((out / "results.json").read_text())["abx"]) == set(ROWS_OF["phone"])
+    page = (out / "report.html").read_text()
+    assert "<td>MFCC, test</td><td>8.0</td><td>20.0</td><td>–</td><td>12.5</td>" in page
 
 
 def test_a_finished_pipeline_is_finished_by_whatever_path_its_folder_is_named(corpus, labels, finished, monkeypatch):

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from cpc.report import ReportError, learning_figure, results_table, save_figure, steps_figure
+from cpc.cli import main
+from cpc.config import read_config, write_config
+from cpc.experiments import override
+from cpc.report import ReportError, learning_figure, results_table, save_figure, seeds_table, steps_figure
 from cpc.report.figures import best_measurement, metrics_of_run
 from cpc.runs import MetricsError
 
@@ -164,3 +167,41 @@ def test_the_table_is_aligned_markdown_in_percent() -> None:
     assert set(rows[1]) == set("|-: ")
     assert text.endswith("Time: train 100 s, probe 20 s; 120 s in total.")
     assert "Time" not in results_table({"phone": {"mfcc": {"accuracy": 0.4}}})
+
+
+def finished_run(run: Path, seed: int, accuracy: float, **changes: Any) -> Path:
+    """Write what a finished experiment leaves for the table."""
+    run.mkdir()
+    config = override(read_config("small"), {"seed": seed, "data.manifest": f"{run}/m.csv", **changes}, where="test")
+    write_config(config, run / "config.toml")
+    results = {
+        "phone": {"majority": {"accuracy": 0.1}, "cpc_c": {"accuracy": accuracy}},
+        "abx": {"cpc_c": {"within_speaker_any_context": accuracy / 10, "across_speaker_any_context": None}},
+        "evaluate": "test",
+        "seconds": {"train": 10 * accuracy},
+    }
+    (run / "results.json").write_text(json.dumps(results))
+    return run
+
+
+def test_several_seeds_become_a_mean_with_its_deviation(tmp_path: Path, monkeypatch, capsys) -> None:
+    runs = [finished_run(tmp_path / str(seed), seed, 0.5 + seed / 10) for seed in range(3)]
+    monkeypatch.setattr("sys.argv", ["cpc", "table", *map(str, runs)])
+    main()
+    accuracies, abx, times, seeds = capsys.readouterr().out.strip().split("\n\n")
+    assert [cell.strip() for cell in accuracies.splitlines()[-1].strip("|").split("|")] == ["CPC c", "60.0 ± 10.0"]
+    assert [cell.strip() for cell in abx.splitlines()[-1].strip("|").split("|")] == ["CPC c", "6.0 ± 1.0", *"–––"]
+    assert times == "Time: train 6 s; 6 s in total."
+    assert seeds == "Mean ± standard deviation over seeds 0, 1, 2."
+    assert seeds_table(runs[:1]) == results_table(json.loads((runs[0] / "results.json").read_text()))
+
+
+def test_runs_that_are_not_seeds_of_one_experiment_are_refused(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "a", 0, 0.5)
+    for other, says in (
+        (finished_run(tmp_path / "b", 1, 0.5, **{"optim.lr": 0.5}), "another experiment than .*optim.lr was 0.004"),
+        (finished_run(tmp_path / "c", 0, 0.5), "seed 0 has occurred already"),
+        (tmp_path / "none", "no results.json"),
+    ):
+        with pytest.raises(ReportError, match=says):
+            seeds_table([run, other])

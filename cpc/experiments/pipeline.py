@@ -1,5 +1,7 @@
 """The standard experiment on a corpus that has a manifest and phone labels: train, extract, probe, report.
 
+ABX is measured where fastabx is installed, and otherwise left out, as the table then says.
+
 pipeline = Pipeline(out, config, labels)
 stages = Stages(out, [*stages_that_make_the_corpus, *pipeline.stages()])
 stages.run()
@@ -24,7 +26,7 @@ from cpc.experiments.settings import override
 from cpc.experiments.stages import Stage
 from cpc.files import write_json
 from cpc.labels import read_phone_labels
-from cpc.probes import Options
+from cpc.probes import Options, missing_for_abx
 from cpc.report import results_table, row_key, write_page
 from cpc.train import complete
 
@@ -54,12 +56,15 @@ class Pipeline:
     """Train frames of each probe with a hidden layer."""
     with_topline: bool = False
     """Also train the same network with labels, once for phones and once for speakers."""
+    with_abx: bool = field(default_factory=lambda: not missing_for_abx())
+    """Also measure ABX, by default where fastabx is installed."""
     jobs: int = field(default_factory=num_cores)
     """Number of probes side by side."""
 
     def probes(self) -> list[Probe]:
-        """List the probes: phones and speakers in the features of each row, with each classifier."""
-        return self._standard_probes() + (self._topline_probes() if self.with_topline else [])
+        """List the probes: phones and speakers in the features of each row, with each classifier, and ABX."""
+        probes = self._standard_probes() + (self._topline_probes() if self.with_topline else [])
+        return probes + [probe for probe in self._abx_probes() if probe.result.exists() or self.with_abx]
 
     def stages(self) -> list[Stage]:
         """List the stages: train, features, topline if it is wanted, probes."""
@@ -89,6 +94,8 @@ class Pipeline:
                 keep=True,
             )
             stages += [topline, self._probing("topline_probes", self._topline_probes())]
+        if self.with_abx:
+            stages.append(self._probing("abx", self._abx_probes()))
         return stages
 
     def report(self, seconds: Mapping[str, float]) -> str:
@@ -108,7 +115,8 @@ class Pipeline:
         write_json(self.out / "results.json", results)
         examine_run(self.out)
         write_page(self.out, self.out / "report.html", labels=self.labels)
-        return results_table(results)
+        missing = "" if "abx" in results else missing_for_abx()
+        return results_table(results) + (f"\n\nABX is left out: {missing}" if missing else "")
 
     def _standard_probes(self) -> list[Probe]:
         return [
@@ -123,6 +131,14 @@ class Pipeline:
             probe
             for task in TASKS
             for probe in self._with_each_classifier(task, "supervised", self._topline(task) / "features")
+        ]
+
+    def _abx_probes(self) -> list[Probe]:
+        folder, options = self.out / "probes", self.options
+        rows = {row: features["phone"] for row, features in ROWS.items()}
+        return [
+            Probe("abx", row, self._features(name), folder / f"abx-{row}-{options.evaluate}.json", options)
+            for row, name in rows.items()
         ]
 
     def _with_each_classifier(self, task: Task, row: str, features: Path) -> list[Probe]:

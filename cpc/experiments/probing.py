@@ -1,6 +1,6 @@
 """Probes whose results are files: each runs once, several run side by side, and their results are rows of a table.
 
-This file does not import torch, so that the processes that probe start fast.
+This file does not import torch, so that the processes that probe start fast; ABX alone needs it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cpc.data import Manifest, read_manifest
 from cpc.experiments.parallel import run_side_by_side
 from cpc.features import open_features
 from cpc.labels import PhoneLabels
-from cpc.probes import Options, probe_phones, probe_speakers
+from cpc.probes import AbxResult, Options, Result, probe_abx, probe_phones, probe_speakers
 
 Task = Literal["phone", "speaker"]
 TASKS: tuple[Task, ...] = ("phone", "speaker")
@@ -41,7 +41,7 @@ SUMMARY = (  # the fields of a result that a table of results keeps; its file ha
 class Probe:
     """A probe of some frames, and the file of its result."""
 
-    task: Task
+    task: Task | Literal["abx"]
     row: str
     """Row of the table in which the result stands; with a hidden layer, `cpc.report.row_key` of it."""
     frames: Path
@@ -49,6 +49,7 @@ class Probe:
     result: Path
     """JSON file to write."""
     options: Options = field(default_factory=Options)
+    """Of these, ABX uses the evaluated split and the seed."""
     splits: Path | None = None
     """Manifest (CSV) that says what is train, dev and test; by default that of the features folder."""
     predictions: Path | None = None
@@ -83,7 +84,10 @@ def _run_probe(probe: Probe, labels: PhoneLabels) -> None:
 
     tell(f"{probe.task} probe of {probe.frames}")
     features = open_features(probe.frames, read_manifest(probe.splits) if probe.splits else None)
-    if probe.task == "phone":
+    result: Result | AbxResult
+    if probe.task == "abx":
+        result = probe_abx(features, labels, evaluate=probe.options.evaluate, seed=probe.options.seed, progress=tell)
+    elif probe.task == "phone":
         result = probe_phones(features, labels, probe.options, predictions=probe.predictions, progress=tell)
     elif probe.unknown_speakers == "refuse":
         result = probe_speakers(features, probe.options, progress=tell)
@@ -105,12 +109,16 @@ def table_rows(probes: Iterable[Probe]) -> dict[str, dict[str, dict[str, Any]]]:
     """Collect the results of some probes for `cpc.report.results_table`.
 
     Returns:
-        By task and row, the fields of SUMMARY that the result has; and the row "majority" of each task.
+        By task and row, the fields of SUMMARY that the result has, or the errors of ABX; and the row "majority" of each
+        task that has one.
     """
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for probe in probes:
-        result = json.loads(probe.result.read_text())
         task = rows.setdefault(probe.task, {})
+        if probe.task == "abx":
+            task[probe.row] = AbxResult.read(probe.result).errors
+            continue
+        result = json.loads(probe.result.read_text())
         task.setdefault("majority", result["majority"])
         task[probe.row] = {key: result[key] for key in SUMMARY if key in result}
     return rows

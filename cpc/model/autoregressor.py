@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Kind = Literal["gru", "lstm"]
+# Up to so many, a frame's product is faster in float32: the conversions to bfloat16 cost more than its product saves.
+_FEW_SEQUENCES = 16
 State = Tensor | tuple[Tensor, Tensor]
 
 
@@ -123,6 +125,7 @@ def _gru_on_cpu(gru: nn.GRU, z: Tensor, state: Tensor | None) -> tuple[Tensor, T
     if state is None:
         state = z.new_zeros(gru.num_layers, len(z), gru.hidden_size, dtype=torch.float32)
     bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    bf16 = bf16 and len(z) > _FEW_SEQUENCES
     x, last = z.transpose(0, 1), []  # (T, B, D_z)
     for layer, h in enumerate(state):
         w_ih, w_hh, b_ih, b_hh = gru.all_weights[layer]
@@ -149,7 +152,7 @@ class _Recurrence(torch.autograd.Function):
         """
         x, hidden = x.float(), w_hh.shape[1]
         dtype = torch.bfloat16 if bf16 else torch.float32
-        w, b = w_hh.t().to(dtype), b_hh.to(dtype)
+        w, b = w_hh.t().to(dtype).contiguous(), b_hh.to(dtype)
         x_ru, x_n = x[..., : 2 * hidden].unbind(0), x[..., 2 * hidden :].unbind(0)
         hs, rus, ns, h_ns = x.new_empty(len(x) + 1, *h.shape), [], [], []
         hs[0] = h

@@ -7,7 +7,7 @@ from cpc.probes.options import Evaluate, Options, ProbeError
 from cpc.probes.result import Result
 
 if TYPE_CHECKING:
-    from cpc.probes.abx import AbxResult, AbxScore, probe_abx
+    from cpc.probes.abx import AbxResult, AbxScore, missing_for_abx, probe_abx
     from cpc.probes.linear import probe_phones, probe_speakers
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Options",
     "ProbeError",
     "Result",
+    "missing_for_abx",
     "probe_abx",
     "probe_phones",
     "probe_speakers",
@@ -28,6 +29,7 @@ __getattr__ = lazily(
     {
         "AbxResult": "abx",
         "AbxScore": "abx",
+        "missing_for_abx": "abx",
         "probe_abx": "abx",
         "probe_phones": "linear",
         "probe_speakers": "linear",

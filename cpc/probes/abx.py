@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +46,9 @@ MAX_SPEAKERS = 50
 _FEW_CELLS = 100  # a share of 100 has a standard error of up to 5 points
 _DISTANCE: Literal["angular"] = "angular"
 _CONTEXT = ["previous", "following"]
+CONDITIONS = tuple(
+    f"{speaker}_speaker_{context}_context" for context in ("any", "same") for speaker in ("within", "across")
+)
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,14 @@ class AbxResult:
         """Write the result as JSON, atomically."""
         write_json(Path(path), dataclasses.asdict(self))
 
+    @property
+    def errors(self) -> dict[str, float | None]:
+        """The error in each condition, by the name of its field."""
+        return {name: getattr(self, name).error for name in CONDITIONS}
+
     def __str__(self) -> str:
         """Describe the result in a few lines for a terminal."""
-        lines = [
-            f"abx, {speaker} speaker, {context} context: {getattr(self, f'{speaker}_speaker_{context}_context')}"
-            for context in ("any", "same")
-            for speaker in ("within", "across")
-        ]
+        lines = [f"abx, {_in_words(condition)}: {getattr(self, condition)}" for condition in CONDITIONS]
         lines.append(
             f"{self.num_items} items, {self.num_phones} phones, {self.num_speakers} of {self.num_available_speakers} "
             f"speakers, at most {self.max_items} items in A, B and X; {self.seconds:.0f} s"
@@ -205,14 +210,17 @@ def _dataset(items: Sequence[Item], frames: Any, lengths: Any) -> Any:
 def _scores(dataset: Any, subsampler: Any, progress: Callable[[str], None] | None) -> dict[str, Any]:
     """Score all conditions, by the name of their field in the result."""
     scores = {}
-    for context in ("any", "same"):
-        for speaker in ("within", "across"):
-            condition = f"{speaker}_speaker_{context}_context"
-            score = _score(dataset, speaker, _CONTEXT if context == "same" else [], subsampler)
-            if progress:
-                progress(f"abx, {condition.replace('_', ' ')}: {score}")
-            scores[condition] = score
+    for condition in CONDITIONS:
+        speaker, _, context, _ = condition.split("_")
+        scores[condition] = _score(dataset, speaker, _CONTEXT if context == "same" else [], subsampler)
+        if progress:
+            progress(f"abx, {_in_words(condition)}: {scores[condition]}")
     return scores
+
+
+def _in_words(condition: str) -> str:
+    """Name a condition: "within speaker, any context"."""
+    return condition.removesuffix("_context").replace("_speaker_", " speaker, ") + " context"
 
 
 def _score(dataset: Any, speaker: str, context: list[str], subsampler: Any) -> AbxScore:
@@ -228,12 +236,17 @@ def _score(dataset: Any, speaker: str, context: list[str], subsampler: Any) -> A
     return AbxScore(float(error), len(task))
 
 
+def missing_for_abx() -> str:
+    """Say what ABX needs that is not installed; empty if nothing is missing."""
+    if find_spec("fastabx") is not None:
+        return ""
+    here = ".".join(map(str, sys.version_info[:3]))
+    return f"ABX needs fastabx, which needs Python 3.12 or later (this is {here}): pip install 'cpc-audio[abx]'"
+
+
 def _fastabx() -> Any:
-    try:
-        import fastabx
-    except ImportError:
-        here = ".".join(map(str, sys.version_info[:3]))
-        raise ProbeError(
-            f"ABX needs fastabx, which needs Python 3.12 or later (this is {here}): pip install 'cpc-audio[abx]'"
-        ) from None
+    if missing := missing_for_abx():
+        raise ProbeError(missing)
+    import fastabx
+
     return fastabx

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from cpc.report.figures import ReportError, learning_figure, save_figure, steps_figure
     from cpc.report.findings import Finding, Level, findings_text, read_findings, write_findings
     from cpc.report.page import write_page
+    from cpc.report.seeds import seeds_table
 
 __all__ = [
     "ROWS",
@@ -25,6 +26,7 @@ __all__ = [
     "results_table",
     "row_key",
     "save_figure",
+    "seeds_table",
     "steps_figure",
     "write_findings",
     "write_page",
@@ -44,5 +46,6 @@ __getattr__ = lazily(
         "read_findings": "findings",
         "write_findings": "findings",
         "write_page": "page",
+        "seeds_table": "seeds",
     },
 )

@@ -21,7 +21,7 @@ from cpc.config import Config, read_config
 from cpc.features import Features, open_features
 from cpc.files import write_bytes
 from cpc.labels import PhoneLabels, read_labels, read_phone_labels
-from cpc.probes import Result
+from cpc.probes import AbxResult, Result
 from cpc.report.figures import (
     ReportError,
     accuracy_figure,
@@ -33,7 +33,7 @@ from cpc.report.figures import (
 )
 from cpc.report.findings import findings_html, read_findings
 from cpc.report.projections import phone_map_figure, speaker_map_figure
-from cpc.report.tables import COLUMNS, NO_VALUE, ROWS, notes_on, percent
+from cpc.report.tables import ABX_COLUMNS, COLUMNS, NO_VALUE, ROWS, notes_on, percent
 from cpc.report.viewer import MARKUP, data_url, viewer_data
 
 TEMPLATE = Path(__file__).parent / "page.html"
@@ -70,14 +70,14 @@ def write_page(
     if not (run / "config.toml").exists():
         raise ReportError(f"{run}: no such run folder; `cpc train … --out {run}` makes it")
     probes, features = probes or run / "probes", features or run / "features" / "cpc_c"
-    if labels is not None and phones is None and (labels.parent / "phones.txt").exists():
-        phones = labels.parent / "phones.txt"
+    if labels is not None and phones is None and (beside := labels.parent / "phones.txt").exists():
+        phones = beside
     predictions = predictions or next(iter(sorted(probes.glob("*.predictions.txt"))), None)
     found = _Found(
-        run=run,
-        probes=probes,
-        features_folder=features,
-        results={path.stem: Result.read(path) for path in sorted(probes.glob("*.json")) if not _is_abx(path)},
+        run,
+        probes,
+        features,
+        *_read_results(probes),
         features=open_features(features) if (features / "features.json").exists() else None,
         labels=read_phone_labels(labels, names=phones) if labels else None,
         predictions=read_labels(predictions) if predictions and predictions.exists() else None,
@@ -110,13 +110,21 @@ class _Found:
     probes: Path
     features_folder: Path
     results: Mapping[str, Result]  # by file name without suffix
+    abx: Mapping[str, AbxResult]  # the same
     features: Features | None
     labels: PhoneLabels | None
     predictions: Mapping[str, NDArray[Any]] | None
 
 
+def _read_results(probes: Path) -> tuple[dict[str, Result], dict[str, AbxResult]]:
+    """Read the results of classifiers and those of ABX, by file name without suffix."""
+    files = sorted(probes.glob("*.json"))
+    abx = {path.stem: AbxResult.read(path) for path in files if _is_abx(path)}
+    return {path.stem: Result.read(path) for path in files if path.stem not in abx}, abx
+
+
 def _is_abx(path: Path) -> bool:
-    """Whether a file is the result of `cpc probe abx`, which the page does not show."""
+    """Whether a file is the result of `cpc probe abx`."""
     try:
         return bool(json.loads(path.read_text(encoding="utf-8"))["task"] == "abx")
     except (ValueError, KeyError, TypeError):
@@ -155,8 +163,9 @@ def _introduction(run: Path, config: Config) -> str:
 
 def _probe_results(found: _Found) -> str:
     heading = "<h2>Probe results</h2>\n"
+    abx = _abx_table(found.abx) if found.abx else ""
     if not found.results:
-        return heading + _missing("No probe results yet.", _probe_command(found))
+        return heading + _missing("No probe results yet.", _probe_command(found)) + abx
     by_split: dict[str, dict[str, Result]] = {}
     for stem, result in found.results.items():
         by_split.setdefault(result.evaluate, {})[stem] = result
@@ -165,7 +174,7 @@ def _probe_results(found: _Found) -> str:
         f"run. {notes_on({_row(stem, result) for stem, result in found.results.items()})}"
     )
     tables = "".join(_results_table(evaluate, results) for evaluate, results in sorted(by_split.items(), reverse=True))
-    return f'{heading}{tables}<p class="dim">{html.escape(note)}</p>'
+    return f'{heading}{tables}<p class="dim">{html.escape(note)}</p>{abx}'
 
 
 def _utterances(found: _Found, utterances: list[dict[str, Any]]) -> str:
@@ -270,11 +279,31 @@ def _results_table(evaluate: str, results: Mapping[str, Result]) -> str:
     return _html_table([f"accuracy in % on {html.escape(evaluate)}", *map(html.escape, columns)], body)
 
 
+def _abx_table(results: Mapping[str, AbxResult]) -> str:
+    """List the errors of each result of ABX in each condition."""
+    rows = {(_features_of(stem, result), result.evaluate or result.items): result for stem, result in results.items()}
+    order = {row: i for i, row in enumerate(ROWS)}
+    body = [
+        [html.escape(f"{ROWS.get(row, row)}, {of}"), *(percent(rows[row, of].errors[c]) for c in ABX_COLUMNS.values())]
+        for row, of in sorted(rows, key=lambda key: (key[1], order.get(key[0], len(order))))
+    ]
+    note = (
+        "ABX needs no classifier: the error says how often a phone is closer to another phone than to another instance "
+        "of itself. Chance is 50 %."
+    )
+    return _html_table(["ABX error in %", *ABX_COLUMNS], body) + f'<p class="dim">{note}</p>'
+
+
 def _row(stem: str, result: Result) -> str:
-    """Name the row of a result after the probed features, by the name of the result's file where possible."""
-    name = stem.removesuffix(f"-{result.evaluate}").removeprefix(result.task).removesuffix(f"_{result.classifier}")
-    name = name.strip("-_") or "_".join(filter(None, (result.features.source, result.features.layer)))
+    """Name the row of a result."""
+    name = _features_of(stem.removesuffix(f"-{result.evaluate}").removesuffix(f"_{result.classifier}"), result)
     return f"{ROWS.get(name, name)} ({result.control})" if result.control else name
+
+
+def _features_of(stem: str, result: Result | AbxResult) -> str:
+    """Name the probed features, by the name of the result's file where possible."""
+    name = stem.removesuffix(f"-{result.evaluate}").removeprefix(result.task).strip("-_")
+    return name or "_".join(filter(None, (result.features.source, result.features.layer)))
 
 
 def _grouping_table(result: Result, kind: str) -> str:

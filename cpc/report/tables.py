@@ -26,6 +26,12 @@ COLUMNS = {  # its columns: a probe's task, its classifier, and which of its acc
     "speaker by utterance, linear": ("speaker", "linear", "utterance_accuracy"),
     "speaker by utterance, hidden layer": ("speaker", "mlp", "utterance_accuracy"),
 }
+ABX_COLUMNS = {  # of the table of ABX errors, and the condition that each shows
+    "within speaker, any context": "within_speaker_any_context",
+    "across speaker, any context": "across_speaker_any_context",
+    "within speaker, same context": "within_speaker_same_context",
+    "across speaker, same context": "across_speaker_same_context",
+}
 NOTES = {  # what the name of a row does not say
     "spectral": (
         "The strongest spectral features are MFCC stacked with their neighbours up to 8 frames away; for phones, they "
@@ -102,35 +108,54 @@ def notes_on(rows: Collection[str]) -> str:
     return " ".join(note for row, note in NOTES.items() if row in rows)
 
 
-def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Format the probes' accuracies as a Markdown table.
+def results_table(*runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format the probes' accuracies, and below them the errors of ABX where there are any, as Markdown tables.
 
     Args:
-        results: for each task ("phone", "speaker"), a mapping from rows (see ROWS; others follow these) to the probe's
-            result, which holds accuracies in [0, 1]. The result with a hidden layer stands under the row's `row_key`.
-            The optional key "seconds" maps stages to the time that each took.
+        runs: the results of one run, or of several that differ in the seed. For each task ("phone", "speaker"), a
+            mapping from rows (see ROWS; others follow these) to the probe's result, which holds accuracies in [0, 1].
+            The result with a hidden layer stands under the row's `row_key`. For "abx", a mapping from rows to the error
+            in each condition. The optional key "seconds" maps stages to the time that each took.
 
     Returns:
-        Accuracies in %, without columns that would be empty, "–" where there is no value; below, what the rows' names
-        do not say, and the times; without a final newline.
+        Numbers in %, as the mean and the deviation over several runs, without columns that would be empty, "–" where
+        there is no value; below, what the rows' names do not say, and the (mean) times; without a final newline.
     """
-    present = dict.fromkeys(row.removesuffix("_mlp") for task in ("phone", "speaker") for row in results.get(task, {}))
-    keys = [key for key in ROWS if key in present] + [key for key in present if key not in ROWS]
-    columns = []
+    found = [row.removesuffix("_mlp") for run in runs for task in ("phone", "speaker") for row in run.get(task, {})]
+    accuracies: dict[str, dict[str, list[float]]] = {}
     for name, (task, classifier, measure) in COLUMNS.items():
-        found = results.get(task, {})
-        values = [found.get(row_key(key, classifier), {}).get(measure) for key in keys]
-        if any(value is not None for value in values):
-            values = [
-                found.get(key, {}).get(measure) if key == "majority" else value
-                for key, value in zip(keys, values, strict=True)
-            ]
-            columns.append([name, *map(percent, values)])
-    names = ["accuracy in %", *(ROWS.get(key, key) for key in keys)]
-    lines = [markdown_table(list(zip(names, *columns, strict=True)))]
-    if note := notes_on(present):
-        lines += ["", note]
-    if seconds := results.get("seconds"):
-        stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
-        lines += ["", f"Time: {stages}; {sum(seconds.values()):.0f} s in total."]
-    return "\n".join(lines)
+        accuracies[name] = {
+            row: _values(runs, task, row if row == "majority" else row_key(row, classifier), measure) for row in found
+        }
+        if not any(values for row, values in accuracies[name].items() if row != "majority"):
+            del accuracies[name]
+    parts = [_table_of("accuracy in %", _in_order(found), accuracies)]
+    if of_abx := [row for run in runs for row in run.get("abx", {})]:
+        errors = {
+            name: {row: _values(runs, "abx", row, measure) for row in of_abx} for name, measure in ABX_COLUMNS.items()
+        }
+        parts.append(_table_of("ABX error in %, chance 50", _in_order(of_abx), errors))
+    parts.append(notes_on(found))
+    if seconds := [run["seconds"] for run in runs if run.get("seconds")]:
+        times = {stage: statistics.mean(run[stage] for run in seconds if stage in run) for stage in seconds[0]}
+        stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in times.items())
+        parts.append(f"Time: {stages}; {sum(times.values()):.0f} s in total.")
+    return "\n\n".join(filter(None, parts))
+
+
+def _values(runs: Sequence[Mapping[str, Mapping[str, Any]]], task: str, row: str, measure: str) -> list[float]:
+    """Collect a number of each run, in %, where it has one."""
+    values = [run.get(task, {}).get(row, {}).get(measure) for run in runs]
+    return [100 * value for value in values if value is not None]
+
+
+def _in_order(rows: Collection[str]) -> list[str]:
+    """Name each row once, in the order of ROWS; others follow these."""
+    return [*(row for row in ROWS if row in rows), *dict.fromkeys(row for row in rows if row not in ROWS)]
+
+
+def _table_of(title: str, rows: Sequence[str], columns: Mapping[str, Mapping[str, list[float]]]) -> str:
+    """Format the numbers of some rows, by column and row, under a title."""
+    lines = [[title, *columns]]
+    lines += [[ROWS.get(row, row), *(mean_and_deviation(of[row]) for of in columns.values())] for row in rows]
+    return markdown_table(lines)

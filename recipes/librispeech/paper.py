@@ -58,7 +58,7 @@ class Paper:
         """List the stages: train, features, probes, topline, its probes, probes of controls and of the other splits."""
         out, closed = self.closed.out, self.closed
         train, *_ = Pipeline(out, self.config, closed.labels).stages()
-        _, features, probes, topline, topline_probes = closed.stages()
+        _, features, probes, topline, topline_probes, *abx = closed.stages()
         folders = features.outputs
         extract = dataclasses.replace(
             features, make=lambda: self._extract({path.name: path for path in folders}), settings={"dtype": DTYPE}
@@ -78,7 +78,7 @@ class Paper:
             outputs=[probe.result for probe in more],
             settings={key: value for key, value in dataclasses.asdict(closed.options).items() if key != "evaluate"},
         )
-        return [train, extract, probes, supervise, topline_probes, compare]
+        return [train, extract, probes, supervise, topline_probes, *abx, compare]
 
     def report(self, seconds: Mapping[str, float]) -> str:
         """Write results.json and report.html.
