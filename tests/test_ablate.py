@@ -8,6 +8,7 @@ import pytest
 from cpc.config import ConfigError
 from cpc.data import read_manifest, write_manifest
 from cpc.experiments import read_ablation, run_ablation
+from cpc.experiments.ablate import _trade_off
 from cpc.runs import CheckpointError
 from tests.test_evaluate import write_alternating_labels
 
@@ -88,12 +89,31 @@ def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus,
     assert cells["2 steps"][0].startswith(f"{sum(phones) / 2:.1f} ± ")
     assert "accuracy in % on dev" in written.read_text()
     assert not list((tmp_path / "out").rglob("*.npy"))
-    assert (tmp_path / "out" / "table.png").stat().st_size > 5000
+    for picture in ("table.png", "tradeoff.png"):
+        assert (tmp_path / "out" / picture).stat().st_size > 5000
     changed = read_ablation(
         write(tmp_path, TABLE.replace('num_steps" = 2', 'num_steps" = 1')), manifest_csv=str(corpus)
     )
     with pytest.raises(ConfigError, match=r"2-steps/seed-0: holds another run: criterion.num_steps was 2, is 1; pass"):
         run_ablation(changed, tmp_path / "out", labels=labels)
+
+
+def test_the_trade_off_has_a_point_a_row_at_the_means_over_its_seeds_and_lines_of_the_strongest_baseline():
+    rows = [
+        {"name": "a", "runs": [{"phone": 0.5, "speaker": 0.25}, {"phone": 0.75, "speaker": 0.75}]},
+        {"name": "unfinished", "runs": []},
+        {"name": "b", "runs": [{"phone": 0.125, "speaker": 1.0}]},
+    ]
+    baselines = [
+        {"name": name, "row": name, "accuracies": {"phone": x, "speaker": y}}
+        for name, x, y in (("mfcc", 0.1, 0.2), ("spectral", 0.375, 0.625))
+    ]
+    (axes,) = _trade_off("title", rows, baselines).axes
+    points = {bars.get_label(): bars.lines[0].get_xydata().tolist() for bars in axes.containers}
+    assert points == {"1  a": [[62.5, 50.0]], "2  b": [[12.5, 100.0]]}
+    (upright, level) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert list(upright.get_xdata()) == [37.5, 37.5]
+    assert list(level.get_ydata()) == [62.5, 62.5]
 
 
 def rows_of(table: Path) -> list[list[str]]:
@@ -280,8 +300,10 @@ def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, tabl
 @pytest.mark.parametrize(
     ("recipe", "name", "rows"),
     [
-        ("minispeech", "ablate_steps", 6),
-        ("minispeech", "ablate_negatives", 5),
+        ("minispeech", "ablate_steps", 5),
+        ("minispeech", "ablate_negatives", 6),
+        ("minispeech", "two_way", 2),
+        ("minispeech", "study_two_way", 16),
         ("minispeech", "grid", 24),
         ("minispeech", "study", 28),
         ("minispeech", "study_combined", 16),

@@ -59,7 +59,7 @@ def test_blocks_change_nothing(scheme, monkeypatch):
     """However few scores are held at once, losses and gradients stay."""
     outcomes = []
     for size in (1, 100, 10**6):
-        monkeypatch.setattr("cpc.infonce.criterion._block_scores", lambda device, size=size: size)
+        monkeypatch.setattr("cpc.infonce.pool.block_scores", lambda device, size=size: size)
         z, predictions = batch()
         result = infonce(z, predictions, Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES))
         outcomes.append([*result[:4], *torch.autograd.grad(result.losses.sum(), [z, predictions])])
@@ -293,7 +293,7 @@ def by_definition(rule):
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("size", [1, 10**6])
 def test_infonce_under_a_rule_equals_the_loop_oracle_in_value_and_gradient(rule, size, monkeypatch):
-    monkeypatch.setattr("cpc.infonce.criterion._block_scores", lambda device: size)
+    monkeypatch.setattr("cpc.infonce.pool.block_scores", lambda device: size)
     z, predictions = batch()
     result = infonce(z, predictions, of_rule(rule))
     expected = reference.infonce(z, predictions, rule, SPEAKER, UTTERANCE, FRAMES, by_definition(rule))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def run_ablation(
 
     Args:
         table: the settings to compare.
-        out: folder to write: a run for each row and seed, baselines, results.json, table.md, table.png.
+        out: folder to write: a run for each row and seed, baselines, results.json, table.md, table.png, tradeoff.png.
         labels: phone labels (`cpc.labels.read_labels`).
         evaluate: split on which the probes are scored; "test" only once nothing is chosen any more.
         max_frames: train frames of each probe.
@@ -117,7 +118,7 @@ def _trains_on_phones(config: Config) -> bool:
 
 
 def _write(table: Ablation, out: Path, runs: Sequence[Run], baselines: Sequence[Baselines]) -> Path:
-    """Write results.json, table.md and table.png from what is finished; return the path of table.md."""
+    """Write results.json, table.md and the pictures from what is finished; return the path of table.md."""
     finished = [(run.folder.parent.name, result) for run in runs if (result := run.read())]
     rows = [
         {
@@ -142,6 +143,7 @@ def _write(table: Ablation, out: Path, runs: Sequence[Run], baselines: Sequence[
     parts.append(notes_on([baseline["row"] for baseline in compared]))
     write_bytes(out / "table.md", ("\n\n".join(filter(None, parts)) + "\n").encode())
     save_figure(_figure(table.title, rows, compared), out / "table.png")
+    save_figure(_trade_off(table.title, rows, compared), out / "tradeoff.png")
     return out / "table.md"
 
 
@@ -192,4 +194,29 @@ def _figure(title: str, rows: Sequence[Mapping[str, Any]], baselines: Sequence[M
     axes.set(yticks=range(len(rows)), yticklabels=names, xlabel="phone accuracy (linear), %", title=title)
     axes.invert_yaxis()
     axes.legend()
+    return figure
+
+
+def _trade_off(title: str, rows: Sequence[Mapping[str, Any]], baselines: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw what each row tells of speakers against what it tells of phones, and the strongest spectral features' lines.
+
+    A point is a row's mean over seeds, and its bars are standard deviations.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for number, row in enumerate((row for row in rows if row["runs"]), start=1):
+        points = [[100 * run[key] for run in row["runs"]] for key in ("phone", "speaker")]
+        (x, y), spread = map(statistics.mean, points), [statistics.stdev(p) if len(p) > 1 else 0.0 for p in points]
+        colour = f"C{(number - 1) % 10}"
+        axes.errorbar(x, y, spread[1], spread[0], fmt="o", color=colour, label=f"{number}  {row['name']}")
+        axes.annotate(str(number), (x, y), xytext=(5, 5), textcoords="offset points", color=colour)
+    for baseline in baselines:
+        if baseline["row"] == "spectral":
+            of = baseline["accuracies"]
+            axes.axvline(100 * of["phone"], color="#666666", linestyle="--", linewidth=1, label=baseline["name"])
+            axes.axhline(100 * of["speaker"], color="#666666", linestyle="--", linewidth=1)
+    axes.set(xlabel="phone accuracy (linear), %", ylabel="speaker accuracy by frame (linear), %", title=title)
+    figure.legend(loc="outside right upper", fontsize="small")
     return figure

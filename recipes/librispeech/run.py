@@ -38,7 +38,7 @@ CS = (0.01, 0.1, 1.0)
 MLP_FRAMES = 1_000_000  # train frames of a probe with a hidden layer, which cannot stream all of them from disk
 DEFAULTS = {  # preset; train frames of a linear probe, where 0 streams all of them; folder of the run
     "train-clean-100": ("paper", 0, Path("runs/librispeech")),
-    "dev-clean": ("small", 100_000, Path("runs/dev-clean")),
+    "dev-clean": ("bidirectional", 100_000, Path("runs/dev-clean")),
 }
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--subset", choices=list(SUBSETS), default="train-clean-100", help="the part of the corpus")
     parser.add_argument("--download", action="store_true", help="fetch the subset to --root if it is not there")
     parser.add_argument("--out", type=Path, help="folder of the run; runs/librispeech or runs/dev-clean by default")
-    parser.add_argument("--preset", help="paper, small, or a TOML file; paper by default, small for dev-clean")
+    parser.add_argument("--preset", help="a preset or a TOML file; paper by default, bidirectional for dev-clean")
     parser.add_argument("--updates", type=int, help="training updates; those of the preset by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits, the training and the probes")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")

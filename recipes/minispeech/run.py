@@ -1,7 +1,7 @@
 """minispeech from end to end: synthesise speech, train CPC, extract features, probe phones and speakers.
 
-    python recipes/minispeech/run.py [--out runs/minispeech] [--minutes 60] [--updates N] [--seed 0] [--topline]
-                                     [--split sentence]
+    python recipes/minispeech/run.py [--out runs/minispeech] [--minutes 60] [--preset small] [--updates N] [--seed 0]
+                                     [--topline] [--split sentence]
 
 A stage whose inputs and settings have not changed is skipped, so the same command resumes after an interruption. Other
 settings of the corpus or of the training are refused, rather than mixed with what --out holds:
@@ -28,7 +28,7 @@ from cpc.probes import Options
 from cpc.report import percent
 
 PHONE_CLASSES = Path(__file__).resolve().parents[2] / "data" / "phone_classes.csv"
-PROBE_FRAMES = 50_000  # train frames of each linear probe
+PROBE_FRAMES = 30_000  # train frames of each probe
 SPLITS = {  # what no two splits share, which two sentences make an utterance, and what the table says about test
     "utterance": ("random", "utterances not seen in training, speakers shared"),
     "sentence": ("fixed", "sentences not seen in training, speakers shared"),
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/minispeech"), help="folder of the run")
     parser.add_argument("--minutes", type=float, default=60, help="minutes of speech to synthesise")
     parser.add_argument("--speakers", type=int, help="number of speakers; all of the corpus's by default")
+    parser.add_argument("--preset", default="bidirectional", help="bidirectional, small, or a TOML file")
     parser.add_argument("--updates", type=int, help="training updates; those of the preset by default")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the corpus, the split, the training and the probes"
@@ -102,11 +103,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def configure(options: argparse.Namespace) -> Config:
-    """Set the preset small to this corpus."""
+    """Set the preset to this corpus."""
     changes = {"seed": options.seed, "data.manifest": str(options.out / "corpus" / "manifest.csv")}
     if options.updates:
         changes["train.num_updates"] = options.updates
-    return override(read_config("small"), changes, where="minispeech")
+    return override(read_config(options.preset), changes, where="minispeech")
 
 
 def make_manifest(corpus: Path, split: str, seed: int) -> None:
