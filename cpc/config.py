@@ -145,7 +145,7 @@ class NegativeSet:
     weight: PositiveFloat = 1.0
     """Weight of the set's loss. The loss is the weighted mean over the sets."""
     steps: tuple[PositiveInt, ...] = ()
-    """Steps at which the set is scored; empty: all. Sets of the whole batch cost most, and a few steps may do."""
+    """Steps at which the set is scored; empty: all. A step that no set scores is not predicted."""
     min_distance: NotNegativeInt = 0
     """Least distance in frames between a negative and the positive inside one utterance. Frames less than 3 apart share
     samples."""
@@ -180,6 +180,12 @@ class CriterionConfig:
         if self.scheme == "sets":
             return self.negatives
         return (NegativeSet(scheme=self.scheme, number=self.num_negatives),)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps that are predicted: those that a set of negatives scores."""
+        every = range(1, self.num_steps + 1)
+        return tuple(sorted({step for negatives in self.sets for step in negatives.steps or every}))
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def build_model(config: Config) -> CPC:
         return Autoregressor(encoder.channels, autoregressor.hidden, autoregressor.kind, autoregressor.layers)
 
     def build_predictor() -> Predictor:
-        return Predictor(autoregressor.hidden, encoder.channels, criterion.num_steps)
+        return Predictor(autoregressor.hidden, encoder.channels, len(criterion.steps))
 
     # The weights are drawn in this order; one that is needed only in both directions comes last.
     g_ar, predictor = build_autoregressor(), build_predictor()
@@ -200,6 +200,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if i < len(lines) - 1:
                 raise MetricsError(f"{path}: line {i + 1} is not JSON") from None
     return rows
+
+
+def steps_of(line: dict[str, Any]) -> list[int]:
+    """Return the steps k to which the values by step of a line of metrics.jsonl belong."""
+    return line.get("steps") or list(range(1, len(line["loss_k"]) + 1))
 
 
 def gain(line: dict[str, Any]) -> float:

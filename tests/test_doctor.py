@@ -151,6 +151,11 @@ def test_only_the_steps_that_share_samples_are_solved(broken):
     assert "up to k = 2 share samples" in found.message
     further = broken(lines=[line(400, [0.02, 0.05, 1.8], accuracy_k=[0.99, 0.98, 0.3])])
     assert faults(further) == set()
+    some = broken(lines=[line(400, [0.02, 1.99, 1.98], accuracy_k=[0.99, 0.2, 0.2]) | {"steps": [2, 4, 6]}])[
+        "shortcuts"
+    ]
+    assert "0.99 at k = 2 and 0.20 at k = 6" in some.message
+    assert some.level == "broken"
 
 
 def test_all_steps_are_solved(broken):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpc.config import CriterionConfig, TrainConfig
+from cpc.config import CriterionConfig, NegativeSet, TrainConfig
 from cpc.data import read_manifest, write_manifest
 from cpc.features import extract_features, extractor_of_run, open_features
 from cpc.labels import num_labels, read_labels, read_phone_labels
@@ -220,7 +220,11 @@ def test_the_introduction_says_where_negatives_come_from_and_how_many_are_drawn(
     ):
         config = tiny_config(corpus, criterion=CriterionConfig(num_steps=3, num_negatives=drawn))
         run = train(replace(config, train=TrainConfig(num_updates=2)), tmp_path / str(drawn))
-        assert says in _introduction(run, config)
+        assert f"predicts 3 steps up to k = 3, {says}" in _introduction(run, config)
+    sets = (NegativeSet("current_sequence", number=8), NegativeSet("mixed_speaker", steps=(2,)))
+    config = replace(config, criterion=CriterionConfig(num_steps=3, scheme="sets", negatives=sets))
+    says = "with 8 negatives drawn under the scheme current_sequence and all negatives under the scheme mixed_speaker."
+    assert says in _introduction(run, config)
 
 
 def test_a_missing_run_folder_is_refused(tmp_path):

@@ -84,6 +84,25 @@ def test_the_loss_is_the_weighted_mean_over_sets_and_each_set_is_logged_apart():
     assert result["loss_k"].tolist() == pytest.approx(at_each_step, abs=1e-5)
 
 
+def test_a_step_that_no_set_scores_is_not_predicted():
+    """What is logged by step has an element for each step that is; a guess's loss is weighed as the loss is."""
+    one = NegativeSet("current_sequence", weight=3.0, steps=(3, 1))
+    criterion = replace(TWO, negatives=(one, NegativeSet("mixed_speaker_excl", steps=(3,))))
+    assert criterion.steps == (1, 3)
+    network = network_of(criterion)
+    views = views_of(network)
+    predictions = network.predict(views.c)
+    assert len(predictions) == 2
+    result = objective_of(criterion)(network, views)
+    at_all_steps = torch.stack([predictions[0], torch.zeros_like(predictions[0]), predictions[1]])
+    own = oracle(network, views, "current_sequence", (1, 3), predictions=at_all_steps)
+    (other,) = oracle(network, views, "mixed_speaker_excl", (3,), predictions=at_all_steps)
+    assert result["loss_k"].tolist() == pytest.approx([own[0], 0.75 * own[1] + 0.25 * other], abs=1e-5)
+    assert result["loss"].item() == pytest.approx(0.75 * sum(own) / 2 + 0.25 * other, abs=1e-5)
+    log_n = [result[f"{name}/log_n_k"].mean().item() for name in ("current_sequence", "mixed_speaker_excl")]
+    assert result["log_n"].item() == pytest.approx(0.75 * log_n[0] + 0.25 * log_n[1], abs=1e-6)
+
+
 def test_step_weights_weigh_the_steps_of_the_loss_alone():
     criterion = CriterionConfig(num_steps=K, step_weights=(1.0, 0.0, 3.0))
     network = network_of(criterion)

@@ -102,6 +102,12 @@ def test_learning_curves_show_one_log_n_or_one_each_for_train_and_dev(tmp_path: 
     assert shown == [[[5.4, 5.0], [4.9], [5.5, 5.5]], [[5.4, 5.0], [4.9], [5.5, 5.5], [3.0]]]
 
 
+def test_the_figure_of_steps_stands_where_the_predicted_steps_are(tmp_path: Path) -> None:
+    figure = steps_figure(write_run(tmp_path / "run", metric("dev", 1, 3.0, steps=[2, 5], bound_kind="none")))
+    assert [list(axes.lines[0].get_xdata()) for axes in figure.axes] == [[2, 5], [2, 5]]
+    assert {axes.get_xlim() for axes in figure.axes} == {(0.5, 5.5)}
+
+
 def test_the_figure_of_steps_shows_the_chosen_measurement(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cpc.report import Finding, Level
-from cpc.runs import gain
+from cpc.runs import gain, steps_of
 from cpc.train import STUCK_NATS
 
 Line = dict[str, Any]  # of metrics.jsonl
@@ -110,13 +110,14 @@ def check_shortcuts(lines: Sequence[Line], num_overlapping: int) -> Finding | No
     line = _line_with_steps(lines)
     if line is None:
         return None
-    accuracies, near = line["accuracy_k"], num_overlapping
+    accuracies, steps = line["accuracy_k"], steps_of(line)
+    near = sum(k <= num_overlapping for k in steps)
     gains = [log_n - loss for log_n, loss in zip(line["log_n_k"], line["loss_k"], strict=True)]
     solved = [accuracy >= _SOLVED_ACCURACY for accuracy in accuracies]
     near_alone = all(solved[:near]) and len(gains) > near > 0 and max(gains[near:]) < STUCK_NATS
     advice = (
-        f"frames up to k = {near} share samples with the anchor's, so copying solves these steps, and nothing else is "
-        "learned: train longer, try another --optim.lr, and listen to the recordings, since noise cannot be predicted"
+        f"frames up to k = {num_overlapping} share samples with the anchor's, so copying solves these steps, and "
+        "nothing else is learned: train longer, try another --optim.lr, and listen to the recordings, since noise cannot be predicted"
         if near_alone
         else "something simple tells negatives apart, such as channel, loudness or a recording that occurs twice: "
         "try --audio.normalise utterance, --criterion.scheme current_sequence or same_speaker, --encoder.norm channel, "
@@ -125,8 +126,8 @@ def check_shortcuts(lines: Sequence[Line], num_overlapping: int) -> Finding | No
     return judge(
         "shortcuts",
         "broken" if near_alone or (_all_solved(line) and len(gains) > near) else "ok",
-        f"{line['kind']} accuracy is {accuracies[0]:.2f} at k = 1 and {accuracies[-1]:.2f} at k = {len(accuracies)}, "
-        f"update {line['update']}",
+        f"{line['kind']} accuracy is {accuracies[0]:.2f} at k = {steps[0]} and {accuracies[-1]:.2f} at "
+        f"k = {steps[-1]}, update {line['update']}",
         advice,
         num_solved=sum(solved),
         first_accuracy=accuracies[0],
@@ -137,9 +138,10 @@ def check_shortcuts(lines: Sequence[Line], num_overlapping: int) -> Finding | No
 def check_ceiling(lines: Sequence[Line], num_overlapping: int) -> Finding | None:
     """Check whether log N − loss is nearly log N where frames share no samples: N is then too small to tell more."""
     line = _line_with_steps(lines)
-    if line is None or len(line["loss_k"]) <= num_overlapping or _all_solved(line):
+    if line is None or max(steps_of(line)) <= num_overlapping or _all_solved(line):
         return None
-    pairs = list(zip(line["log_n_k"], line["loss_k"], strict=True))[num_overlapping:]
+    by_step = zip(steps_of(line), line["log_n_k"], line["loss_k"], strict=True)
+    pairs = [(log_n, loss) for k, log_n, loss in by_step if k > num_overlapping]
     shares = [1 - loss / log_n for log_n, loss in pairs]
     num_full = sum(share > _CEILING_SHARE for share in shares)
     return judge(

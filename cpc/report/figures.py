@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cpc.files import replacing
-from cpc.runs import gain, read_metrics
+from cpc.runs import gain, read_metrics, steps_of
 
 if TYPE_CHECKING:
     from cpc.probes import Result
@@ -125,7 +125,6 @@ def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", ho
     Source: the paper's figure 3 (pairwise win rate for each k) and section 2.3 (the bound).
     """
     line = _dev_measurement(run, which)
-    num_steps = len(line["accuracy_k"])
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     figure.suptitle(f"{Path(run).resolve().name}: {which} dev measurement, update {line['update']}", fontsize=12)
@@ -133,7 +132,7 @@ def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", ho
     _plot_bound(right, line)
     for axes in (left, right):
         axes.set_xlabel(f"prediction step k, {1000 * hop_seconds:g} ms each")
-        axes.set_xlim(0.5, num_steps + 0.5)
+        axes.set_xlim(0.5, max(steps_of(line)) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)  # below, clear of the curves
         _tidy(axes)
@@ -177,7 +176,7 @@ def _dev_measurement(run: str | Path, which: Literal["last", "best"]) -> dict[st
 
 
 def _plot_shares(axes: Axes, line: dict[str, Any]) -> None:
-    steps, chance = range(1, len(line["accuracy_k"]) + 1), 100 * math.exp(-float(line["log_n"]))
+    steps, chance = steps_of(line), 100 * math.exp(-float(line["log_n"]))
     for key, style, color, label in (
         ("win_rate_k", "s-", ORANGE, "pairwise win rate (chance 50)"),
         ("accuracy_k", "o-", BLUE, f"top-1 accuracy (chance {chance:.2g})"),
@@ -198,7 +197,7 @@ _BOUND_TITLES = {
 
 def _plot_bound(axes: Axes, line: dict[str, Any]) -> None:
     bounds, log_n = line["bound_k"], float(line["log_n"])
-    steps = range(1, len(bounds) + 1)
+    steps = steps_of(line)
     ceilings = line.get("log_n_k", [log_n] * len(bounds))  # varies with k: fewer frames have a frame t + k
     axes.plot(steps, bounds, "o-", color=BLUE, label="log N − loss")
     axes.plot(steps, ceilings, color=GREY, linestyle="--", linewidth=1, label=f"ceiling log N = {log_n:.2f}")

@@ -139,9 +139,12 @@ def _introduction(run: Path, config: Config) -> str:
     lines = metrics_of_run(run)
     last, criterion = lines[-1], config.criterion
     seconds = config.data.window_samples / config.audio.sample_rate
-    drawn = f"{criterion.num_negatives} negatives drawn" if criterion.num_negatives else "all negatives"
+    negatives = " and ".join(
+        f"{f'{of.number} negatives drawn' if of.number else 'all negatives'} under the scheme {of.scheme}"
+        for of in criterion.sets
+    )
     objective = (
-        f"CPC, which predicts {criterion.num_steps} steps, with {drawn} under the scheme {criterion.scheme}"
+        f"CPC, which predicts {len(criterion.steps)} steps up to k = {max(criterion.steps)}, with {negatives}"
         if config.loss.name == "cpc"
         else config.loss.name
     )

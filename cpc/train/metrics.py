@@ -75,13 +75,15 @@ class Log:
 
     def __init__(self, path: Path, config: Config, first: int, seconds: float, ranks: Ranks) -> None:
         self.path, self.config, self.is_first = path, config, ranks.is_first
-        self._bound: dict[str, str] = {}
+        self._constant: dict[str, Any] = {}  # what each line says beside its measurements
         if config.loss.name == "cpc":
             rules = {name: Rule.of(negatives) for name, negatives in name_sets(config.criterion).items()}
-            self._bound = {"bound_kind": bound_kind(list(rules.values()), config.batches.kind)}
+            self._constant = {"bound_kind": bound_kind(list(rules.values()), config.batches.kind)}
             if len(rules) > 1:
                 kinds = {name: bound_kind([rule], config.batches.kind) for name, rule in rules.items()}
-                self._bound |= {f"{name}/bound_kind": kind for name, kind in kinds.items()}
+                self._constant |= {f"{name}/bound_kind": kind for name, kind in kinds.items()}
+            if len(config.criterion.steps) < config.criterion.num_steps:
+                self._constant["steps"] = list(config.criterion.steps)
         windows = config.batches.num_windows * ranks.size
         self._audio_seconds = windows * config.data.window_samples / config.audio.sample_rate  # an update
         self._seconds_before, self._started = seconds, time.monotonic()
@@ -124,7 +126,7 @@ class Log:
             "seconds": self._seconds_before + now - self._started,
             "lr": lr,
             "audio_seconds_per_second": (update - self._logged) * self._audio_seconds / (now - self._logged_at),
-            **self._bound,
+            **self._constant,
             **means,
         }
         if line["loss"] < float("inf"):
@@ -139,7 +141,7 @@ class Log:
 
     def dev(self, update: int, means: Mapping[str, Any]) -> dict[str, Any]:
         """Write the line of a pass over the dev split, and return it."""
-        line = {"kind": "dev", "update": update, "seconds": self.seconds, **self._bound, **means}
+        line = {"kind": "dev", "update": update, "seconds": self.seconds, **self._constant, **means}
         self._append(line)
         self.say(
             f"update {update}: dev loss {line['loss']:.3f} of log N = {line['log_n']:.3f}, "

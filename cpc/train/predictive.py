@@ -50,7 +50,8 @@ class Predictive(nn.Module):
     def __init__(self, criterion: CriterionConfig, regularise: RegulariseConfig, hop_samples: int) -> None:
         super().__init__()
         self.sets = name_sets(criterion)
-        self.num_steps, self.step_weights = criterion.num_steps, criterion.step_weights or (1.0,) * criterion.num_steps
+        self.steps = criterion.steps
+        self.step_weights = criterion.step_weights or (1.0,) * criterion.num_steps
         self.regularise, self.hop_samples = regularise, hop_samples
 
     def forward(self, network: CPC, views: Views) -> Result:
@@ -109,10 +110,9 @@ class Predictive(nn.Module):
             num_negatives=negative_set.number,
             seed=seed,
         )
-        steps = self._steps(negative_set)
-        predictions = sequences.predictions
-        if negative_set.steps:
-            predictions = predictions[[step - 1 for step in steps]]
+        steps, predictions = self._steps(negative_set), sequences.predictions
+        if len(steps) < len(self.steps):
+            predictions = predictions[self._places(steps)]
         result = infonce(sequences.z, predictions, replace(negatives, labels=sequences.targets), steps)
         values = {
             "loss_k": result.losses,
@@ -126,23 +126,28 @@ class Predictive(nn.Module):
 
     def _steps(self, negative_set: NegativeSet) -> list[int]:
         """List the steps at which a set is scored."""
-        return list(negative_set.steps) or list(range(1, self.num_steps + 1))
+        return sorted(negative_set.steps or self.steps)
+
+    def _places(self, steps: list[int]) -> list[int]:
+        """Find steps among those that are predicted."""
+        return [self.steps.index(step) for step in steps]
 
     def _mean_over_sets(self, by_set: Mapping[str, Result]) -> Result:
-        """Average the results of the sets: "loss" over sets and steps, the others at each step: (K,)."""
+        """Average the results of the sets at each step, (K,), and the loss and log N also over sets and steps."""
         total = sum(negatives.weight for negatives in self.sets.values())
-        share = torch.zeros(self.num_steps)  # of all weights, those of the sets that are scored at each step
+        share = torch.zeros(len(self.steps))  # of all weights, those of the sets that are scored at each step
         for negatives in self.sets.values():
-            share[[step - 1 for step in self._steps(negatives)]] += negatives.weight / total
+            share[self._places(self._steps(negatives))] += negatives.weight / total
         result: Result = {}
         for name, values in by_set.items():
             negatives = self.sets[name]
             steps = self._steps(negatives)
-            places = torch.tensor(steps, device=values["loss_k"].device) - 1
+            places = torch.tensor(self._places(steps), device=values["loss_k"].device)
             weights = values["loss_k"].new_tensor([self.step_weights[step - 1] for step in steps])
-            loss = negatives.weight / total * (weights * values["loss_k"]).sum() / weights.sum()
-            result["loss"] = result["loss"] + loss if "loss" in result else loss
+            for key in ("loss", "log_n"):  # the loss of a guess is weighed as the loss is
+                mean = negatives.weight / total * (weights * values[f"{key}_k"]).sum() / weights.sum()
+                result[key] = result[key] + mean if key in result else mean
             for key, value in values.items():
                 part = negatives.weight / total * value / share.to(value.device)[places]
-                result[key] = result.get(key, value.new_zeros(self.num_steps)).index_add(0, places, part)
+                result[key] = result.get(key, value.new_zeros(len(self.steps))).index_add(0, places, part)
         return result
