@@ -303,7 +303,7 @@ def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, tabl
         ("minispeech", "ablate_steps", 5),
         ("minispeech", "ablate_negatives", 6),
         ("minispeech", "two_way", 2),
-        ("minispeech", "study_two_way", 16),
+        ("minispeech", "study_two_way", 21),
         ("minispeech", "grid", 24),
         ("minispeech", "study", 28),
         ("minispeech", "study_combined", 16),

@@ -117,7 +117,8 @@ def check_shortcuts(lines: Sequence[Line], num_overlapping: int) -> Finding | No
     near_alone = all(solved[:near]) and len(gains) > near > 0 and max(gains[near:]) < STUCK_NATS
     advice = (
         f"frames up to k = {num_overlapping} share samples with the anchor's, so copying solves these steps, and "
-        "nothing else is learned: train longer, try another --optim.lr, and listen to the recordings, since noise cannot be predicted"
+        "nothing else is learned: train longer, try another --optim.lr, and listen to the recordings, since noise "
+        "cannot be predicted"
         if near_alone
         else "something simple tells negatives apart, such as channel, loudness or a recording that occurs twice: "
         "try --audio.normalise utterance, --criterion.scheme current_sequence or same_speaker, --encoder.norm channel, "

@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/speechocean762"), help="folder of the run")
     parser.add_argument("--preset", default="bidirectional", help="a preset or a TOML file")
     parser.add_argument("--updates", type=int, help="training updates; those of the preset by default")
+    parser.add_argument("--probe-frames", type=int, default=100_000, help="train frames of each linear probe")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split, the training and the probes")
     parser.add_argument("--evaluate", choices=["test", "dev"], default="test", help="dev while settings are chosen")
     parser.add_argument(
@@ -63,7 +64,9 @@ def run(options: argparse.Namespace) -> None:
         configure(options, manifest),
         labels=labels,
         phone_classes=PHONE_CLASSES,
-        options=Options(evaluate=options.evaluate, max_frames=100_000, Cs=(0.01, 0.1, 1.0), seed=options.seed),
+        options=Options(
+            evaluate=options.evaluate, max_frames=options.probe_frames, Cs=(0.01, 0.1, 1.0), seed=options.seed
+        ),
         jobs=options.jobs,
     )
     stages = Stages(
