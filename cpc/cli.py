@@ -414,7 +414,8 @@ def ablate(
 ) -> None:
     """Compare settings: a base run, some changed fields a row, several seeds, and a table with the paper's values.
 
-    The table begins with the majority class, MFCC and the strongest spectral features of the same corpus.
+    The table begins with the majority class, the untrained network of the first row, MFCC and the strongest spectral
+    features.
     Finished runs are skipped and an interrupted one resumes, so the same command can be given again.
 
         cpc ablate ablate_steps.toml --manifest manifest.csv --labels phone_labels.txt --out runs/steps

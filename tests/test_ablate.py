@@ -58,7 +58,7 @@ def write(folder: Path, table: str = TABLE) -> Path:
 def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus, tmp_path, labels, monkeypatch):
     """Interrupted in the second run and started again: the first is not touched, and all four are in the table.
 
-    The speaker probe's first two calls are the baselines'.
+    The speaker probe's first three calls are the baselines'.
     """
     table = read_ablation(write(tmp_path), manifest_csv=str(corpus))
     from cpc.probes import probe_speakers
@@ -67,7 +67,7 @@ def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus,
 
     def dies(*args, **options):
         calls.append(args)
-        if len(calls) == 4:
+        if len(calls) == 5:
             raise KeyboardInterrupt
         return speaker(*args, **options)
 
@@ -79,7 +79,7 @@ def test_rows_and_seeds_become_runs_and_a_table_beside_the_papers_values(corpus,
     stamps = first.stat().st_mtime_ns, second.stat().st_mtime_ns
     written = run_ablation(table, tmp_path / "out", labels=labels)
     assert (first.stat().st_mtime_ns, second.stat().st_mtime_ns) == stamps
-    assert len(calls) == 4 + 3
+    assert len(calls) == 5 + 3
     cells = {row[0]: row[1:] for row in rows_of(written)}
     assert cells["2 steps"][1] == "28.5"
     assert cells["3 steps"][1] == ""
@@ -129,12 +129,12 @@ def test_the_baselines_of_the_corpus_stand_above_the_rows_with_both_classifiers(
     written = run_ablation(table, out, labels=labels)
     rows = rows_of(written)
     assert rows[0][1:] == ["phone, linear", "paper, phone", "phone, hidden layer", *rows[0][4:6], "runs"]
-    names = ["majority class", "MFCC", "strongest spectral", "2 steps", "3 steps"]
+    names = ["majority class", "untrained network", "MFCC", "strongest spectral", "2 steps", "3 steps"]
     assert [row[0] for row in rows[2:]] == names
-    assert all(" ± " in cell for row in rows[5:] for cell in (row[1], *row[3:6]))
+    assert all(" ± " in cell for row in rows[6:] for cell in (row[1], *row[3:6]))
     (made,) = (out / "baselines").glob("*/result-dev.json")
     found = json.loads(made.read_text())["rows"]
-    for key, row in zip(("mfcc", "spectral"), rows[3:5], strict=True):
+    for key, row in zip(("untrained", "mfcc", "spectral"), rows[3:6], strict=True):
         own = found[key]
         shares = (own["phone"], own["phone_mlp"], own["speaker"], own["speaker_utterance"])
         assert [row[1], *row[3:6]] == [f"{100 * share:.1f}" for share in shares]
@@ -158,8 +158,8 @@ def test_each_manifest_of_a_table_has_its_own_baselines(corpus, tmp_path, labels
         read_ablation(write(tmp_path, rows), manifest_csv=str(corpus)), tmp_path / "out", labels=labels
     )
     names = [row[0] for row in rows_of(written)[2:]]
-    assert names[1] == f"MFCC of {corpus}"
-    assert names[4] == f"MFCC of {tmp_path / 'fewer.csv'}"
+    assert names[2] == f"MFCC of {corpus}"
+    assert names[6] == f"MFCC of {tmp_path / 'fewer.csv'}"
 
 
 ONE_ROW = 'base = "base.toml"\n[[row]]\nname = "only"\n'
@@ -304,6 +304,7 @@ def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, tabl
         ("minispeech", "ablate_negatives", 6),
         ("minispeech", "two_way", 2),
         ("minispeech", "study_two_way", 21),
+        ("minispeech", "study_steps", 4),
         ("minispeech", "grid", 24),
         ("minispeech", "study", 28),
         ("minispeech", "study_combined", 16),

@@ -31,6 +31,7 @@ from cpc.features import (
     extract_features,
     extractor_of_run,
     open_features,
+    untrained_extractor,
 )
 from cpc.labels import PhoneLabels
 from cpc.probes import Options, Result, probe_phones, probe_speakers
@@ -104,7 +105,7 @@ def extractor_of_row(row: str, run: Path, sample_rate: int, *, device: torch.dev
         row: "mfcc" or "logmel"; "untrained", c of the network before training; "cpc_z" or "cpc_c";
             "supervised_TARGET", c of the run in RUN/topline/TARGET. At the end, "_cmvn" normalises these frames over
             the utterance, and "_contextR" stacks them with their neighbours up to R frames away.
-        run: run folder; "mfcc" and "logmel" need none.
+        run: run folder; "mfcc" and "logmel" need none, and "untrained" reads its config.toml alone.
         sample_rate: Hz, of "mfcc" and "logmel".
         device: where the networks run.
 
@@ -121,7 +122,7 @@ def extractor_of_row(row: str, run: Path, sample_rate: int, *, device: torch.dev
         case "mfcc" | "logmel":
             extractor = SpectralExtractor(source, sample_rate)
         case "untrained":
-            extractor = extractor_of_run(run, "c", untrained=True, device=device)
+            extractor = untrained_extractor(read_config(run / "config.toml"), "c", device=device)
         case "cpc_z":
             extractor = extractor_of_run(run, "z", device=device)
         case "cpc_c":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpc.config import Config, ConfigError, config_to_dict, read_config
+from cpc.config import Config, ConfigError, config_to_dict, read_config, write_config
 from cpc.data import read_manifest
 from cpc.experiments.evaluate import SPECTRAL, extractor_of_row, temporary_features
 from cpc.experiments.probing import TASKS, Task
@@ -109,13 +109,19 @@ class Run(Measured):
 
 @dataclass(frozen=True)
 class Baselines(Measured):
-    """What every run on one corpus is compared with: the majority class, MFCC, and the strongest spectral features."""
+    """What every run on one corpus is compared with.
+
+    That is the majority class, the untrained network of the table's first row, MFCC, and the strongest spectral
+    features.
+    """
 
     def make(self) -> None:
         """Extract and probe."""
         print(f"== {self.folder}", flush=True)
-        mfcc = _probe(self, dict.fromkeys(TASKS, "mfcc"))
-        rows = {"majority": mfcc["majority"], "mfcc": mfcc, "spectral": _probe(self, SPECTRAL)}
+        write_config(self.config, self.folder / "config.toml")
+        untrained, mfcc = (_probe(self, dict.fromkeys(TASKS, row)) for row in ("untrained", "mfcc"))
+        spectral = _probe(self, SPECTRAL)
+        rows = {"majority": mfcc["majority"], "untrained": untrained, "mfcc": mfcc, "spectral": spectral}
         write_json(self.result, {"rows": rows, "probed_with": self.probed_with})
 
 

@@ -8,7 +8,7 @@ from cpc.features.store import Features, FeaturesError, Layer, open_features
 if TYPE_CHECKING:
     from cpc.features.derived import DerivedExtractor
     from cpc.features.extract import Dtype, extract_features
-    from cpc.features.extractors import CPCExtractor, Extractor, extractor_of_run
+    from cpc.features.extractors import CPCExtractor, Extractor, extractor_of_run, untrained_extractor
     from cpc.features.spectral import SpectralExtractor
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "extract_features",
     "extractor_of_run",
     "open_features",
+    "untrained_extractor",
 ]
 
 __getattr__ = lazily(
@@ -34,6 +35,7 @@ __getattr__ = lazily(
         "CPCExtractor": "extractors",
         "Extractor": "extractors",
         "extractor_of_run": "extractors",
+        "untrained_extractor": "extractors",
         "SpectralExtractor": "spectral",
     },
 )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cpc.config import Config
 from cpc.data import Waveform
 from cpc.devices import keep_freed_buffers
 from cpc.features.store import Layer
@@ -160,7 +161,18 @@ def extractor_of_run(
     if not untrained:
         return CPCExtractor(load(path), layer, device=device, precision=precision)
     config, _ = read_checkpoint(path)
-    torch.manual_seed(config.seed)  # the weights that this run started from
+    return untrained_extractor(config, layer, device=device, precision=precision)
+
+
+def untrained_extractor(
+    config: Config,
+    layer: Layer,
+    *,
+    device: torch.device | str = "cpu",
+    precision: Literal["float32", "bf16"] = "float32",
+) -> CPCExtractor:
+    """Make the extractor of the random weights that a run with this configuration starts from."""
+    torch.manual_seed(config.seed)
     return CPCExtractor(build_model(config), layer, source="untrained", device=device, precision=precision)
 
 
