@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,8 @@ from cpc.probes import Evaluate, Options
 
 if TYPE_CHECKING:
     from cpc.labels import PhoneLabels
+
+_REPORT_SECONDS = 5.0  # for which the other processes leave the first one time to report what all of them refuse
 
 
 def manifest(
@@ -543,6 +546,8 @@ def main() -> None:
         # later in one of them, only that one can report.
         if os.environ.get("RANK", "0") == "0" or hasattr(error, "rank"):
             print(f"cpc: error: {_one_line(error)}", file=sys.stderr)
+        else:
+            time.sleep(_REPORT_SECONDS)  # torchrun ends all processes once one has failed, the first one too
         sys.exit(2)
 
 

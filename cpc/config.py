@@ -93,6 +93,9 @@ class BatchConfig:
     """Windows in a batch (the paper: 8 GPUs × 8)."""
     windows_per_group: PositiveInt = 4
     """Windows of each speaker or utterance in a batch; ignored with kind = "mixed"."""
+    accumulate: PositiveInt = 1
+    """Batches that an update takes one after the other, in the memory of one: each has its own negatives, and their
+    gradients are averaged. The paper's 8 GPUs × 8 windows are num_windows = 8 and accumulate = 8 on one device."""
 
 
 @dataclass(frozen=True)
@@ -400,6 +403,8 @@ def config_identity(config: Config) -> dict[str, Any]:
             del values["encoder"][key]
     if not config.augment.is_on:  # nor have runs from before there was augmentation
         del values["augment"]
+    if values["batches"]["accumulate"] == 1:  # nor do runs from before there was accumulation
+        del values["batches"]["accumulate"]
     criterion = values["criterion"]
     if criterion["scheme"] != "sets":  # nor do runs from before there were several sets
         del criterion["negatives"]

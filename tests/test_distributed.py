@@ -110,13 +110,17 @@ def _train_and_write(rank, config, folder):
 
 
 def test_two_processes_end_with_the_same_weights_as_one_with_both_batches(corpus, tmp_path):
+    """So does one process that takes the two batches of an update one after the other."""
     config = run_config(corpus)
     in_two_processes(_train_and_write, config, tmp_path)
     alone = train(replace(config, batches=BatchConfig(num_windows=4)), tmp_path / "alone")
     first, second, expected = (read_checkpoint(tmp_path / name / "last.pt")[1]["model"] for name in ("0", "1", "alone"))
+    accumulated = train(replace(config, batches=BatchConfig(num_windows=2, accumulate=2)), tmp_path / "accumulated")
+    one_after_the_other = read_checkpoint(accumulated / "last.pt")[1]["model"]
     for name in expected:
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], expected[name], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one_after_the_other[name], expected[name], atol=1e-5, rtol=1e-4)
     ours, theirs = (read_metrics(run / "metrics.jsonl")[0] for run in (tmp_path / "0", alone))
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
@@ -152,18 +156,25 @@ def test_a_signal_to_one_stops_both_after_the_same_update_and_the_run_goes_on_ex
     assert lines.count(("train", 4)) == 1
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 3])
-def test_ranks_share_the_batches_out(corpus, num_ranks):
-    """Update u of rank r is batch u · R + r of what one process would see; a later start changes nothing."""
+@pytest.mark.parametrize(("num_ranks", "accumulate"), [(1, 1), (2, 1), (3, 1), (1, 3), (2, 2)])
+def test_ranks_share_the_batches_out(corpus, num_ranks, accumulate):
+    """Batch i of update u of rank r is batch (u · R + r) · A + i of what one process would see without accumulation.
+
+    A later start changes nothing.
+    """
     from cpc.data import read_manifest
 
     windows = Windows(read_manifest(corpus).select("train"), WindowOptions(window_samples=4000))
     composition = Composition("mixed", num_windows=3, seed=5)
-    one = list(BatchSampler(windows, composition, 0, 7 * num_ranks))
+    of_update = num_ranks * accumulate
+    one = list(BatchSampler(windows, composition, 0, 7 * of_update))
     for rank in range(num_ranks):
-        own = list(BatchSampler(windows, composition, 0, 7, rank=rank, num_ranks=num_ranks))
-        assert own == one[rank::num_ranks]
-        assert list(BatchSampler(windows, composition, 4, 7, rank=rank, num_ranks=num_ranks)) == own[4:]
+        how = {"rank": rank, "num_ranks": num_ranks, "accumulate": accumulate}
+        sampler = BatchSampler(windows, composition, 0, 7, **how)
+        own = list(sampler)
+        assert len(own) == len(sampler) == 7 * accumulate
+        assert own == [batch for number, batch in enumerate(one) if number % of_update // accumulate == rank]
+        assert list(BatchSampler(windows, composition, 4, 7, **how)) == own[4 * accumulate :]
 
 
 def torchrun(*args, cwd):

@@ -270,7 +270,7 @@ def everything(corpus, tmp_path):
     )
     return tiny_config(
         corpus,
-        batches=BatchConfig(num_windows=8),  # enough for several chapters in each
+        batches=BatchConfig(num_windows=8, accumulate=2),  # enough for several chapters in each
         autoregressor=AutoregressorConfig(hidden=8, directions="both"),
         criterion=CriterionConfig(num_steps=3, scheme="sets", negatives=sets, step_weights=(1.0, 2.0, 1.0)),
         regularise=RegulariseConfig(dropout_z=0.1, dropout_c=0.1, left_or_right=0.1),

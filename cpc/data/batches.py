@@ -261,7 +261,7 @@ def _pack(groups: list[NDArray[np.int64]], key: NDArray[np.int64], per_batch: in
 class BatchSampler:
     """The batches of updates first … last − 1, as lists of (epoch, index). A pure function of (seed, update, rank).
 
-    An update takes one batch for each rank, so no two ranks see the same windows in an epoch.
+    An update takes as many batches for each rank, so no two ranks see the same windows in an epoch.
 
     Args:
         windows: the windows to deal.
@@ -270,25 +270,35 @@ class BatchSampler:
         last: one past the last update.
         rank: rank of this process, which skips the other ranks' batches.
         num_ranks: number of processes that share the batches.
+        accumulate: batches of each rank in an update.
     """
 
     def __init__(
-        self, windows: Windows, composition: Composition, first: int, last: int, *, rank: int = 0, num_ranks: int = 1
+        self,
+        windows: Windows,
+        composition: Composition,
+        first: int,
+        last: int,
+        *,
+        rank: int = 0,
+        num_ranks: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.windows, self.composition = windows, composition
-        self.first, self.last, self.rank, self.num_ranks = first, last, rank, num_ranks
+        self.first, self.last, self.rank, self.num_ranks, self.accumulate = first, last, rank, num_ranks, accumulate
 
     def __len__(self) -> int:
         """Count the batches."""
-        return self.last - self.first
+        return (self.last - self.first) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Deal epoch after epoch, skipping the batches before `first`."""
         number, epoch = 0, 0  # `number` counts batches over all ranks
-        while number < self.last * self.num_ranks:
+        of_update = self.num_ranks * self.accumulate
+        while number < self.last * of_update:
             for batch in epoch_batches(self.windows, epoch, self.composition):
-                update, rank = divmod(number, self.num_ranks)
-                if self.first <= update < self.last and rank == self.rank:
+                update, place = divmod(number, of_update)
+                if self.first <= update < self.last and place // self.accumulate == self.rank:
                     yield [(epoch, int(index)) for index in batch]
                 number += 1
             epoch += 1

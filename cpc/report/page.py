@@ -139,6 +139,7 @@ def _introduction(run: Path, config: Config) -> str:
     lines = metrics_of_run(run)
     last, criterion = lines[-1], config.criterion
     seconds = config.data.window_samples / config.audio.sample_rate
+    windows = config.batches.num_windows * config.batches.accumulate
     negatives = " and ".join(
         f"{f'{of.number} negatives drawn' if of.number else 'all negatives'} under the scheme {of.scheme}"
         for of in criterion.sets
@@ -151,7 +152,7 @@ def _introduction(run: Path, config: Config) -> str:
     text = (
         f"g_enc has {config.encoder.channels} channels; g_ar is a {config.autoregressor.kind.upper()} with "
         f"{config.autoregressor.hidden} units. The objective is {objective}. The run trains on {config.data.manifest} "
-        f"with {config.batches.num_windows} windows of {seconds:.2f} s per update, {config.optim.name} with learning "
+        f"with {windows} windows of {seconds:.2f} s per update, {config.optim.name} with learning "
         f"rate {config.optim.lr:g}, and seed {config.seed}. It has made {last['update']} of "
         f"{config.train.num_updates} updates in {last['seconds'] / 60:.1f} minutes."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,12 @@ def fit(parts: Parts, state: State, loader: Iterable[Batch], run: Path) -> None:
     log = Log(run / "metrics.jsonl", config, state.update, state.seconds, ranks)
     parts.trained.train()
     with log, finish_update_on_signal() as stop:
-        for batch in loader:
+        for batches in zip(*[iter(loader)] * config.batches.accumulate, strict=True):
             log.say(parts.profile.next_update())
             lr = learning_rate(state.update, config.optim, config.train.num_updates)
             state.update += 1
-            running.add(step(parts, encode, batch, lr, state.update))
+            for result in step(parts, encode, batches, lr, state.update):
+                running.add(result)
             log.advance()
 
             is_last = state.update == config.train.num_updates
@@ -70,22 +71,25 @@ def fit(parts: Parts, state: State, loader: Iterable[Batch], run: Path) -> None:
                 )
 
 
-def step(parts: Parts, encode: Encode, batch: Batch, lr: float, update: int) -> Result:
-    """Update the weights once, by the gradient of one batch averaged over the ranks."""
+def step(parts: Parts, encode: Encode, batches: Sequence[Batch], lr: float, update: int) -> list[Result]:
+    """Update the weights once, by the gradient averaged over the batches and the ranks."""
     trained, clip_norm = parts.trained, parts.config.optim.clip_norm
     for group in (group for optimiser in parts.optimisers for group in optimiser.param_groups):
         group["lr"] = lr
-    result = score(parts, encode, batch, seed=draw_seed(parts, update))
     trained.zero_grad(set_to_none=True)
-    result["loss"].backward()  # type: ignore[no-untyped-call]
-    parts.profile.mark("encoder", "backward")
+    results = []
+    for i, batch in enumerate(batches):
+        result = score(parts, encode, batch, seed=draw_seed(parts, update, i))
+        (result["loss"] / len(batches)).backward()  # type: ignore[no-untyped-call]
+        results.append({name: value.detach() for name, value in result.items()})
+        parts.profile.mark("encoder", "backward")
     parts.ranks.average_gradients(trained)
     if clip_norm:
         torch.nn.utils.clip_grad_norm_(trained.parameters(), clip_norm)
     for optimiser in parts.optimisers:
         optimiser.step()
     parts.profile.mark("optimiser")
-    return result
+    return results
 
 
 def score(parts: Parts, encode: Encode, batch: Batch, seed: int) -> Result:
@@ -122,10 +126,12 @@ def validate(parts: Parts, encode: Encode) -> RunningMean:
     return mean
 
 
-def draw_seed(parts: Parts, update: int) -> int:
-    """Return the seed of an update's random draws: another one for each update and rank."""
+def draw_seed(parts: Parts, update: int, i: int) -> int:
+    """Return the seed of the random draws of an update's batch i: another one for each update, rank and batch."""
+    accumulate = parts.config.batches.accumulate
+    number = (update * parts.ranks.size + parts.ranks.rank) * accumulate + i
     # Modulo 2^64, the range of torch's generators. Runs with seeds below 2^32 never share a draw.
-    return ((parts.config.seed << 32) + update * parts.ranks.size + parts.ranks.rank) % 2**64
+    return ((parts.config.seed << 32) + number) % 2**64
 
 
 def refuse_divergence(line: dict[str, Any], run: Path) -> None:

@@ -84,7 +84,7 @@ class Log:
                 self._constant |= {f"{name}/bound_kind": kind for name, kind in kinds.items()}
             if len(config.criterion.steps) < config.criterion.num_steps:
                 self._constant["steps"] = list(config.criterion.steps)
-        windows = config.batches.num_windows * ranks.size
+        windows = config.batches.num_windows * config.batches.accumulate * ranks.size
         self._audio_seconds = windows * config.data.window_samples / config.audio.sample_rate  # an update
         self._seconds_before, self._started = seconds, time.monotonic()
         self._logged, self._logged_at = first, self._started

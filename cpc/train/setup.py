@@ -102,6 +102,7 @@ class Parts:
             self.config.train.num_updates,
             rank=self.ranks.rank,
             num_ranks=self.ranks.size,
+            accumulate=self.config.batches.accumulate,
         )
         next(iter(sampler), None)  # refuse a composition that cannot be filled before anything is written
         return DataLoader(
@@ -271,10 +272,11 @@ def announce(parts: Parts) -> None:
         f"windows, {len(parts.dev_batches)} batches used; {num_parameters:,} parameters on {parts.device} in "
         f"{parts.precision}"
     ]
-    if parts.ranks.size > 1:
+    several = {"processes": parts.ranks.size, "batches": config.batches.accumulate}
+    if max(several.values()) > 1:
+        times = "".join(f"{count} {name} × " for name, count in several.items() if count > 1)
         lines.append(
-            f"train: {parts.ranks.size} processes × {config.batches.num_windows} windows an update; negatives come "
-            "from each process's own windows"
+            f"train: {times}{config.batches.num_windows} windows an update; negatives come from the windows of a batch"
         )
     for name, windows in (("train", data.train), ("dev", data.dev)):
         if windows.num_skipped:
