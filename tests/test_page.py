@@ -16,11 +16,12 @@ import pytest
 from cpc.config import CriterionConfig, NegativeSet, TrainConfig
 from cpc.data import read_manifest, write_manifest
 from cpc.features import extract_features, extractor_of_run, open_features
-from cpc.labels import num_labels, read_labels, read_phone_labels
+from cpc.labels import PhoneLabels, num_labels, read_labels, read_phone_labels
 from cpc.probes import Options, Result, probe_phones, probe_speakers
 from cpc.report import ReportError, write_page
 from cpc.report.findings import Finding, write_findings
 from cpc.report.page import _introduction, _phone_result, _row
+from cpc.report.projections import phone_map_figure, speaker_map_figure
 from cpc.report.viewer import viewer_data
 from cpc.train import train
 from tests.conftest import make_corpus, tiny_config
@@ -182,6 +183,16 @@ def test_a_run_with_everything_has_all_figures_and_tables(written):
     headers = re.findall(r"<thead><tr><th>(.*?)</th>", text)
     assert headers == ["accuracy in % on test", "manner", "place"]
     assert 'class="missing"' not in text
+
+
+def test_a_map_of_too_few_points_is_refused(run, monkeypatch):
+    """The page then says so in its place: of recordings of a word each, none has a second."""
+    opened = open_features(run / "features" / "cpc_c")
+    monkeypatch.setattr("cpc.report.projections.CHUNK_SECONDS", 1000.0)
+    with pytest.raises(ReportError, match="the utterances have 0 whole seconds, too few to place"):
+        speaker_map_figure(opened)
+    with pytest.raises(ReportError, match="0 frames have labels"):
+        phone_map_figure(opened, PhoneLabels({}))
 
 
 def test_each_speaker_is_heard_before_any_is_heard_twice(run):

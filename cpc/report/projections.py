@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cpc.labels import UNLABELLED, PhoneLabels, labels_at
+from cpc.report.figures import ReportError
 
 if TYPE_CHECKING:
     from cpc.features import Features
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 NUM_SPEAKERS, CHUNKS_PER_SPEAKER, CHUNK_SECONDS = 10, 60, 1.0  # of the map of speakers
 NUM_FRAMES = 1500  # of the map of phones
 _MIN_NAMED_FRAMES = 8  # a phone with fewer frames gets no name on the map
+_MIN_POINTS = 4  # t-SNE places no fewer
 _MARKERS = "os^Dv"
 
 
@@ -27,6 +29,9 @@ def speaker_map_figure(features: Features, seed: int = 0) -> Figure:
     Args:
         features: the frames.
         seed: seed of the random draw of utterances, and of t-SNE.
+
+    Raises:
+        ReportError: the utterances have too few whole seconds.
 
     Source: the paper's figure 2.
     """
@@ -40,6 +45,8 @@ def speaker_map_figure(features: Features, seed: int = 0) -> Figure:
         chunks = _chunk_means(features, rng.permutation(own))
         points += chunks
         indices += [index] * len(chunks)
+    if len(points) < _MIN_POINTS:
+        raise ReportError(f"No map of speakers: the utterances have {len(points)} whole seconds, too few to place.")
     figure, axes = _empty_map(5.6, 5.0)
     placed, speaker_of = _tsne(np.stack(points), seed), np.array(indices)
     for index, speaker in enumerate(speakers):
@@ -57,6 +64,9 @@ def phone_map_figure(features: Features, labels: PhoneLabels, seed: int = 0) -> 
         features: the frames.
         labels: phone labels of some or all of the utterances.
         seed: seed of the random draw of frames, and of t-SNE.
+
+    Raises:
+        ReportError: too few frames have labels.
     """
     rng = np.random.default_rng(seed)
     utterances = sorted(u for u in features.manifest.utterances if u in labels.of)
@@ -68,6 +78,8 @@ def phone_map_figure(features: Features, labels: PhoneLabels, seed: int = 0) -> 
         drawn = np.sort(rng.choice(labelled, size=min(num_each, len(labelled)), replace=False))
         frames.append(np.asarray(features.frames(utterance)[drawn], dtype=np.float32))
         phones.append(phone[drawn])
+    if sum(map(len, phones)) < _MIN_POINTS:
+        raise ReportError(f"No map of phones: {sum(map(len, phones))} frames have labels, too few to place.")
     phone_of = np.concatenate(phones)
     placed = _tsne(np.concatenate(frames), seed)
     figure, axes = _empty_map(6.4, 5.6)
