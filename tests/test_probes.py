@@ -17,13 +17,14 @@ import pandas
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
 
 from cpc.features import Features, FeaturesError, open_features
 from cpc.labels import LabelsError, PhoneLabels, num_labels
 from cpc.probes import Options, ProbeError, Result, probe_phones, probe_speakers
 from cpc.probes.frames import blocks, census_of, draw
 from cpc.probes.result import ClassScore, Origin
-from cpc.probes.scores import bootstrap, score
+from cpc.probes.scores import _over_frames, bootstrap, score
 
 HOP, FIRST_CENTRE, DIM, NUM_PHONES = 160, 232, 6, 4
 FAST = Options(Cs=(0.01, 1.0), max_iter=500)
@@ -127,6 +128,22 @@ def test_utterances_are_decided_by_the_mean_logit(tmp_path: Path) -> None:
     result = probe_speakers(corpus.write(tmp_path / "f"), FAST)
     assert result.accuracy == pytest.approx(0.3)
     assert result.utterance_accuracy == 1.0
+
+
+def test_with_a_hidden_layer_an_utterance_is_decided_by_its_frames_and_not_by_their_mean() -> None:
+    """The class of the outer frames has frames on both sides of the other, so their mean lies in the other."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-3, 3, (2000, 1)).astype(np.float32)
+    model = MLPClassifier((16,), random_state=0, max_iter=100, tol=0.0, n_iter_no_change=100)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(x, np.where(np.abs(x[:, 0]) > 1.5, 7, 3))
+    frames = np.array([[-2.5], [2.5]], dtype=np.float32)
+    assert model.predict(frames).tolist() == [7, 7]
+    assert model.predict(frames.mean(axis=0, keepdims=True)).tolist() == [3]
+    assert _over_frames(model, frames) == 7
+    ends = np.array([[-3.0], [0.0], [3.0]], dtype=np.float32)
+    summed = np.sum([np.log(np.maximum(model.predict_proba(frame[None])[0], 1e-30)) for frame in ends], axis=0)
+    assert _over_frames(model, ends) == model.classes_[summed.argmax()]
 
 
 def test_the_draw_is_bounded_labelled_and_repeatable(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def _trade_off(title: str, rows: Sequence[Mapping[str, Any]], baselines: Sequenc
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     for number, row in enumerate((row for row in rows if row["runs"]), start=1):
         points = [[100 * run[key] for run in row["runs"]] for key in ("phone", "speaker")]

@@ -97,8 +97,8 @@ def probe_phones(
 def probe_speakers(features: Features, options: Options = DEFAULTS, *, progress: Progress | None = None) -> Result:
     """Train and score a speaker classifier, by frame and by utterance.
 
-    An utterance is assigned the speaker of its mean frame: for the linear classifier, the one with the largest mean
-    logit over its frames. C is chosen by frame accuracy.
+    An utterance is assigned the speaker with the largest mean log-probability over its frames, which for the linear
+    classifier is that of the mean frame. C is chosen by frame accuracy.
 
     Args:
         features: the frames, with a manifest that has a `split` column.

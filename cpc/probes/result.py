@@ -104,7 +104,7 @@ class Result:
     majority: dict[str, float]
     """The accuracies of always answering with the most frequent train class."""
     utterance_accuracy: float | None = None
-    """Share of evaluated utterances whose speaker was recognised from the mean frame."""
+    """Share of evaluated utterances whose speaker was recognised from the mean log-probability."""
     utterance_accuracy_interval: tuple[float, float] | None = None
     """95 % bootstrap interval."""
     C: float | None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from cpc.probes.frames import Census, Targets, labelled
@@ -41,8 +42,7 @@ def score(
 ) -> Scores:
     """Score every labelled frame of a split, one utterance in memory at a time.
 
-    The class of an utterance is predicted from its mean frame. For a linear model, this is the class with the largest
-    mean logit over its frames.
+    The class of an utterance is the one with the largest mean log-probability over its frames.
 
     Args:
         features: the features folder.
@@ -64,10 +64,19 @@ def score(
         predicted = np.searchsorted(classes, model.predict(x))
         confusion += np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
         truth = int(np.bincount(true).argmax())
-        by_mean = model.predict(x.mean(axis=0, dtype=np.float64, keepdims=True))[0]
-        rows.append((int((true == predicted).sum()), len(y), int(by_mean == classes[truth]), truth))
+        rows.append((int((true == predicted).sum()), len(y), int(_over_frames(model, x) == classes[truth]), truth))
     correct, total, utterance_correct, truths = np.array(rows, dtype=np.int64).T
     return Scores(correct, total, utterance_correct, truths, confusion)
+
+
+def _over_frames(model: Any, x: NDArray[np.float32]) -> Any:
+    """Return the class with the largest mean log-probability over the frames x (T, D)."""
+    if isinstance(model, MLPClassifier):
+        probabilities = np.maximum(model.predict_proba(x), np.finfo(np.float32).tiny)
+        return model.classes_[np.log(probabilities).mean(axis=0, dtype=np.float64).argmax()]
+    # Of a linear model it is the class of the mean frame, because log-probabilities differ from logits by a number that
+    # all classes share, and logits are linear in x.
+    return model.predict(x.mean(axis=0, dtype=np.float64, keepdims=True))[0]
 
 
 def clusters_of(features: Features, train: Census, evaluated: Census) -> list[str]:
