@@ -300,11 +300,13 @@ def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, tabl
 @pytest.mark.parametrize(
     ("recipe", "name", "rows"),
     [
-        ("minispeech", "ablate_steps", 5),
-        ("minispeech", "ablate_negatives", 6),
+        ("minispeech", "ablate_steps", 6),
+        ("minispeech", "ablate_negatives", 5),
+        ("minispeech", "two_way_steps", 5),
+        ("minispeech", "two_way_negatives", 6),
         ("minispeech", "two_way", 2),
-        ("minispeech", "study_two_way", 21),
-        ("minispeech", "study_steps", 4),
+        ("minispeech", "two_way_study", 21),
+        ("minispeech", "two_way_weights", 4),
         ("minispeech", "grid", 24),
         ("minispeech", "study", 28),
         ("minispeech", "study_combined", 16),
