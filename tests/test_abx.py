@@ -170,6 +170,7 @@ def test_a_result_comes_back_as_it_was_saved(tmp_path):
     result.save(tmp_path / "abx.json")
     assert AbxResult.read(tmp_path / "abx.json") == result
     assert json.loads((tmp_path / "abx.json").read_text())["across_speaker_any_context"]["error"] == 0.2
+    assert list(result.errors.values()) == [0.1, 0.2, None, None]  # three cells say nothing
     text = str(result)
     for says in ("any context: 10.00 % wrong in 500 cells\n", "no cell", "3 cells, too few to tell", "3 of 9 speakers"):
         assert says in text

@@ -120,8 +120,9 @@ class AbxResult:
 
     @property
     def errors(self) -> dict[str, float | None]:
-        """The error in each condition, by the name of its field."""
-        return {name: getattr(self, name).error for name in CONDITIONS}
+        """The error in each condition, by the name of its field; None if there are too few cells to tell."""
+        scores: dict[str, AbxScore] = {name: getattr(self, name) for name in CONDITIONS}
+        return {name: score.error if score.num_cells >= _FEW_CELLS else None for name, score in scores.items()}
 
     def __str__(self) -> str:
         """Describe the result in a few lines for a terminal."""

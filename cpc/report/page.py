@@ -293,7 +293,7 @@ def _abx_table(results: Mapping[str, AbxResult]) -> str:
     ]
     note = (
         "ABX needs no classifier: the error says how often a phone is closer to another phone than to another instance "
-        "of itself. Chance is 50 %."
+        "of itself. Chance is 50 %; a dash stands where too few phones can be compared."
     )
     return _html_table(["ABX error in %", *ABX_COLUMNS], body) + f'<p class="dim">{note}</p>'
 
