@@ -56,6 +56,23 @@ def test_derived_features_are_told_apart_on_disk(corpus, tmp_path):
         extract_features(SpectralExtractor("mfcc"), manifest, tmp_path / "f", progress=False)
 
 
+def test_frames_derived_from_those_on_disk_equal_those_of_the_sound(corpus, tmp_path, monkeypatch):
+    """The sound is not read again; frames of another kind are refused."""
+    manifest = read_manifest(corpus)
+    plain = SpectralExtractor("mfcc")
+    derived = DerivedExtractor(plain, cmvn=True, context_frames=8)
+    direct = open_features(extract_features(derived, manifest, tmp_path / "direct", progress=False))
+    stored = open_features(extract_features(plain, manifest, tmp_path / "mfcc", progress=False))
+    other = open_features(extract_features(SpectralExtractor("logmel"), manifest, tmp_path / "logmel", progress=False))
+    monkeypatch.setattr("cpc.features.extract.read_audio", None)
+    read = open_features(extract_features(derived, manifest, tmp_path / "read", plain=stored, progress=False))
+    assert read.meta == direct.meta
+    assert all(np.array_equal(read.frames(u), direct.frames(u)) for u in manifest.utterances)
+    for extractor, wrong in ((derived, other), (plain, stored)):
+        with pytest.raises(FeaturesError, match="does not derive from these frames"):
+            extract_features(extractor, manifest, tmp_path / "wrong", plain=wrong, progress=False)
+
+
 @pytest.mark.parametrize("context", [-2, 3])
 def test_a_context_that_cannot_be_stacked_is_refused(context):
     with pytest.raises(FeaturesError, match=f"context: got {context}, expected 0 or a positive multiple of 2"):

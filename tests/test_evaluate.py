@@ -94,6 +94,16 @@ def test_the_end_of_a_rows_name_says_what_is_derived(corpus, run, tmp_path, row,
     assert found.source == row
 
 
+def test_derived_frames_come_from_the_plain_ones_beside_them(corpus, run, tmp_path, monkeypatch):
+    manifest = read_manifest(corpus)
+    direct = open_features(extract_row("cpc_c_cmvn", run, manifest, tmp_path / "alone" / "cpc_c_cmvn"))
+    extract_row("cpc_c", run, manifest, tmp_path / "cpc_c")
+    monkeypatch.setattr("cpc.features.CPCExtractor.frames_of", None)  # the network does not run again
+    derived = open_features(extract_row("cpc_c_cmvn", run, manifest, tmp_path / "cpc_c_cmvn"))
+    assert derived.meta == direct.meta
+    assert all(np.array_equal(derived.frames(u), direct.frames(u)) for u in manifest.utterances)
+
+
 def test_cmvn_of_c_has_zero_mean_in_each_utterance(corpus, run, tmp_path):
     found = open_features(extract_row("cpc_c_cmvn", run, read_manifest(corpus), tmp_path / "row"))
     means = [np.abs(found.frames(utterance).mean(axis=0)).max() for utterance in found.manifest.utterances]

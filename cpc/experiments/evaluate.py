@@ -27,9 +27,11 @@ from cpc.features import (
     DerivedExtractor,
     Extractor,
     Features,
+    FeaturesError,
     SpectralExtractor,
     extract_features,
     extractor_of_run,
+    is_plain_of,
     open_features,
     untrained_extractor,
 )
@@ -82,7 +84,8 @@ def extract_row(
         row: see `extractor_of_row`.
         run: run folder.
         manifest: utterances to extract.
-        folder: features folder to write, or to complete.
+        folder: features folder to write, or to complete. Derived frames are made from the plain ones if a folder
+            beside it, named by their row, has these.
         device: where the networks run.
         dtype: type of the numbers on disk.
 
@@ -94,8 +97,19 @@ def extract_row(
         ValueError: as `cpc.features.extract_features`.
     """
     audio = read_config(run / "config.toml").audio
-    extractor = extractor_of_row(row, run, audio.sample_rate, device=device)
-    return extract_features(extractor, manifest, folder, resample=audio.resample, dtype=dtype)
+    extractor, plain = extractor_of_row(row, run, audio.sample_rate, device=device), None
+    if (parts := _ROW.fullmatch(row)) and isinstance(extractor, DerivedExtractor):
+        plain = _plain_features(extractor, folder.with_name(parts["source"]), manifest, audio.resample)
+    return extract_features(extractor, manifest, folder, resample=audio.resample, dtype=dtype, plain=plain)
+
+
+def _plain_features(extractor: DerivedExtractor, folder: Path, manifest: Manifest, resample: bool) -> Features | None:
+    """Open the frames that an extractor derives from; None if the folder has others, or not all of them."""
+    try:
+        found = open_features(folder, manifest)
+    except FeaturesError:
+        return None
+    return found if is_plain_of(found, extractor, resample) else None
 
 
 def extractor_of_row(row: str, run: Path, sample_rate: int, *, device: torch.device | str = "cpu") -> Extractor:

@@ -7,7 +7,7 @@ from cpc.features.store import Features, FeaturesError, Layer, open_features
 
 if TYPE_CHECKING:
     from cpc.features.derived import DerivedExtractor
-    from cpc.features.extract import Dtype, extract_features
+    from cpc.features.extract import Dtype, extract_features, is_plain_of
     from cpc.features.extractors import CPCExtractor, Extractor, extractor_of_run, untrained_extractor
     from cpc.features.spectral import SpectralExtractor
 
@@ -22,6 +22,7 @@ __all__ = [
     "SpectralExtractor",
     "extract_features",
     "extractor_of_run",
+    "is_plain_of",
     "open_features",
     "untrained_extractor",
 ]
@@ -32,6 +33,7 @@ __getattr__ = lazily(
         "DerivedExtractor": "derived",
         "Dtype": "extract",
         "extract_features": "extract",
+        "is_plain_of": "extract",
         "CPCExtractor": "extractors",
         "Extractor": "extractors",
         "extractor_of_run": "extractors",

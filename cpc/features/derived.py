@@ -38,7 +38,7 @@ class DerivedExtractor:
     def __init__(self, extractor: Extractor, *, cmvn: bool = False, context_frames: int = 0) -> None:
         if context_frames < 0 or context_frames % CONTEXT_STEP:
             raise FeaturesError(f"context: got {context_frames}, expected 0 or a positive multiple of {CONTEXT_STEP}")
-        self._extractor, self._cmvn, self._context_frames = extractor, cmvn, context_frames
+        self.plain, self._cmvn, self._context_frames = extractor, cmvn, context_frames
         suffix = ("_cmvn" if cmvn else "") + (f"_context{context_frames}" if context_frames else "")
         self.source, self._suffix = extractor.source + suffix, suffix
         self.layer, self.normalise = extractor.layer, extractor.normalise
@@ -48,21 +48,22 @@ class DerivedExtractor:
 
     def num_frames(self, num_samples: int) -> int:
         """Count the frames of a file of `num_samples`."""
-        return self._extractor.num_frames(num_samples)
+        return self.plain.num_frames(num_samples)
 
     def frames(self, blocks: Iterable[Waveform]) -> Pieces:
         """Extract one file, given in successive blocks of samples (S,), as one piece (T, D)."""
-        yield self._derive(np.concatenate(list(self._extractor.frames(blocks))))
+        yield self.derive(np.concatenate(list(self.plain.frames(blocks))))
 
     def frames_of(self, waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
         """Extract short files, given whole, as one array (T, D) each."""
-        return [self._derive(frames) for frames in self._extractor.frames_of(waveforms)]
+        return [self.derive(frames) for frames in self.plain.frames_of(waveforms)]
 
     def identity(self) -> str:
         """Name what the frames depend on."""
-        return self._extractor.identity() + self._suffix
+        return self.plain.identity() + self._suffix
 
-    def _derive(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    def derive(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Derive the frames of an utterance from its plain ones (T, D)."""
         x = frames
         if self._cmvn and len(x):
             wide = x.astype(np.float64)

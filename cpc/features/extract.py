@@ -27,8 +27,9 @@ from cpc.data import (
     statistics_of,
     write_manifest,
 )
+from cpc.features.derived import DerivedExtractor
 from cpc.features.extractors import Extractor
-from cpc.features.store import FRAMES, MANIFEST, RECORD, FeaturesError, first_names
+from cpc.features.store import FRAMES, MANIFEST, RECORD, Features, FeaturesError, first_names
 from cpc.files import Claim, ClaimError, claim, replacing
 
 Dtype = Literal["float32", "float16"]
@@ -47,6 +48,7 @@ def extract_features(
     *,
     resample: bool = False,
     dtype: Dtype = "float32",
+    plain: Features | None = None,
     progress: bool = True,
 ) -> Path:
     """Write the frames of every utterance of a manifest, except those that are already there.
@@ -57,6 +59,8 @@ def extract_features(
         out: features folder.
         resample: whether files of another rate than the extractor's are resampled; otherwise they are an error.
         dtype: type of the numbers on disk; float16 halves the files.
+        plain: for a DerivedExtractor, the frames that it derives from, if they are on disk: they are read instead of
+            the sound, and no network runs again.
         progress: whether to show a progress bar.
 
     Returns:
@@ -64,9 +68,11 @@ def extract_features(
 
     Raises:
         AudioError: a file cannot be read. The frames written so far stay, and the same call resumes from there.
-        FeaturesError: the folder holds other features.
+        FeaturesError: the folder holds other features, or `plain` is not what the extractor derives from.
     """
-    out, job = Path(out), _Job(extractor, resample, dtype)
+    out, job = Path(out), _Job(extractor, resample, dtype, plain)
+    if plain is not None and not (isinstance(extractor, DerivedExtractor) and is_plain_of(plain, extractor, resample)):
+        raise FeaturesError(f"{plain.folder}: {extractor.source} does not derive from these frames")
     record = _claim(out, job)
     write_manifest(manifest, out / MANIFEST)
     files = _files(extractor, manifest, out / FRAMES)
@@ -89,6 +95,12 @@ def extract_features(
         )
     record.finish(too_short=too_short)
     return out
+
+
+def is_plain_of(plain: Features, extractor: DerivedExtractor, resample: bool) -> bool:
+    """Whether frames on disk are, to the bit, what an extractor derives its own from."""
+    wanted = {"identity": extractor.plain.identity(), "dtype": "float32", "resample": resample}
+    return all(plain.meta.get(key) == value for key, value in wanted.items())
 
 
 def _claim(out: Path, job: _Job) -> Claim:
@@ -158,10 +170,11 @@ class _Job:
     extractor: Extractor
     resample: bool
     dtype: Dtype
+    plain: Features | None = None
 
     def read(self, group: Sequence[_File]) -> list[Waveform] | None:
-        """Read the waveforms of a group; None for a long file, which does not fit in memory."""
-        if _is_long(group[0], self.extractor.sample_rate):
+        """Read the waveforms of a group; None for a long file, which does not fit in memory, and if none are needed."""
+        if self.plain is not None or _is_long(group[0], self.extractor.sample_rate):
             return None
         return [self._waveform(file) for file in group]
 
@@ -175,6 +188,12 @@ class _Job:
 
     def extract(self, group: Sequence[_File], waveforms: Sequence[Waveform] | None) -> None:
         """Write the frames of a group, given what `read` returned."""
+        if self.plain is not None:
+            assert isinstance(self.extractor, DerivedExtractor)
+            for file in group:
+                if not self.is_written(file):
+                    self._write(file, [self.extractor.derive(np.asarray(self.plain.frames(file.target.stem)))])
+            return
         if waveforms is None:
             self._write(group[0], self._stream(group[0]))
             return
