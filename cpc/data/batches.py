@@ -261,7 +261,7 @@ def _pack(groups: list[NDArray[np.int64]], key: NDArray[np.int64], per_batch: in
 class BatchSampler:
     """The batches of updates first … last − 1, as lists of (epoch, index). A pure function of (seed, update, rank).
 
-    An update takes as many batches for each rank, so no two ranks see the same windows in an epoch.
+    An update takes `accumulate` batches for each rank, so no two ranks see the same windows in an epoch.
 
     Args:
         windows: the windows to deal.

@@ -96,15 +96,13 @@ class _All(torch.autograd.Function):
         for stack in stacks(negatives, z.shape[1], z.device):
             pool = Pool.of(z, stack, negatives, dtype)
             for i, step in enumerate(steps):
-                p = pool.of_anchors(predictions[i], step).float()  # (G, A, D)
+                p, num_anchors = pool.of_anchors(predictions[i], step).float(), pool.count_anchors(step)  # (G, A, D)
                 d_p, d_candidates = torch.empty_like(p), torch.zeros_like(pool.candidates)
                 for anchors in pool.anchors(step):
                     gradients = (d_p[:, anchors.block], d_candidates) if needs_grad else None
-                    sums = _score(p[:, anchors.block], pool, anchors, gradients, pool.count_anchors(step))
-                    totals[:, i] += sums / pool.count_anchors(step)
+                    totals[:, i] += _score(p[:, anchors.block], pool, anchors, gradients, num_anchors) / num_anchors
                 if d_z is not None and d_predictions is not None:
-                    length = z.shape[1] - step
-                    d_predictions[i, pool.index, :length] = d_p.view(-1, length, p.shape[2])
+                    pool.put(d_predictions[i], step, d_p)
                     d_z[i, pool.index] = d_candidates.view(-1, *z.shape[1:])
         if needs_grad:
             ctx.save_for_backward(d_z, d_predictions)

@@ -25,14 +25,15 @@ class _Scored:
         i: index of the step.
         step: k.
         pool: candidates of the groups.
-        blocks: places (G, A, 1 + n) of the positive and the negatives among the candidates, and derivatives
-            (G, A, 1 + n) of the step's mean loss with respect to their scores, for each block of anchors.
+        blocks: for each block of anchors, its place among them, the places (G, A, 1 + n) of the positive and the
+            negatives among the candidates, and the derivatives (G, A, 1 + n) of the step's mean loss with respect to
+            their scores.
     """
 
     i: int
     step: int
     pool: Pool
-    blocks: list[tuple[Tensor, Tensor]]
+    blocks: list[tuple[slice, Tensor, Tensor]]
 
 
 class Drawn(torch.autograd.Function):
@@ -47,12 +48,13 @@ class Drawn(torch.autograd.Function):
         for stack in stacks(negatives, z.shape[1], z.device):
             pool = Pool.of(z, stack, negatives, dtype)
             for i, step in enumerate(steps):
-                p, blocks = pool.of_anchors(predictions[i], step).float(), []  # (G, A, D)
+                p, num_anchors = pool.of_anchors(predictions[i], step).float(), pool.count_anchors(step)  # (G, A, D)
+                blocks = []
                 for anchors in pool.anchors(step):
                     places = _draw(pool, anchors, generator)
                     sums, slopes = _score(p[:, anchors.block], pool, anchors, places)
-                    totals[:, i] += sums / pool.count_anchors(step)
-                    blocks.append((places, slopes / pool.count_anchors(step)))
+                    totals[:, i] += sums / num_anchors
+                    blocks.append((anchors.block, places, slopes / num_anchors))
                 ctx.scored.append(_Scored(i, step, pool, blocks))
         ctx.save_for_backward(predictions)
         ctx.shape, ctx.z_dtype, ctx.dtype = z.shape, z.dtype, dtype
@@ -65,18 +67,16 @@ class Drawn(torch.autograd.Function):
         (predictions,) = ctx.saved_tensors
         d_z, d_predictions = torch.zeros(ctx.shape, device=predictions.device), torch.zeros_like(predictions)
         for of in ctx.scored:
-            pool, length = of.pool, ctx.shape[1] - of.step
+            pool = of.pool
             p = pool.of_anchors(predictions[of.i], of.step).to(ctx.dtype)  # (G, A, D)
-            d_p, first = [], 0
-            for places, slopes in of.blocks:
+            d_p = torch.empty_like(p)
+            for block, places, slopes in of.blocks:
                 d_scores = slopes.new_zeros(*slopes.shape[:2], pool.candidates.shape[1])  # (G, A, M)
                 d_scores = d_scores.scatter_add_(2, places, slopes * d_losses[of.i]).to(ctx.dtype)
-                d_p.append(d_scores @ pool.centred)
-                d_candidates = d_scores.transpose(1, 2) @ p[:, first : first + slopes.shape[1]]  # (G, M, D)
+                d_p[:, block] = d_scores @ pool.centred
+                d_candidates = d_scores.transpose(1, 2) @ p[:, block]  # (G, M, D)
                 d_z[pool.index] += d_candidates.view(-1, *ctx.shape[1:])
-                first += slopes.shape[1]
-            together = d_p[0] if len(d_p) == 1 else torch.cat(d_p, 1)
-            d_predictions[of.i, pool.index, :length] = together.reshape(-1, length, together.shape[2])
+            pool.put(d_predictions[of.i], of.step, d_p)
         return d_z.to(ctx.z_dtype), d_predictions, None, None, None
 
 

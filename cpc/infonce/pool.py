@@ -108,6 +108,11 @@ class Pool:
         rows: Tensor = x[self.index]
         return rows.view(*self.rows.shape, *x.shape[1:])[:, :, : self.num_frames - step].flatten(1, 2)
 
+    def put(self, x: Tensor, step: int, values: Tensor) -> None:
+        """Write what the anchors of a step have, (G, R · (T − k), D), into x (B, T, D): the inverse of `of_anchors`."""
+        length = self.num_frames - step
+        x[self.index, :length] = values.reshape(-1, length, values.shape[2])
+
     def anchors(self, step: int) -> Iterator[Anchors]:
         """Yield the anchors of a step in blocks; each group has A = R · (T − k) of them in all."""
         length, (num_groups, num_rows) = self.num_frames - step, self.rows.shape
