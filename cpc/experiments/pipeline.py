@@ -135,10 +135,9 @@ class Pipeline:
 
     def _abx_probes(self) -> list[Probe]:
         folder, options = self.out / "probes", self.options
-        rows = {row: features["phone"] for row, features in ROWS.items()}
         return [
-            Probe("abx", row, self._features(name), folder / f"abx-{row}-{options.evaluate}.json", options)
-            for row, name in rows.items()
+            Probe("abx", row, self._features(of["phone"]), folder / f"abx-{row}-{options.evaluate}.json", options)
+            for row, of in ROWS.items()
         ]
 
     def _with_each_classifier(self, task: Task, row: str, features: Path) -> list[Probe]:

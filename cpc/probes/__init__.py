@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cpc.doors import lazily
-from cpc.probes.options import Evaluate, Options, ProbeError
+from cpc.probes.options import CONDITIONS, Evaluate, Options, ProbeError
 from cpc.probes.result import Result
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cpc.probes.linear import probe_phones, probe_speakers
 
 __all__ = [
+    "CONDITIONS",
     "AbxResult",
     "AbxScore",
     "Evaluate",

@@ -32,7 +32,7 @@ from pydantic import TypeAdapter, ValidationError
 from cpc.files import write_json
 from cpc.labels import PhoneLabels
 from cpc.probes.items import Item, frames_of_items, items_of_file, items_of_labels
-from cpc.probes.options import Evaluate, ProbeError
+from cpc.probes.options import CONDITIONS, Evaluate, ProbeError
 from cpc.probes.result import Origin
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ MAX_SPEAKERS = 50
 _FEW_CELLS = 100  # a share of 100 has a standard error of up to 5 points
 _DISTANCE: Literal["angular"] = "angular"
 _CONTEXT = ["previous", "following"]
-CONDITIONS = tuple(
-    f"{speaker}_speaker_{context}_context" for context in ("any", "same") for speaker in ("within", "across")
-)
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ class AbxResult:
 
     def __str__(self) -> str:
         """Describe the result in a few lines for a terminal."""
-        lines = [f"abx, {_in_words(condition)}: {getattr(self, condition)}" for condition in CONDITIONS]
+        lines = [f"abx, {words}: {getattr(self, condition)}" for condition, words in CONDITIONS.items()]
         lines.append(
             f"{self.num_items} items, {self.num_phones} phones, {self.num_speakers} of {self.num_available_speakers} "
             f"speakers, at most {self.max_items} items in A, B and X; {self.seconds:.0f} s"
@@ -211,17 +208,12 @@ def _dataset(items: Sequence[Item], frames: Any, lengths: Any) -> Any:
 def _scores(dataset: Any, subsampler: Any, progress: Callable[[str], None] | None) -> dict[str, Any]:
     """Score all conditions, by the name of their field in the result."""
     scores = {}
-    for condition in CONDITIONS:
+    for condition, words in CONDITIONS.items():
         speaker, _, context, _ = condition.split("_")
         scores[condition] = _score(dataset, speaker, _CONTEXT if context == "same" else [], subsampler)
         if progress:
-            progress(f"abx, {_in_words(condition)}: {scores[condition]}")
+            progress(f"abx, {words}: {scores[condition]}")
     return scores
-
-
-def _in_words(condition: str) -> str:
-    """Name a condition: "within speaker, any context"."""
-    return condition.removesuffix("_context").replace("_speaker_", " speaker, ") + " context"
 
 
 def _score(dataset: Any, speaker: str, context: list[str], subsampler: Any) -> AbxScore:

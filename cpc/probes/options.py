@@ -10,6 +10,12 @@ Classifier = Literal["linear", "mlp"]
 
 DEV_SHARE = 4  # one dev frame is drawn for every four train frames
 
+CONDITIONS = {  # of ABX: the field of each in its result, and its name in words
+    f"{speaker}_speaker_{context}_context": f"{speaker} speaker, {context} context"
+    for context in ("any", "same")
+    for speaker in ("within", "across")
+}
+
 
 class ProbeError(ValueError):
     """Options, features, splits, labels or a result file that a probe cannot use; one line."""

@@ -21,7 +21,7 @@ from cpc.config import Config, read_config
 from cpc.features import Features, open_features
 from cpc.files import write_bytes
 from cpc.labels import PhoneLabels, read_labels, read_phone_labels
-from cpc.probes import AbxResult, Result
+from cpc.probes import CONDITIONS, AbxResult, Result
 from cpc.report.figures import (
     ReportError,
     accuracy_figure,
@@ -33,7 +33,7 @@ from cpc.report.figures import (
 )
 from cpc.report.findings import findings_html, read_findings
 from cpc.report.projections import phone_map_figure, speaker_map_figure
-from cpc.report.tables import ABX_COLUMNS, COLUMNS, NO_VALUE, ROWS, notes_on, percent
+from cpc.report.tables import COLUMNS, NO_VALUE, ROWS, notes_on, percent
 from cpc.report.viewer import MARKUP, data_url, viewer_data
 
 TEMPLATE = Path(__file__).parent / "page.html"
@@ -288,14 +288,14 @@ def _abx_table(results: Mapping[str, AbxResult]) -> str:
     rows = {(_features_of(stem, result), result.evaluate or result.items): result for stem, result in results.items()}
     order = {row: i for i, row in enumerate(ROWS)}
     body = [
-        [html.escape(f"{ROWS.get(row, row)}, {of}"), *(percent(rows[row, of].errors[c]) for c in ABX_COLUMNS.values())]
+        [html.escape(f"{ROWS.get(row, row)}, {of}"), *(percent(rows[row, of].errors[c]) for c in CONDITIONS)]
         for row, of in sorted(rows, key=lambda key: (key[1], order.get(key[0], len(order))))
     ]
     note = (
         "ABX needs no classifier: the error says how often a phone is closer to another phone than to another instance "
         "of itself. Chance is 50 %; a dash stands where too few phones can be compared."
     )
-    return _html_table(["ABX error in %", *ABX_COLUMNS], body) + f'<p class="dim">{note}</p>'
+    return _html_table(["ABX error in %", *CONDITIONS.values()], body) + f'<p class="dim">{note}</p>'
 
 
 def _row(stem: str, result: Result) -> str:

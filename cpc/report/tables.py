@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from cpc.probes import CONDITIONS
+
 NO_VALUE = "–"
 
 ROWS = {  # the rows of a table of results, in this order
@@ -25,12 +27,6 @@ COLUMNS = {  # its columns: a probe's task, its classifier, and which of its acc
     "speaker by frame, hidden layer": ("speaker", "mlp", "accuracy"),
     "speaker by utterance, linear": ("speaker", "linear", "utterance_accuracy"),
     "speaker by utterance, hidden layer": ("speaker", "mlp", "utterance_accuracy"),
-}
-ABX_COLUMNS = {  # of the table of ABX errors, and the condition that each shows
-    "within speaker, any context": "within_speaker_any_context",
-    "across speaker, any context": "across_speaker_any_context",
-    "within speaker, same context": "within_speaker_same_context",
-    "across speaker, same context": "across_speaker_same_context",
 }
 NOTES = {  # what the name of a row does not say
     "spectral": (
@@ -132,7 +128,8 @@ def results_table(*runs: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [_table_of("accuracy in %", _in_order(found), accuracies)]
     if of_abx := [row for run in runs for row in run.get("abx", {})]:
         errors = {
-            name: {row: _values(runs, "abx", row, measure) for row in of_abx} for name, measure in ABX_COLUMNS.items()
+            words: {row: _values(runs, "abx", row, condition) for row in of_abx}
+            for condition, words in CONDITIONS.items()
         }
         parts.append(_table_of("ABX error in %, chance 50", _in_order(of_abx), errors))
     parts.append(notes_on(found))
