@@ -7,7 +7,6 @@ import inspect
 import io
 import json
 import re
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import pandas
 import pytest
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from cpc.features import Features, FeaturesError, open_features
@@ -251,25 +249,8 @@ def test_too_few_iterations_are_reported_in_the_result_and_not_as_a_warning(tmp_
     corpus = Corpus(signal=1)
     result = probe_phones(corpus.write(tmp_path / "f"), corpus.phones, Options(Cs=(1.0,), max_iter=2, tol=1e-6))
     assert (result.converged, result.num_iterations) == (False, 2)
-    assert "lbfgs failed to converge" in result.warning
-    assert "not converged within max_iter 2: lbfgs failed" in str(result)
-
-
-@pytest.mark.filterwarnings("always")
-def test_other_warnings_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = LogisticRegression.fit
-
-    def noisy(self: Any, x: Any, y: Any) -> Any:
-        warnings.warn("something else", UserWarning, stacklevel=1)
-        warnings.warn("slow", ConvergenceWarning, stacklevel=1)
-        return fit(self, x, y)
-
-    monkeypatch.setattr(LogisticRegression, "fit", noisy)
-    corpus = Corpus(signal=1)
-    opened = corpus.write(tmp_path / "f")
-    with pytest.warns(UserWarning, match="something else") as caught:
-        probe_phones(opened, corpus.phones, Options(Cs=(1.0,), max_iter=500))
-    assert not [w for w in caught if issubclass(w.category, ConvergenceWarning)]
+    assert "largest derivative" in result.warning
+    assert "not converged within max_iter 2: largest derivative" in str(result)
 
 
 def test_a_phone_that_train_never_had_counts_as_wrong_and_is_reported(tmp_path: Path) -> None:

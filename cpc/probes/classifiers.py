@@ -9,17 +9,15 @@ Source: van den Oord et al. 2018, section 3.1: a linear classifier recognises 64
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from cpc.probes.frames import Sample
+from cpc.probes.logistic import fit_path
 from cpc.probes.options import Options
 
 Progress = Callable[[str], None]  # takes a line of text
@@ -54,22 +52,13 @@ def accuracy(model: Any, sample: Sample) -> float:
 
 
 def fit_logistic(train: Sample, dev: Sample, options: Options, tell: Progress) -> list[Fit]:
-    """Fit a logistic regression for each C, from the strongest regularisation to the weakest.
-
-    Each fit starts from the previous solution.
-    """
-    model = LogisticRegression(max_iter=options.max_iter, tol=options.tol, warm_start=True)
+    """Fit a logistic regression for each C, from the strongest regularisation to the weakest."""
     fits = []
-    for C in sorted(set(options.Cs)):
-        model.set_params(C=C)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            model.fit(train.x, train.y)
-        convergence = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
-        for other in (w for w in caught if w not in convergence):
-            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-        warning = str(convergence[-1].message).splitlines()[0] if convergence else None
-        fit = Fit(copy.deepcopy(model), C, accuracy(model, dev), int(model.n_iter_.max()), warning)
+    for C, found in fit_path(train.x, train.y, options.Cs, max_iter=options.max_iter, tol=options.tol):
+        warning = f"largest derivative {found.largest_derivative:.1e}, tol {options.tol:g}"
+        fit = Fit(
+            found.model, C, accuracy(found.model, dev), found.num_iterations, None if found.converged else warning
+        )
         tell(f"  C {C:g}: dev accuracy {fit.dev_accuracy:.4f} after {fit.num_iterations} iterations")
         fits.append(fit)
     return fits

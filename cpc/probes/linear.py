@@ -1,7 +1,8 @@
 """Measure how well a classifier recognises the phone or the speaker of frames.
 
 Source: van den Oord et al. 2018 (arXiv 1807.03748), section 3.1, tables 1 and 2. The paper does not name its
-probe's optimiser; this is multinomial logistic regression (scikit-learn, L-BFGS) on standardised frames.
+probe's optimiser; this is scikit-learn's multinomial logistic regression, fitted by L-BFGS to standardised
+frames (`logistic`).
 
 Conventions:
 - The splits are the `split` column of the features' manifest: train, dev, test.
@@ -10,7 +11,7 @@ Conventions:
 - Labels are matched to frames by time (`PhoneLabels.at`). Frames without a label are only counted.
 - A class without a drawn train frame cannot be predicted: its test frames are wrong, and reported.
 - Memory is bounded by `max_frames`: it holds at most that many train frames, a quarter as many dev frames, and one test
-  utterance at a time, about 4 * max_frames * (1.25 * dim + 4 * num_classes) bytes. With max_frames = 0, all train
+  utterance at a time, about 4 * max_frames * (2.25 * dim + 4 * num_classes) bytes. With max_frames = 0, all train
   frames are streamed from disk, about 100 000 in memory at a time.
 """
 

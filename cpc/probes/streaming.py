@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cpc.probes.classifiers import BATCHES, MIN_BATCH, Fit, Progress
 from cpc.probes.frames import Sample
+from cpc.probes.logistic import as_estimator, penalty_of
 from cpc.probes.options import Options
 
 MAX_BATCH = 1024
@@ -49,8 +50,7 @@ class _Classifiers:
     """The classifiers of all Cs, which learn side by side so that the frames are read once an epoch."""
 
     def __init__(self, Cs: Sequence[float], dim: int, stream: Stream) -> None:
-        # Mean loss + |W|² / (2 C n) is scikit-learn's objective divided by n.
-        self.penalty = 1 / (torch.tensor(Cs) * stream.num_frames)
+        self.penalty = torch.tensor([penalty_of(C, stream.num_frames, len(stream.classes)) for C in Cs])
         self.w = torch.zeros(len(Cs), dim, len(stream.classes), requires_grad=True)
         self.b = torch.zeros(len(Cs), 1, len(stream.classes), requires_grad=True)
 
@@ -78,12 +78,7 @@ class _Classifiers:
 
     def as_estimator(self, i: int, C: float, classes: NDArray[np.int64]) -> LogisticRegression:
         """One of the classifiers in scikit-learn's form."""
-        model = LogisticRegression(C=C)
-        model.classes_, model.n_features_in_ = classes, self.w.shape[1]
-        model.coef_, model.intercept_ = self.w[i].detach().T.numpy().copy(), self.b[i, 0].detach().numpy().copy()
-        if len(classes) == 2:  # scikit-learn keeps the difference alone
-            model.coef_, model.intercept_ = np.diff(model.coef_, axis=0), np.diff(model.intercept_)
-        return model
+        return as_estimator(self.w[i].detach().numpy(), self.b[i, 0].detach().numpy(), C, classes)
 
 
 def fit_streaming(stream: Stream, dev: Sample, options: Options, tell: Progress) -> list[Fit]:
