@@ -148,21 +148,24 @@ class _Problem:
         """Compute the mean loss in nats and its derivatives by the weights and the intercepts."""
         n = len(self.x)
         p, log_total, true = self._probabilities(w, b)
-        p[np.arange(n), self.places] -= 1
-        d_w = (self.x.T @ p).astype(np.float64) / n
-        return float(log_total - true) / n, d_w, p.sum(axis=0, dtype=np.float64) / n
+        p[self.places, np.arange(n)] -= 1
+        d_w = (p @ self.x).T.astype(np.float64) / n
+        return float(log_total - true) / n, d_w, p.sum(axis=1, dtype=np.float64) / n
 
     def spread(self, w: Array, b: Array) -> Array:
         """Compute the mean of p (1 − p) of each class, (classes,)."""
         p = self._probabilities(w, b)[0]
-        return np.asarray((p * (1 - p)).mean(axis=0, dtype=np.float64)).clip(min=1 / len(p) ** 2)
+        return np.asarray((p * (1 - p)).mean(axis=1, dtype=np.float64)).clip(min=1 / len(self.x) ** 2)
 
     def _probabilities(self, w: Array, b: Array) -> tuple[NDArray[np.float32], float, float]:
-        """Compute the probabilities (n, classes), the sum of log Σ exp, and the sum of the true classes' logits."""
-        p = self.x @ w.astype(np.float32) + b.astype(np.float32)
-        p -= p.max(axis=1, keepdims=True)
-        true = float(p[np.arange(len(p)), self.places].sum(dtype=np.float64))
+        """Compute the probabilities, the sum of log Σ exp, and the sum of the true classes' logits.
+
+        The probabilities are (classes, n), so that a maximum over classes compares long rows.
+        """
+        p = w.T.astype(np.float32) @ self.x.T + b[:, None].astype(np.float32)
+        p -= p.max(axis=0)
+        true = float(p[self.places, np.arange(len(self.x))].sum(dtype=np.float64))
         np.exp(p, out=p)
-        total = p.sum(axis=1, keepdims=True)
+        total = p.sum(axis=0)
         p /= total
         return p, float(np.log(total).sum(dtype=np.float64)), true

@@ -20,6 +20,7 @@ NUM_SPEAKERS, CHUNKS_PER_SPEAKER, CHUNK_SECONDS = 10, 60, 1.0  # of the map of s
 NUM_FRAMES = 1500  # of the map of phones
 _MIN_NAMED_FRAMES = 8  # a phone with fewer frames gets no name on the map
 _MIN_POINTS = 4  # t-SNE places no fewer
+_ITERATIONS = 500  # of t-SNE; twice as many move little and take twice as long
 _MARKERS = "os^Dv"
 
 
@@ -118,5 +119,6 @@ def _tsne(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
 
     x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-6)
     perplexity = min(30.0, max(2.0, (len(x) - 1) / 3))
-    placed: NDArray[np.float32] = TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(x)
+    tsne = TSNE(perplexity=perplexity, random_state=seed, init="pca", max_iter=_ITERATIONS)
+    placed: NDArray[np.float32] = tsne.fit_transform(x)
     return placed

@@ -18,10 +18,12 @@ import csv
 import ctypes
 import hashlib
 import importlib
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -492,10 +494,14 @@ def synthesise(
 
     chapters = [(speaker, 10 * speaker.speaker + part) for speaker in speakers[:num_speakers] for part in (1, 2)]
     labels: dict[str, NDArray[np.int64]] = {}
-    with tempfile.TemporaryDirectory() as library_folder:
-        for speaker, chapter in tqdm(chapters, desc="minispeech", unit="chapter"):
-            seconds = 60 * minutes / len(chapters)
-            labels |= synthesise_chapter(out_dir, speaker, chapter, seconds, seed, Path(library_folder), partners)
+    with tempfile.TemporaryDirectory() as library_folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        seconds, folder = 60 * minutes / len(chapters), Path(library_folder)
+
+        def make(chapter: tuple[Speaker, int]) -> dict[str, NDArray[np.int64]]:
+            return synthesise_chapter(out_dir, *chapter, seconds, seed, folder, partners)
+
+        for made in tqdm(pool.map(make, chapters), total=len(chapters), desc="minispeech", unit="chapter"):
+            labels |= made
     write_labels(out_dir / "phone_labels.txt", dict(sorted(labels.items())))
     write_phones(out_dir / "phones.txt", phone_table())
     ours.finish()
