@@ -13,6 +13,7 @@ cpc report RUN                                         make a page with results,
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -65,6 +66,7 @@ def manifest(
     """
     from cpc.data import SPLITS, read_manifest, scan_folder, split_manifest, write_manifest
 
+    lines = []  # printed once the table is written: a closed pipe must not lose it
     if source.is_file():
         if split is None:
             raise ConfigError(f"{source}: a manifest already; pass --split to split it, or a folder to scan")
@@ -72,12 +74,12 @@ def manifest(
     else:
         scan = scan_folder(source, speaker=speaker)
         table, target = scan.manifest, out or source / "manifest.csv"
-        print(scan)
+        lines.append(str(scan))
     if split is not None:
         table = split_manifest(table, by=split, fractions=fractions, seed=seed)
-        print(f"split by {split}: " + ", ".join(f"{name} {table.splits.get(name, 0)}" for name in SPLITS))
+        lines.append(f"split by {split}: " + ", ".join(f"{name} {table.splits.get(name, 0)}" for name in SPLITS))
     write_manifest(table, target)
-    print(f"wrote {target}")
+    print(*lines, f"wrote {target}", sep="\n")
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,11 @@ def align(
     print(f"wrote {out}/phone_labels.txt")
 
 
-def _train_command(default: Config) -> Callable[..., None]:
-    """Make the train command, with the configuration named on the command line as its defaults."""
+def _train_command(default: Config, named: list[str] | None = None) -> Callable[..., None]:
+    """Make the train command, with the configuration named on the command line as its defaults.
+
+    Given a list, the command only appends to it the name of the configuration, and trains nothing.
+    """
 
     def train(
         toml: Positional[str] = "",
@@ -185,6 +190,9 @@ def _train_command(default: Config) -> Callable[..., None]:
             profile: Time the stages of some early updates: a table on the screen, and trace.json in the run folder.
             config: Any field of the configuration.
         """
+        if named is not None:
+            named.append(toml)
+            return
         from cpc.train import resume as continue_run
         from cpc.train import train as run
 
@@ -398,9 +406,10 @@ def probe(
         raise ConfigError("probe phone: --classes goes by the phones' names; pass --phones as well")
     else:
         result = probe_phones(opened, known.read(), options, predictions=predictions, progress=progress)
-    print(result)
     if out is not None:
         result.save(out)
+    print(result)
+    if out is not None:
         print(f"wrote {out}")
 
 
@@ -506,10 +515,16 @@ def table(runs: Positional[tuple[Path, ...]], /) -> None:
 
 
 def _named_configuration(arguments: list[str]) -> Config:
-    """Read the configuration whose preset or TOML file is the first argument of the train command."""
-    if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
+    """Read the configuration whose preset or TOML file the train command names, wherever that stands."""
+    if not arguments or arguments[0] != "train":
+        return Config()
+    if len(arguments) > 1 and not arguments[1].startswith("-"):
         return read_config(arguments[1])
-    return Config()
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        return Config()
+    named: list[str] = []
+    tyro.extras.subcommand_cli_from_dict({"train": _train_command(Config(), named=named)}, prog="cpc", args=arguments)
+    return read_config(named[0]) if named[0] else Config()
 
 
 def main() -> None:
@@ -536,9 +551,13 @@ def main() -> None:
             description="Contrastive predictive coding on audio: one command for each stage.",
             args=arguments,
         )
+        sys.stdout.flush()
     except KeyboardInterrupt as stop:
         print(f"cpc: {str(stop) or 'interrupted'}", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has seen enough, as `head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for what is left in the buffer when Python ends)
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError) as error:
         if os.environ.get("CPC_DEBUG"):
             raise

@@ -288,6 +288,11 @@ def test_a_grid_is_every_combination(tmp_path):
         ("[[row]]\nname = 2", r"row.1.name: got 2, .*string"),
         ("[[row]]\nname = 'a'\npaper = 'x'", r"row.1.paper: got 'x'"),
         ("[[row]]\nname = '!'", "each row needs its own name"),
+        ("[[row]]\nname = '..'", "each row needs its own name"),
+        ("[[row]]\nname = 'baselines'", "each row needs its own name"),
+        ("[[row]]\nname = 'a'\nset = { seed = 3 }", r"row a: seed: .* set seeds = \["),
+        ("set = { seed = 3 }\n[[row]]\nname = 'a'", r"row a: seed: .* set seeds = \["),
+        ("[grid]\nseed = [1, 2]", r"seed: .* set seeds = \["),
         ("row = 3", r"row: got 3, .*list"),
         ("[grid]", r"expected either \[\[row\]\] tables or one \[grid\]"),
     ],
@@ -305,7 +310,7 @@ def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, tabl
         ("minispeech", "two_way_steps", 5),
         ("minispeech", "two_way_negatives", 6),
         ("minispeech", "two_way", 2),
-        ("minispeech", "two_way_study", 21),
+        ("minispeech", "two_way_study", 19),
         ("minispeech", "two_way_weights", 4),
         ("minispeech", "grid", 24),
         ("minispeech", "study", 28),
@@ -321,6 +326,35 @@ def test_the_recipes_tables_are_valid(recipe, name, rows):
     table = read_ablation(RECIPE.parent / recipe / f"{name}.toml", manifest_csv="manifest.csv")
     assert len(table.rows) == rows
     assert all(row.config.data.manifest == "manifest.csv" for row in table.rows)
+
+
+def test_a_key_with_dots_changes_one_field_quoted_or_not(tmp_path):
+    """TOML reads an unquoted key with dots as a table, which must not reset the other fields of its section."""
+    rows = """
+        [[row]]
+        name = "quoted"
+        set = { "criterion.num_steps" = 4, "optim.lr" = 0.5 }
+        [[row]]
+        name = "unquoted"
+        set = { criterion.num_steps = 4, optim.lr = 0.5 }
+        [[row]]
+        name = "tables"
+        [row.set.criterion]
+        num_steps = 4
+        [row.set.optim]
+        lr = 0.5
+    """
+    for common in ('set = { "criterion.tau" = 3.0 }', "set = { criterion.tau = 3.0 }"):
+        quoted, unquoted, tables = read_ablation(write(tmp_path, f'base = "small"\n{common}\n{rows}')).rows
+        assert quoted.config == unquoted.config == tables.config
+        assert (quoted.config.criterion.tau, quoted.config.criterion.num_negatives) == (3.0, 8)
+
+
+@pytest.mark.parametrize("name", ["../beside", "a/../../b", "..hidden", "/absolute"])
+def test_a_row_stays_inside_the_folder_of_its_ablation(tmp_path, name):
+    (row,) = read_ablation(write(tmp_path, f"[[row]]\nname = '{name}'\n")).rows
+    assert (tmp_path / "out" / row.folder).resolve().parent == tmp_path / "out"
+    assert not row.folder.startswith(".")
 
 
 def test_common_names_stand_for_fields(tmp_path):

@@ -1,6 +1,7 @@
 """The command line: the whole way in small, and one clear line for each bad input."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import soundfile
 import torch
 
 from cpc.cli import main
+from cpc.config import read_config
 from cpc.data import read_manifest
 from tests.conftest import make_corpus, write_sound
 
@@ -29,6 +31,14 @@ def cpc(*arguments, monkeypatch):
     except SystemExit as stop:
         return stop.code or 0
     return 0
+
+
+def run_command(*arguments, stdout=subprocess.PIPE):
+    """Run the command in a process of its own."""
+    code = "from cpc.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], stdout=stdout, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture
@@ -123,6 +133,40 @@ def test_resume_on_the_command_line(labelled, tmp_path, command, refused):
     assert command("train", "--resume", run, "--device", "cpu")[0] == 0
     refused("train", "--resume", run, "--optim.lr", "1", says=["only --device"])
     refused("train", "--resume", tmp_path / "none", says=["no such run folder"])
+
+
+@pytest.mark.parametrize("which", ["manifest", "probe"])
+def test_a_reader_that_closes_its_pipe_loses_no_result(labelled, trained, tmp_path, which):
+    """`cpc … | head -1` writes its file, and ends without a word on stderr."""
+    out = tmp_path / "out"
+    if which == "manifest":
+        arguments = ["manifest", labelled, "-o", out]
+    else:
+        frames = tmp_path / "mfcc"
+        run_command("features", "--baseline", "mfcc", "--manifest", labelled / "manifest.csv", "--out", frames)
+        arguments = ["probe", "speaker", frames, "--evaluate", "dev", "--out", out]
+    read, write = os.pipe()
+    os.close(read)
+    done = run_command(*arguments, stdout=write)
+    os.close(write)
+    assert out.exists()
+    assert done.returncode == 141
+    lines = [line for line in done.stderr.splitlines() if "%" not in line]  # without progress bars
+    assert not any(word in line for line in lines for word in ("rror", "xception", "pipe")), done.stderr
+
+
+def test_a_preset_counts_wherever_it_stands_among_the_options(labelled, tmp_path, command, refused):
+    """The last place used to train the paper's defaults without a word."""
+    options = ["--data.manifest", labelled / "manifest.csv", *TINY]
+    assert command("train", "small", *options, "--out", tmp_path / "first")[0] == 0
+    assert command("train", *options, "--out", tmp_path / "last", "small")[0] == 0
+    assert command("train", *options[:2], "small", *options[2:], "--out", tmp_path / "between")[0] == 0
+    first, last, between = (read_config(tmp_path / name / "config.toml") for name in ("first", "last", "between"))
+    assert first == last == between
+    assert first.criterion.tau == 4.0
+    refused("train", *options, "--out", tmp_path / "none", "smal", says=["smal: no such configuration", "small"])
+    refused("train", *options, "--out", tmp_path / "none", says=["no configuration given"])
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("name", ["", "manifest", "train", "features", "probe", "report"])

@@ -45,6 +45,8 @@ NAMES = {  # common names of fields of the configuration
     "temperature": "loss.temperature",
 }
 
+_TAKEN = {"baselines", "results.json", "table.md", "table.png", "tradeoff.png"}  # what else an ablation's folder holds
+
 
 @dataclass(frozen=True)
 class _RowFile:
@@ -75,8 +77,8 @@ class Row:
 
     @property
     def folder(self) -> str:
-        """The name as the name of a folder."""
-        return re.sub(r"[^A-Za-z0-9.]+", "-", self.name).strip("-")
+        """The name as the name of a folder: never one that leads elsewhere, or is hidden."""
+        return re.sub(r"[^A-Za-z0-9.]+", "-", self.name).strip("-").lstrip("-.")
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,14 @@ def read_ablation(path: str | Path, *, manifest_csv: str = "", labels: str = "")
         base = override(base, {"data.manifest": manifest_csv}, where="--manifest")
     rows = []
     for row in table.row or _combinations(table.grid):
-        changes = {**table.set, **row.set}
+        changes = {**_dotted(table.set), **_dotted(row.set)}
+        if "seed" in changes:
+            raise ConfigError(f"{path}: row {row.name}: seed: each row runs with all of the table's; set seeds = [...]")
         if changes.get("loss.target") == "phone" and labels:
             changes = {"loss.labels": labels, **changes}
         rows.append(Row(row.name, override(base, changes, where=f"{path}: row {row.name}"), row.paper))
     folders = [row.folder for row in rows]
-    if len(set(folders)) < len(folders) or not all(folders):
+    if len(set(folders)) < len(folders) or not all(folders) or not _TAKEN.isdisjoint(folders):
         raise ConfigError(f"{path}: each row needs its own name, got {', '.join(row.name for row in rows)}")
     if not table.seeds or min(table.seeds) < 0:
         raise ConfigError(f"{path}: seeds: got {table.seeds}, expected a list of whole numbers from 0")
@@ -130,14 +134,15 @@ def override(base: Config, changes: Mapping[str, Any], *, where: str) -> Config:
 
     Args:
         base: the configuration to start from.
-        changes: values by dotted name, or by one of NAMES: {"optim.lr": 1e-3}.
+        changes: values by dotted name, or by one of NAMES: {"optim.lr": 1e-3}. A nested table changes the fields that
+            it names: {"optim": {"lr": 1e-3}} is the same.
         where: the source of the changes, for messages.
 
     Raises:
         ConfigError: an unknown name, or a value that cannot work.
     """
     values = config_to_dict(base)
-    for name, value in changes.items():
+    for name, value in _dotted(changes).items():
         *sections, key = NAMES.get(name, name).split(".")
         inner = values
         for section in sections:
@@ -146,6 +151,17 @@ def override(base: Config, changes: Mapping[str, Any], *, where: str) -> Config:
                 raise ConfigError(f"{where}: unknown key {name}")
         inner[key] = value
     return config_from_dict(values, where=where)
+
+
+def _dotted(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Name each value by its dotted key; TOML reads an unquoted `optim.lr = 1` as a table in a table."""
+    flat: dict[str, Any] = {}
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": inner for key, inner in _dotted(value).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _combinations(grid: Mapping[str, list[Any]]) -> list[_RowFile]:
