@@ -26,6 +26,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from cpc.config import Config, ConfigError, check_config, read_config
+from cpc.files import refuse_foreign
 from cpc.probes import Evaluate, Options
 
 if TYPE_CHECKING:
@@ -66,14 +67,20 @@ def manifest(
     """
     from cpc.data import SPLITS, read_manifest, scan_folder, split_manifest, write_manifest
 
+    target = out or (source if source.is_file() else source / "manifest.csv")
+    if not source.is_file():  # without -o, only what a scan has made is replaced, as its column audio_hash tells
+        header = r"path,num_samples,sample_rate,speaker,utterance\b" + ("" if out else r".*\baudio_hash\b")
+        refuse_foreign(target, header, what="a manifest that a scan has made")
+    elif target != source:
+        refuse_foreign(target, r"path,num_samples,sample_rate,speaker,utterance\b", what="a manifest")
     lines = []  # printed once the table is written: a closed pipe must not lose it
     if source.is_file():
         if split is None:
             raise ConfigError(f"{source}: a manifest already; pass --split to split it, or a folder to scan")
-        table, target = read_manifest(source), out or source
+        table = read_manifest(source)
     else:
         scan = scan_folder(source, speaker=speaker)
-        table, target = scan.manifest, out or source / "manifest.csv"
+        table = scan.manifest
         lines.append(str(scan))
     if split is not None:
         table = split_manifest(table, by=split, fractions=fractions, seed=seed)
@@ -391,6 +398,10 @@ def probe(
     from cpc.features import open_features
     from cpc.probes import AbxResult, Result, probe_abx, probe_phones, probe_speakers
 
+    if out is not None:
+        refuse_foreign(out, r'\s*\{\s*"task": ', what="a result of cpc probe")
+    if predictions is not None:
+        refuse_foreign(predictions, r"\S+( -?\d+)+(\n|$)", what="a file of predicted phones")
     opened, progress = open_features(features), partial(print, file=sys.stderr)
     result: Result | AbxResult
     if task == "speaker":
@@ -483,6 +494,7 @@ def report(
     from cpc.report import write_page
 
     target = out or run / "report.html"
+    refuse_foreign(target, r"<!doctype html>\s*<html lang=.en.>\s*<head>", what="a page of cpc report")
     write_page(
         run,
         target,

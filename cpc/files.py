@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,26 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_foreign(path: Path, beginning: str, *, what: str) -> None:
+    """Refuse to replace a file that does not begin as ours do; a file that does not exist is no obstacle.
+
+    Args:
+        path: a file that is about to be written.
+        beginning: regular expression that the first 4 KB of ours match.
+        what: a noun for the message: "a manifest".
+
+    Raises:
+        ClaimError: the file is something else, or a folder.
+    """
+    if path.is_dir():
+        raise ClaimError(f"{path}: a folder, expected the name of a file to write {what} to")
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        if not re.match(beginning, file.read(4096).decode("utf-8", errors="replace")):
+            raise ClaimError(f"{path}: exists and is not {what}; nothing was written; pass another name, or remove it")
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:

@@ -155,6 +155,35 @@ def test_a_reader_that_closes_its_pipe_loses_no_result(labelled, trained, tmp_pa
     assert not any(word in line for line in lines for word in ("rror", "xception", "pipe")), done.stderr
 
 
+def test_a_file_that_the_command_did_not_make_is_never_replaced(labelled, trained, tmp_path, command, refused):
+    """A sound file, a text or a hand-made table named as output stays as it is, and the command says so at once."""
+    corpus, frames = tmp_path / "corpus", tmp_path / "mfcc"
+    shutil.copytree(labelled, corpus)
+    sound, notes = next(corpus.rglob("*.flac")), tmp_path / "notes.txt"
+    notes.write_text("mine\n")
+    kept = {path: path.read_bytes() for path in (sound, notes)}
+    assert command("features", "--baseline", "mfcc", "--manifest", corpus / "manifest.csv", "--out", frames)[0] == 0
+    for path in kept:
+        refused("manifest", corpus, "-o", path, says=[str(path), "not a manifest", "another name"])
+        refused("manifest", corpus / "manifest.csv", "-o", path, "--split", "speaker", says=["not a manifest"])
+        refused("probe", "speaker", frames, "--out", path, says=["not a result of cpc probe"])
+        refused("report", trained, "-o", path, says=["not a page of cpc report"])
+        labels = ["--labels", labelled / "labels.txt", "--predictions", path]
+        refused("probe", "phone", frames, *labels, says=["not a file of predicted phones"])
+    refused("report", trained, "-o", tmp_path, says=["a folder, expected the name of a file"])
+    assert {path: path.read_bytes() for path in kept} == kept
+    (corpus / "manifest.csv").write_text("path,num_samples,sample_rate,speaker,utterance,mine\na.wav,1,1,a,a,x\n")
+    refused("manifest", corpus, says=["manifest.csv", "not a manifest that a scan has made"])
+    (corpus / "manifest.csv").unlink()
+    for _ in range(2):  # the second time, it replaces its own
+        assert command("manifest", corpus)[0] == 0
+        assert command("manifest", corpus / "manifest.csv", "-o", tmp_path / "split.csv", "--split", "speaker")[0] == 0
+        assert command("probe", "speaker", frames, "--out", tmp_path / "s.json")[0] == 0
+        predicted = ["--labels", labelled / "labels.txt", "--predictions", tmp_path / "p.txt"]
+        assert command("probe", "phone", frames, *predicted)[0] == 0
+        assert command("report", trained, "-o", tmp_path / "page.html")[0] == 0
+
+
 def test_a_preset_counts_wherever_it_stands_among_the_options(labelled, tmp_path, command, refused):
     """The last place used to train the paper's defaults without a word."""
     options = ["--data.manifest", labelled / "manifest.csv", *TINY]

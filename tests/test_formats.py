@@ -7,6 +7,7 @@ import pytest
 from cpc.cli import main
 from cpc.data import read_manifest, scan_folder, split_manifest, write_manifest
 from cpc.features import SpectralExtractor, extract_features
+from cpc.files import ClaimError
 from cpc.labels import LabelsError, import_labels, read_labels, read_phones, write_labels
 from cpc.labels.formats import read_folding
 from cpc.labels.intervals import Interval, phones_at_labels, write_ctm, write_textgrid
@@ -65,6 +66,18 @@ def test_every_format_gives_the_phone_at_each_label(manifest, tmp_path, label_fo
         inside = [p.phone for p in SPOKEN if p.start <= 0.0125 + 0.01 * i < p.end]
         expected.append(inside[0].replace("h#", "sil") if inside else "sil")
     assert labels_of(tmp_path / "out") == dict.fromkeys(manifest.utterances, expected)
+
+
+def test_labels_that_an_import_did_not_write_are_never_replaced(manifest, tmp_path):
+    source, out = write_source(manifest, tmp_path / "in", "phn"), tmp_path / "out"
+    out.mkdir()
+    (out / "phone_labels.txt").write_text("a 1 2 3\n")
+    with pytest.raises(ClaimError, match="not empty, and holds no imported labels"):
+        import_labels(manifest, source, out)
+    assert (out / "phone_labels.txt").read_text() == "a 1 2 3\n"
+    (out / "phone_labels.txt").unlink()
+    for fold in (None, FOLDING):  # the second import replaces the first
+        import_labels(manifest, source, out, fold=fold)
 
 
 def test_folded_phones_share_a_label_and_the_glottal_stop_becomes_silence(manifest, tmp_path):

@@ -369,11 +369,48 @@ def test_profile_accounts_for_the_update_and_writes_a_trace(corpus, tmp_path, ca
         assert torch.equal(x, y)
 
 
-def test_a_run_stopped_before_its_first_checkpoint_starts_anew(corpus, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
-    run = train(tiny_config(corpus), tmp_path / "run")
-    assert all("update" in row for row in read_metrics(run / "metrics.jsonl"))
+@pytest.mark.parametrize("stopped_at", [0, 1, 4])
+def test_a_run_stopped_before_its_first_checkpoint_starts_anew(corpus, tmp_path, monkeypatch, stopped_at):
+    config, run = (
+        tiny_config(corpus, train=TrainConfig(num_updates=6, log_every=1, checkpoint_every=5)),
+        tmp_path / "run",
+    )
+
+    def dies(update, *options):
+        if update == stopped_at:
+            raise RuntimeError("power cut")
+        return learning_rate(update, *options)
+
+    monkeypatch.setattr("cpc.train.loop.learning_rate", dies)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config, run)
+    monkeypatch.undo()
+    assert not (run / "last.pt").exists()
+    whole = train(config, tmp_path / "whole")
+    train(config, run)
+    assert all(torch.equal(x, y) for x, y in zip(weights(run).values(), weights(whole).values(), strict=True))
+    assert len(read_metrics(run / "metrics.jsonl")) == len(read_metrics(whole / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("missing", [["last.pt"], ["last.pt", "metrics.jsonl"], ["last.pt", "config.toml"]])
+def test_what_is_left_of_a_run_without_its_last_checkpoint_is_not_overwritten(corpus, tmp_path, missing):
+    """Whoever removed last.pt to save room keeps best.pt and the metrics."""
+    run, config = tmp_path / "run", tiny_config(corpus)
+    train(config, run)
+    for name in missing:
+        (run / name).unlink()
+    kept = {path.name: path.read_bytes() for path in run.iterdir()}
+    for start in (train, complete):
+        with pytest.raises(TrainingError, match=r"best.pt.* without last.pt; pass another --out, or remove them"):
+            start(config, run)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == kept
+
+
+def test_a_configuration_of_ones_own_in_the_folder_is_not_overwritten(corpus, tmp_path):
+    (tmp_path / "config.toml").write_text("seed = 3\n")
+    with pytest.raises(TrainingError, match=r"holds config.toml without last.pt; pass another --out, or remove it"):
+        train(tiny_config(corpus), tmp_path)
+    assert (tmp_path / "config.toml").read_text() == "seed = 3\n"
 
 
 def test_a_checkpoint_of_an_earlier_version_is_told(corpus, tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from cpc.data import Manifest
+from cpc.files import claim
 from cpc.labels.grid import LABEL_SAMPLE_RATE, LABEL_WINDOW_SECONDS, LabelsError
 from cpc.labels.intervals import (
     SILENCE,
@@ -30,6 +31,7 @@ from cpc.labels.intervals import (
 )
 from cpc.labels.phones import read_lines, read_phones
 
+_RECORD = "imported.json"
 LabelFormat = Literal["textgrid", "phn", "htk", "seconds", "ctm"]
 
 # Endings of files that hold one utterance each, in the order in which a folder is searched. Text files come last, since
@@ -58,7 +60,7 @@ def import_labels(
         source: a CTM file, or a folder with a file for each utterance, also in folders below it. A file belongs to the
             utterance of its name, or of its name joined with those of the folders above it: DR1/FCJF0/SA1.PHN to SA1,
             FCJF0_SA1 or DR1_FCJF0_SA1, as `scan_folder` names them.
-        out: folder to write to (`write_interval_labels`).
+        out: folder to write to (`write_interval_labels`): new, empty, or of an earlier import, which is replaced.
         label_format: the format; by default, a file is CTM, and a folder has that of its files' ending.
         tier: the tier of the TextGrids to read.
         phones: file of the phones' ids (`read_phones`); by default silence is 0, and the others follow by name.
@@ -69,6 +71,7 @@ def import_labels(
 
     Raises:
         LabelsError: a file cannot be read, does not fit the manifest, or seems to be in another unit.
+        ClaimError: the folder holds something else.
     """
     if source.is_dir():
         chosen, paths = _label_files(source, label_format)
@@ -87,7 +90,10 @@ def import_labels(
         if sorted(by_id) != list(range(len(by_id))):
             raise LabelsError(f"{phones}: ids {min(by_id)} to {max(by_id)} with gaps, expected 0 to {len(by_id) - 1}")
         names = [by_id[i] for i in range(len(by_id))]
-    return write_interval_labels(manifest, by_utterance, out, names)
+    claimed = claim(out, {"from": "intervals"}, record=_RECORD, what="imported labels")
+    without = write_interval_labels(manifest, by_utterance, out, names)
+    claimed.finish()
+    return without
 
 
 def read_interval_lines(path: Path, unit_seconds: float) -> list[Interval]:

@@ -14,7 +14,7 @@ from cpc.runs import build_model, locate_checkpoint, read_checkpoint
 from cpc.train.distributed import joined, own_device
 from cpc.train.loop import fit
 from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile
-from cpc.train.state import begin, restore
+from cpc.train.state import begin, remove_leftovers, restore
 
 
 def train(config: Config, run: str | Path, *, resume: bool = False, profile: bool = False) -> Path:
@@ -39,15 +39,14 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
     data = build_data(config, network.g_enc.geometry)
     with joined(device) as ranks:
         parts = build_parts(config, network, data, device, ranks, run / "trace.json" if profile else None)
-        state = restore(run, parts) if resume else begin(run)
+        state = restore(run, parts) if resume else begin(run, config)
         if profile:
             refuse_short_profile(config, state.update)
         loader = parts.batches(state.update)
         if ranks.is_first:
             run.mkdir(parents=True, exist_ok=True)
-            if not resume:  # what a run left that stopped before its first checkpoint
-                for leftover in (run / "metrics.jsonl", run / "best.pt"):
-                    leftover.unlink(missing_ok=True)
+            if not resume:
+                remove_leftovers(run)
             write_config(config, run / "config.toml")
             announce(parts)
         fit(parts, state, loader, run)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cpc.config import Config, read_config
 from cpc.runs import (
     CheckpointError,
     gain,
@@ -83,14 +84,35 @@ def restore(run: Path, parts: Parts) -> State:
     return State(update, payload["seconds"], best)
 
 
-def begin(run: Path) -> State:
-    """Begin a new run in a folder; remove what a run left that stopped before its first checkpoint.
+def begin(run: Path, config: Config) -> State:
+    """Begin a new run in a folder.
 
     Raises:
-        TrainingError: the folder holds a run already.
+        TrainingError: the folder holds a run already, or files of one that are not ours to replace.
     """
     if (run / "last.pt").exists():
         raise TrainingError(
             f"{run}: holds a run already; continue it with `cpc train --resume {run}`, or pass another --out"
         )
+    there = [name for name in ("best.pt", "config.toml", "metrics.jsonl") if (run / name).exists()]
+    if there and not _stopped_at_its_start(run, config):
+        them = "it" if len(there) == 1 else "them"
+        raise TrainingError(f"{run}: holds {', '.join(there)} without last.pt; pass another --out, or remove {them}")
     return State()
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a run left that stopped before its first checkpoint."""
+    for name in ("best.pt", "metrics.jsonl"):  # in this order: without its metrics, best.pt would not be known as ours
+        (run / name).unlink(missing_ok=True)
+
+
+def _stopped_at_its_start(run: Path, config: Config) -> bool:
+    """Whether the files of a folder without last.pt are of a run that stopped before its first checkpoint."""
+    if not (run / "config.toml").exists():
+        return False
+    there = read_config(run / "config.toml")
+    if not (run / "metrics.jsonl").exists():
+        return there == config and not (run / "best.pt").exists()
+    reached = max((line["update"] for line in read_metrics(run / "metrics.jsonl")), default=0)
+    return bool(reached < there.train.checkpoint_every)
