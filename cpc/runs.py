@@ -141,7 +141,7 @@ def restore_weights(model: CPC, payload: dict[str, Any], path: Path) -> None:
     """Copy a checkpoint's weights into a model of the same architecture.
 
     Raises:
-        CheckpointError: naming the first weight that differs.
+        CheckpointError: naming the first weight that differs, or that holds NaN or infinity.
     """
     ours, theirs = model.state_dict(), payload["model"]
     for name in [*ours, *theirs]:
@@ -152,6 +152,8 @@ def restore_weights(model: CPC, payload: dict[str, Any], path: Path) -> None:
                 f"{path}: a checkpoint of another architecture: {name}: got {got}, expected {expected}; use the "
                 "configuration it was trained with"
             )
+        if theirs[name].is_floating_point() and not theirs[name].isfinite().all():
+            raise CheckpointError(f"{path}: {name}: holds NaN or infinity; the run diverged, or the file is damaged")
     model.load_state_dict(theirs)
 
 

@@ -197,8 +197,36 @@ def test_more_steps_than_frames_are_refused(corpus, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(corpus, tmp_path):
     config = tiny_config(corpus, optim=OptimConfig(lr=1e30))
-    with pytest.raises(TrainingError, match=r"loss is nan at update \d+; lower --optim.lr"):
+    with pytest.raises(
+        TrainingError, match=r"is nan after update \d+; lower --optim.lr|is not finite after update \d+"
+    ):
         train(config, tmp_path / "run")
+
+
+def test_no_checkpoint_ever_holds_weights_that_are_not_finite(corpus, tmp_path, monkeypatch):
+    """Lines are logged every 20 updates, and weights saved every 5: those of update 10 are bad and are not saved."""
+    config = tiny_config(corpus, train=TrainConfig(num_updates=30, log_every=20, validate_every=15, checkpoint_every=5))
+    run = tmp_path / "run"
+
+    def poisons(update, *options):
+        return float("nan") if update == 8 else learning_rate(update, *options)
+
+    monkeypatch.setattr("cpc.train.loop.learning_rate", poisons)
+    with pytest.raises(
+        TrainingError, match=r"weight .* is not finite after update 10; .*; last.pt is of update 5, when"
+    ):
+        train(config, run)
+    assert all(weight.isfinite().all() for weight in weights(run).values())
+    assert not (run / "best.pt").exists()
+
+
+def test_weights_that_are_not_finite_make_no_frames(corpus, tmp_path):
+    run = train(tiny_config(corpus), tmp_path / "run")
+    payload = torch.load(run / "best.pt", weights_only=True)
+    payload["model"]["W.weight"][0, 0] = float("inf")
+    torch.save(payload, run / "best.pt")
+    with pytest.raises(CheckpointError, match=r"best.pt: W.weight: holds NaN or infinity"):
+        cpc.load(run)
 
 
 def test_a_run_stuck_at_log_n_says_so(corpus, tmp_path, capsys):

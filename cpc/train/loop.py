@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from cpc.train.metrics import Log, RunningMean
 from cpc.train.optim import learning_rate
 from cpc.train.regularise import drop
 from cpc.train.setup import Parts, build_encode, num_valid_frames
-from cpc.train.state import State, TrainingError, save_best, save_kept, save_last
+from cpc.train.state import State, diverged, first_not_finite, save_best, save_kept, save_last
 from cpc.train.stopping import finish_update_on_signal
 from cpc.train.views import Result, Views
 
@@ -32,7 +31,7 @@ def fit(parts: Parts, state: State, loader: Iterable[Batch], run: Path) -> None:
         run: folder to write to.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss or a weight is not finite.
         KeyboardInterrupt: a signal asked to stop; everything is saved.
     """
     config, ranks = parts.config, parts.ranks
@@ -53,16 +52,23 @@ def fit(parts: Parts, state: State, loader: Iterable[Batch], run: Path) -> None:
             # All ranks must stop after the same update: several agree on it when they log, a single one stops at once.
             stopping = (is_due or ranks.size == 1) and ranks.any(bool(stop), parts.device)
             if is_due or stopping:
-                refuse_divergence(log.train(state.update, lr, running.take(ranks.average)), run)
+                line = log.train(state.update, lr, running.take(ranks.average))
+                if not line["loss"] < float("inf"):
+                    raise diverged(run, f"the loss is {line['loss']}", state.update)
             state.seconds = log.seconds
-            if state.update % config.train.validate_every == 0 or is_last:
+            saves_last = state.update % config.train.checkpoint_every == 0 or is_last or stopping
+            saves_kept = config.train.keep_every and state.update % config.train.keep_every == 0
+            validates = state.update % config.train.validate_every == 0 or is_last
+            if (saves_last or saves_kept or validates) and (name := first_not_finite(parts.trained)):
+                raise diverged(run, f"the weight {name} is not finite", state.update)
+            if validates:
                 line = log.dev(state.update, validate(parts, encode).take())
                 if gain(line) > state.best_gain:
                     state.best_gain = gain(line)
                     save_best(run, parts, state)
-            if config.train.keep_every and state.update % config.train.keep_every == 0:
+            if saves_kept:
                 save_kept(run, parts, state)
-            if state.update % config.train.checkpoint_every == 0 or is_last or stopping:
+            if saves_last:
                 save_last(run, parts, state)
             parts.profile.mark("other")
             if stopping and not is_last:
@@ -132,16 +138,3 @@ def draw_seed(parts: Parts, update: int, i: int) -> int:
     number = (update * parts.ranks.size + parts.ranks.rank) * accumulate + i
     # Modulo 2^64, the range of torch's generators. Runs with seeds below 2^32 never share a draw.
     return ((parts.config.seed << 32) + number) % 2**64
-
-
-def refuse_divergence(line: dict[str, Any], run: Path) -> None:
-    """Stop the run if its loss is not finite.
-
-    Raises:
-        TrainingError: naming the update.
-    """
-    if not line["loss"] < float("inf"):
-        raise TrainingError(
-            f"{run}: loss is {line['loss']} at update {line['update']}; lower --optim.lr or set --optim.clip-norm; "
-            "last.pt is from before"
-        )

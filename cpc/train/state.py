@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cpc.config import Config, read_config
 from cpc.runs import (
     CheckpointError,
@@ -116,3 +118,18 @@ def _stopped_at_its_start(run: Path, config: Config) -> bool:
         return there == config and not (run / "best.pt").exists()
     reached = max((line["update"] for line in read_metrics(run / "metrics.jsonl")), default=0)
     return bool(reached < there.train.checkpoint_every)
+
+
+def first_not_finite(trained: torch.nn.Module) -> str:
+    """Return the name of the first weight that holds NaN or infinity; empty if there is none."""
+    weights = dict(trained.named_parameters())
+    finite = torch.stack([weight.isfinite().all() for weight in weights.values()])  # one transfer from a GPU for all
+    return "" if finite.all() else list(weights)[int(finite.int().argmin())]
+
+
+def diverged(run: Path, what: str, update: int) -> TrainingError:
+    """Make the error of a run that is beyond help; its checkpoint is of an update at which all weights were finite."""
+    saved = "no checkpoint was written"
+    if (run / "last.pt").exists():
+        saved = f"last.pt is of update {read_checkpoint(run / 'last.pt')[1]['update']}, when all weights were finite"
+    return TrainingError(f"{run}: {what} after update {update}; lower --optim.lr or set --optim.clip-norm; {saved}")
