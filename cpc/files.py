@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+LOCK = ".lock"  # in a folder that a process is writing
 _MAX_SHOWN = 60  # characters of a value in a message
 
 
@@ -70,6 +71,51 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Keep other processes from writing to a folder at the same time.
+
+    The operating system holds the lock for this process, so neither a crash nor a copy of the folder leaves one behind.
+    Where there are no such locks (Windows), this does nothing.
+
+    Args:
+        folder: the folder, which is made, and removed again if nothing was written to it.
+        what: a noun for the message: "run".
+
+    Raises:
+        ClaimError: another process has the lock.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    if folder.exists() and not folder.is_dir():  # for the caller to report
+        yield
+        return
+    is_new, path = not folder.exists(), folder / LOCK
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ClaimError(
+                f"{folder}: another process is writing this {what}; wait for its end, or pass another folder"
+            ) from None
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()  # its holder has just removed it
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is still locked, so that nobody locks a file that is gone
+        file.close()
+        if is_new and not any(folder.iterdir()):  # what was refused leaves nothing
+            folder.rmdir()
 
 
 @dataclass
@@ -131,7 +177,7 @@ def claim(folder: Path, identity: Mapping[str, Any], *, record: str, what: str) 
             raise ClaimError(f"{folder}: holds other {what}: {changed}; {way_out}")
         content = {key: value for key, value in there.items() if key not in ours and key != "complete"}
         return Claim(path, ours, bool(there.get("complete", True)), content)
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(other.name != LOCK for other in folder.iterdir()):
         raise ClaimError(f"{folder}: not empty, and holds no {what} (no {record}); {way_out}")
     write_json(path, {**ours, "complete": False})
     return Claim(path, ours, False)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,18 @@ class Manifest:
             present = ", ".join(sorted(map(repr, self.table["split"].unique())))
             raise ManifestError(f"split {split!r}: no such row, the manifest has {present}; see cpc manifest --split")
         return self.keep(rows.to_numpy())
+
+    def digest(self, columns: Sequence[str] = ()) -> str:
+        """Identify the rows: their utterances, lengths, rates, speakers, and sounds, if a scan has hashed these.
+
+        Where the files lie does not count, so a corpus that moved keeps its digest.
+
+        Args:
+            columns: further columns that count.
+        """
+        names = ["utterance", "num_samples", "sample_rate", "speaker", "audio_hash", *columns]
+        rows = self.table[[name for name in dict.fromkeys(names) if name in self.table]]
+        return blake2b(rows.to_csv(index=False, lineterminator="\n").encode(), digest_size=16).hexdigest()
 
     def keep(self, rows: NDArray[np.bool_] | Sequence[bool]) -> "Manifest":
         """Keep the rows for which `rows`, (U,), is true, in their order."""

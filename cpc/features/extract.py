@@ -30,7 +30,7 @@ from cpc.data import (
 from cpc.features.derived import DerivedExtractor
 from cpc.features.extractors import Extractor
 from cpc.features.store import FRAMES, MANIFEST, RECORD, Features, FeaturesError, first_names
-from cpc.files import Claim, ClaimError, claim, replacing
+from cpc.files import Claim, ClaimError, claim, locked, replacing
 
 Dtype = Literal["float32", "float16"]
 Item = TypeVar("Item")
@@ -73,6 +73,14 @@ def extract_features(
     out, job = Path(out), _Job(extractor, resample, dtype, plain)
     if plain is not None and not (isinstance(extractor, DerivedExtractor) and is_plain_of(plain, extractor, resample)):
         raise FeaturesError(f"{plain.folder}: {extractor.source} does not derive from these frames")
+    with locked(out, "features folder"):
+        _extract_all(job, manifest, out, progress)
+    return out
+
+
+def _extract_all(job: _Job, manifest: Manifest, out: Path, progress: bool) -> None:
+    """Write the frames that are not there yet, and record that the folder is complete."""
+    extractor = job.extractor
     record = _claim(out, job)
     write_manifest(manifest, out / MANIFEST)
     files = _files(extractor, manifest, out / FRAMES)
@@ -94,7 +102,6 @@ def extract_features(
             f"{out}: left out {len(too_short)} utterances that are too short for a frame: {first_names(too_short)}"
         )
     record.finish(too_short=too_short)
-    return out
 
 
 def is_plain_of(plain: Features, extractor: DerivedExtractor, resample: bool) -> bool:

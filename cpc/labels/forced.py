@@ -29,7 +29,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cpc.data import AudioError, Manifest, read_audio
-from cpc.files import Claim, claim, write_bytes
+from cpc.files import Claim, claim, locked, write_bytes
 from cpc.labels.grid import LABEL_SAMPLE_RATE, LabelsError
 from cpc.labels.intervals import SILENCE, Interval, read_ctm, write_ctm, write_interval_labels, write_textgrid
 from cpc.labels.words import ARPABET, read_dictionary
@@ -111,19 +111,20 @@ def align(
     words = read_dictionary(dictionary) if dictionary else {}
     _pocketsphinx()
 
-    claimed = _claim(out, manifest, texts, words)
-    if claimed.complete:
-        return Summary(claimed.content["num_aligned"], claimed.content["left_out"])
-    tasks = [
-        _Task(utterance, str(manifest.audio_path(i)), text, resample)
-        for i, (utterance, text) in enumerate(texts.items())
-        if text is not None
-    ]
-    done = _align_all(tasks, out / _PARTIAL, jobs, words)
-    summary = _write(manifest, done, out)
-    claimed.finish(num_aligned=summary.num_aligned, left_out=summary.left_out)
-    (out / _PARTIAL).unlink()
-    return summary
+    with locked(out, "folder of labels"):
+        claimed = _claim(out, manifest, texts, words)
+        if claimed.complete:
+            return Summary(claimed.content["num_aligned"], claimed.content["left_out"])
+        tasks = [
+            _Task(utterance, str(manifest.audio_path(i)), text, resample)
+            for i, (utterance, text) in enumerate(texts.items())
+            if text is not None
+        ]
+        done = _align_all(tasks, out / _PARTIAL, jobs, words)
+        summary = _write(manifest, done, out)
+        claimed.finish(num_aligned=summary.num_aligned, left_out=summary.left_out)
+        (out / _PARTIAL).unlink()
+        return summary
 
 
 def _refuse_other_rates(manifest: Manifest) -> None:

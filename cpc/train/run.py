@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from cpc.config import Config, ConfigError, check_config, config_to_dict, write_config
 from cpc.devices import resolve_device
-from cpc.files import difference
+from cpc.files import difference, locked
 from cpc.runs import build_model, locate_checkpoint, read_checkpoint
 from cpc.train.distributed import joined, own_device
 from cpc.train.loop import fit
@@ -37,7 +38,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
     torch.manual_seed(config.seed)
     network = build_model(config)
     data = build_data(config, network.g_enc.geometry)
-    with joined(device) as ranks:
+    with joined(device) as ranks, locked(run, "run") if ranks.is_first else nullcontext():
         parts = build_parts(config, network, data, device, ranks, run / "trace.json" if profile else None)
         state = restore(run, parts) if resume else begin(run, config)
         if profile:

@@ -56,6 +56,11 @@ class Data:
     classes: list[str]
     notes: list[str]
 
+    @property
+    def digest(self) -> str:
+        """Identify the utterances of both splits by their content."""
+        return " ".join(windows.manifest.digest(windows.options.columns) for windows in (self.train, self.dev))
+
 
 @dataclass(frozen=True)
 class Parts:

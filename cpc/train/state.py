@@ -59,7 +59,7 @@ def save_kept(run: Path, parts: Parts, state: State) -> None:
 
 def _save(path: Path, parts: Parts, **rest: Any) -> None:
     if parts.ranks.is_first:
-        save_checkpoint(path, parts.config, parts.network, **rest)
+        save_checkpoint(path, parts.config, parts.network, data=parts.data.digest, **rest)
 
 
 def restore(run: Path, parts: Parts) -> State:
@@ -67,11 +67,17 @@ def restore(run: Path, parts: Parts) -> State:
 
     Raises:
         CheckpointError: last.pt is missing, damaged, or of another architecture or an earlier version.
+        TrainingError: the utterances of train or dev are not those that the run began with.
     """
     path, metrics = run / "last.pt", run / "metrics.jsonl"
     _, payload = read_checkpoint(path, parts.device)
     if "optimisers" not in payload:
         raise CheckpointError(f"{path}: written by an earlier version, cannot be continued; start a new run")
+    if payload.get("data", parts.data.digest) != parts.data.digest:  # runs of earlier versions do not know theirs
+        raise TrainingError(
+            f"{parts.config.data.manifest}: the utterances of train or dev, or their sounds, are not those that {run} "
+            "began with; bring the old manifest back, or begin a new run"
+        )
     restore_weights(parts.network, payload, path)
     parts.objective.load_state_dict(payload.get("objective", {}))
     for optimiser, saved in zip(parts.optimisers, payload["optimisers"], strict=True):
