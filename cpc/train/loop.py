@@ -21,12 +21,13 @@ from cpc.train.views import Result, Views
 Encode = Callable[[Tensor], Tensor]
 
 
-def fit(parts: Parts, state: State, loader: Iterable[Batch], run: Path) -> None:
+def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch], run: Path) -> None:
     """Train the network batch by batch; log, validate and save on the way.
 
     Args:
         parts: all that an update needs; the network is trained in place.
         state: how far the run has come; kept up to date.
+        running: means of the updates that are not logged yet; kept up to date.
         loader: the batches of the updates that are left.
         run: folder to write to.
 
@@ -35,7 +36,7 @@ def fit(parts: Parts, state: State, loader: Iterable[Batch], run: Path) -> None:
         KeyboardInterrupt: a signal asked to stop; everything is saved.
     """
     config, ranks = parts.config, parts.ranks
-    encode, running = build_encode(parts, state.update), RunningMean()
+    encode = build_encode(parts, state.update)
     log = Log(run / "metrics.jsonl", config, state.update, state.seconds, ranks)
     parts.trained.train()
     with log, finish_update_on_signal() as stop:
@@ -51,7 +52,7 @@ def fit(parts: Parts, state: State, loader: Iterable[Batch], run: Path) -> None:
             is_due = state.update % config.train.log_every == 0 or is_last
             # All ranks must stop after the same update: several agree on it when they log, a single one stops at once.
             stopping = (is_due or ranks.size == 1) and ranks.any(bool(stop), parts.device)
-            if is_due or stopping:
+            if is_due:
                 line = log.train(state.update, lr, running.take(ranks.average))
                 if not line["loss"] < float("inf"):
                     raise diverged(run, f"the loss is {line['loss']}", state.update)
@@ -69,7 +70,7 @@ def fit(parts: Parts, state: State, loader: Iterable[Batch], run: Path) -> None:
             if saves_kept:
                 save_kept(run, parts, state)
             if saves_last:
-                save_last(run, parts, state)
+                save_last(run, parts, state, running)
             parts.profile.mark("other")
             if stopping and not is_last:
                 raise KeyboardInterrupt(

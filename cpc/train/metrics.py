@@ -34,6 +34,15 @@ class RunningMean:
             self._sums[name] = self._sums[name] + value.detach() if self._count else value.detach()
         self._count += 1
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums so far, as a checkpoint holds them."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Continue with the sums of a checkpoint."""
+        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self._count = state["count"]
+
     def take(self, average: Callable[[Iterable[torch.Tensor]], None] = lambda means: None) -> dict[str, Any]:
         """Return the means as fields of a line of metrics.jsonl, and start again.
 

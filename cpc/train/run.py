@@ -14,6 +14,7 @@ from cpc.files import difference, locked
 from cpc.runs import build_model, locate_checkpoint, read_checkpoint
 from cpc.train.distributed import joined, own_device
 from cpc.train.loop import fit
+from cpc.train.metrics import RunningMean
 from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile
 from cpc.train.state import begin, remove_leftovers, restore
 
@@ -40,7 +41,8 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
     data = build_data(config, network.g_enc.geometry)
     with joined(device) as ranks, locked(run, "run") if ranks.is_first else nullcontext():
         parts = build_parts(config, network, data, device, ranks, run / "trace.json" if profile else None)
-        state = restore(run, parts) if resume else begin(run, config)
+        running = RunningMean()
+        state = restore(run, parts, running) if resume else begin(run, config)
         if profile:
             refuse_short_profile(config, state.update)
         loader = parts.batches(state.update)
@@ -50,7 +52,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
                 remove_leftovers(run)
             write_config(config, run / "config.toml")
             announce(parts)
-        fit(parts, state, loader, run)
+        fit(parts, state, running, loader, run)
     return run
 
 

@@ -18,6 +18,7 @@ from cpc.runs import (
     restore_weights,
     save_checkpoint,
 )
+from cpc.train.metrics import RunningMean
 from cpc.train.setup import Parts
 
 
@@ -41,10 +42,14 @@ class State:
     best_gain: float = -float("inf")
 
 
-def save_last(run: Path, parts: Parts, state: State) -> None:
-    """Write last.pt: weights, optimisers, objective and progress."""
-    optimisers = [optimiser.state_dict() for optimiser in parts.optimisers]
-    _save(run / "last.pt", parts, objective=parts.objective.state_dict(), optimisers=optimisers, **vars(state))
+def save_last(run: Path, parts: Parts, state: State, running: RunningMean) -> None:
+    """Write last.pt: weights, optimisers, objective, progress, and the means of updates that are not logged yet."""
+    rest = {
+        "objective": parts.objective.state_dict(),
+        "optimisers": [optimiser.state_dict() for optimiser in parts.optimisers],
+        "running": running.state_dict(),
+    }
+    _save(run / "last.pt", parts, **rest, **vars(state))
 
 
 def save_best(run: Path, parts: Parts, state: State) -> None:
@@ -62,8 +67,8 @@ def _save(path: Path, parts: Parts, **rest: Any) -> None:
         save_checkpoint(path, parts.config, parts.network, data=parts.data.digest, **rest)
 
 
-def restore(run: Path, parts: Parts) -> State:
-    """Continue from last.pt: restore weights, optimisers and objective in place, and drop later metrics.
+def restore(run: Path, parts: Parts, running: RunningMean) -> State:
+    """Continue from last.pt: restore weights, optimisers, objective and means in place, and drop later metrics.
 
     Raises:
         CheckpointError: last.pt is missing, damaged, or of another architecture or an earlier version.
@@ -82,6 +87,8 @@ def restore(run: Path, parts: Parts) -> State:
     parts.objective.load_state_dict(payload.get("objective", {}))
     for optimiser, saved in zip(parts.optimisers, payload["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
+    if "running" in payload:  # runs of earlier versions have none
+        running.load_state_dict(payload["running"], parts.device)
     update = payload["update"]
     if parts.ranks.is_first:
         keep_metrics_until(metrics, update)
