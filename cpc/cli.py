@@ -12,6 +12,7 @@ cpc report RUN                                         make a page with results,
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -542,6 +543,9 @@ def _named_configuration(arguments: list[str]) -> Config:
 def main() -> None:
     """Run a command; bad input is one line on stderr and exit status 2."""
     arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # where it is not UTF-8, a sign becomes a question mark
+            stream.reconfigure(errors="replace")
     try:
         commands: dict[str, Callable[..., None]] = {
             "manifest": manifest,

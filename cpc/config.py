@@ -361,7 +361,7 @@ def read_toml(path: Path, *, missing: str) -> dict[str, Any]:
         ConfigError: the file is missing, which the message says in the words of `missing`; or it is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: {missing}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -38,6 +38,10 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
             with open(temporary, "rb+") as f:
                 os.fsync(f.fileno())  # a crash of the machine after the move must not leave an empty file
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None and error.strerror:  # of a write: a full disk, a file that is too large
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """Every way of reading gives the samples of the decoded whole, or an error that names the file."""
 
 import math
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -218,3 +219,17 @@ def test_a_ratio_that_would_need_gigabytes_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", noise(1000), 44101)
     with pytest.raises(AudioError, match="44101 Hz has too odd a ratio"):
         read_audio(path, sample_rate=16000, resample=True)
+
+
+def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(AudioError, match=r"pipe.wav: a pipe or a device, expected a sound file"):
+        audio_info(tmp_path / "pipe.wav")
+
+
+@pytest.mark.parametrize("rate", [1, 499, 20_000_000])
+def test_a_rate_that_no_recording_has_is_refused_before_it_is_resampled(tmp_path, rate):
+    """A file of 48 kB that claims 1 Hz would become 13 hours."""
+    soundfile.write(tmp_path / "a.wav", np.linspace(-0.5, 0.5, 2000), rate)
+    with pytest.raises(AudioError, match=rf"a.wav: its header says {rate} Hz, expected 500 to"):
+        read_audio(tmp_path / "a.wav", sample_rate=16000, resample=True)

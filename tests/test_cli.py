@@ -33,11 +33,16 @@ def cpc(*arguments, monkeypatch):
     return 0
 
 
-def run_command(*arguments, stdout=subprocess.PIPE):
+def run_command(*arguments, stdout=subprocess.PIPE, env=None):
     """Run the command in a process of its own."""
     code = "from cpc.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=stdout, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=env,
+        text=True,
+        errors="replace",
     )
 
 
@@ -182,6 +187,20 @@ def test_a_file_that_the_command_did_not_make_is_never_replaced(labelled, traine
         predicted = ["--labels", labelled / "labels.txt", "--predictions", tmp_path / "p.txt"]
         assert command("probe", "phone", frames, *predicted)[0] == 0
         assert command("report", trained, "-o", tmp_path / "page.html")[0] == 0
+
+
+def test_commands_work_where_text_is_not_utf_8(labelled, tmp_path):
+    """LC_ALL=C, without the modes in which Python would still use UTF-8: help, presets, and messages with signs."""
+    surroundings = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for arguments, status, says in (
+        (["train", "small", "--help"], 0, "usage"),
+        (["manifest", str(labelled), "-o", str(tmp_path / "m.csv")], 0, "15 utterances"),
+        (["train", "small", "--data.manifest", "m\u00e9.csv", "--out", str(tmp_path / "run")], 2, "no such manifest"),
+    ):
+        done = run_command(*arguments, env=surroundings)
+        assert done.returncode == status, done.stderr
+        assert says in done.stdout + done.stderr
+        assert "codec" not in done.stderr
 
 
 def test_a_preset_counts_wherever_it_stands_among_the_options(labelled, tmp_path, command, refused):

@@ -26,7 +26,7 @@ from cpc.data import (
     write_manifest,
 )
 from cpc.data.scan import Scan
-from tests.conftest import make_corpus
+from tests.conftest import make_corpus, write_sound
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -464,3 +464,30 @@ def test_lists_that_do_not_fit_are_refused(tmp_path):
             read_utterance_list(path)
     with pytest.raises(ManifestError, match=r"none\.txt: not a readable list"):
         read_utterance_list(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\nb", "a\u2028b"])
+def test_a_name_with_a_line_break_is_left_out_and_listed(tmp_path, name):
+    root = tmp_path / "corpus"
+    for stem in ("good", name):
+        write_sound(root / "s" / f"{stem}.wav", 0.1, seed=0)
+    scan = scan_folder(root, speaker="{speaker}/*", progress=False)
+    assert scan.manifest.utterances == ["good"]
+    assert "holds a line break; rename it" in str(scan)
+    assert len(str(scan).splitlines()[-1].split("holds a line break")) == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    root = tmp_path / "corpus"
+    write_sound(root / "s" / "a.wav", 0.1, seed=0)
+    (root / "closed").mkdir()
+    scandir = os.scandir
+
+    def denies(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denies)
+    with pytest.raises(ManifestError, match=r"closed: permission denied; its files cannot be listed"):
+        scan_folder(root, speaker="none", progress=False)

@@ -260,3 +260,10 @@ def test_a_grid_that_is_asked_for_must_still_fit_the_audio(wrong: int) -> None:
 def test_a_grid_out_of_range_is_an_error(values: tuple[float, float]) -> None:
     with pytest.raises(LabelsError, match="expected a hop above 0"):
         LabelGrid(*values)
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_utterance(tmp_path):
+    (tmp_path / "labels.txt").write_text("a 1 2\nb 3\n", encoding="utf-8-sig")
+    (tmp_path / "phones.txt").write_text("1 one\n2 two\n", encoding="utf-8-sig")
+    assert sorted(read_labels(tmp_path / "labels.txt")) == ["a", "b"]
+    assert read_phones(tmp_path / "phones.txt") == {1: "one", 2: "two"}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cpc.cli import main
@@ -92,6 +93,15 @@ def test_a_figure_is_written_whole_with_the_asked_resolution(tmp_path: Path) -> 
         save_figure(figure, tmp_path / "figure.png", dpi=dpi)
         assert imread(tmp_path / "figure.png").shape[:2] == (round(7.2 * dpi), round(7.0 * dpi))
     assert [path.name for path in tmp_path.glob("*figure*")] == ["figure.png"]
+
+
+def test_a_phone_called_dollar_is_drawn_as_it_is(tmp_path: Path) -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set_xticks([0, 1], ["$", "a$b$\\frac"])
+    axes.set_title("$x")
+    save_figure(figure, tmp_path / "figure.png")
+    assert imread(tmp_path / "figure.png").ndim == 3
 
 
 def test_learning_curves_show_one_log_n_or_one_each_for_train_and_dev(tmp_path: Path) -> None:

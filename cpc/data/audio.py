@@ -23,6 +23,9 @@ from cpc.data.resampling import Waveform, has_small_filter, num_resampled, resam
 _NAMES = "wav flac ogg oga opus mp3 aiff aif aifc au snd w64 rf64 caf sph nist"
 EXTENSIONS = frozenset("." + name for name in _NAMES.split())
 
+# Hz. Outside, the header is wrong, and resampling would make seconds into hours.
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 500, 10_000_000
+
 _PIECE_SAMPLES = 1 << 16  # samples read at a time unless the caller sets a size: 4 s at 16 kHz, 256 kB
 
 
@@ -193,6 +196,8 @@ def normalise(waveform: Waveform, mean: float, std: float) -> Waveform:
 @contextmanager
 def _open(path: str | Path) -> Iterator[_Stream]:
     """Open a sound file that is not empty and whose header states its length."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # opening a pipe would wait
+        raise AudioError(f"{path}: a pipe or a device, expected a sound file; save it as a file first")
     try:
         file = _Stream(os.fspath(path))
     except soundfile.SoundFileError as error:
@@ -202,6 +207,11 @@ def _open(path: str | Path) -> Iterator[_Stream]:
             raise AudioError(f"{path}: no samples; remove it or record it again")
         if file.frames >= 1 << 62:  # libsndfile's "unknown", as in a FLAC encoded from a pipe
             raise AudioError(f"{path}: its header does not state its length; encode it again from a file")
+        if not MIN_SAMPLE_RATE <= file.samplerate <= MAX_SAMPLE_RATE:
+            raise AudioError(
+                f"{path}: its header says {file.samplerate} Hz, expected {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}; "
+                "correct the header"
+            )
         missing = _missing_bytes(file, path)
         if missing:
             raise AudioError(f"{path}: truncated, {missing}; copy or download it again")

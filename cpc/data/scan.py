@@ -96,7 +96,7 @@ def _find(folder: Path) -> list[str]:
     paths: list[str] = []
     others: Counter[str] = Counter()
     visited: set[str] = set()
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
+    for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
         real = os.path.realpath(parent)
         if real in visited:  # a circular link, or one to a folder that is listed elsewhere
             subfolders.clear()
@@ -117,12 +117,19 @@ def _find(folder: Path) -> list[str]:
     return sorted(paths)
 
 
+def _refuse_unreadable(error: OSError) -> None:
+    """Refuse a folder that cannot be listed: its files would be missing without a word."""
+    raise ManifestError(f"{error.filename}: {(error.strerror or str(error)).lower()}; its files cannot be listed")
+
+
 def _inspect(folder: Path, path: str) -> dict[str, Any] | str:
     """Decode a whole file; return its columns, or the reason why it cannot be used."""
     try:
         path.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8; rename it"
+    if len(path.splitlines()) > 1:
+        return f"its name {path!r} holds a line break; rename it"
     file = folder / path
     try:
         rate = audio_info(file).sample_rate

@@ -51,14 +51,14 @@ class Measured:
         """Read the result; None if there is none for these labels, this manifest and these options."""
         if not self.result.exists() or self.outdated():
             return None
-        found: dict[str, Any] = json.loads(self.result.read_text())
+        found: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return found
 
     def outdated(self) -> str:
         """Say what the result was made with that has changed since; empty if nothing has, or if there is no result."""
         if not self.result.exists():
             return ""
-        before = json.loads(self.result.read_text()).get("probed_with")
+        before = json.loads(self.result.read_text(encoding="utf-8")).get("probed_with")
         if before is None:  # a result of an earlier version
             return "the result does not say which labels it was probed with"
         return difference(before, self.probed_with)
@@ -86,7 +86,7 @@ class Run(Measured):
         if there.exists():
             differs = difference(config_to_dict(read_config(there)), config_to_dict(self.config))
         if not differs and record.exists():  # runs of earlier versions have none
-            before = json.loads(record.read_text())
+            before = json.loads(record.read_text(encoding="utf-8"))
             changed = [name for name, digest in self.trained_on.items() if before.get(name) != digest]
             differs = f"the {' and the '.join(changed)} changed since it was trained" if changed else ""
         if differs:

@@ -118,7 +118,7 @@ def table_rows(probes: Iterable[Probe]) -> dict[str, dict[str, dict[str, Any]]]:
         if probe.task == "abx":
             task[probe.row] = AbxResult.read(probe.result).errors
             continue
-        result = json.loads(probe.result.read_text())
+        result = json.loads(probe.result.read_text(encoding="utf-8"))
         task.setdefault("majority", result["majority"])
         task[probe.row] = {key: result[key] for key in SUMMARY if key in result}
     return rows

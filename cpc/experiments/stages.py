@@ -249,7 +249,7 @@ class Stages:
     def _record(self, stage: Stage) -> dict[str, Any] | None:
         path = self._record_path(stage)
         try:
-            record: dict[str, Any] = json.loads(path.read_text())
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except json.JSONDecodeError:

@@ -124,7 +124,7 @@ def open_features(folder: str | Path, manifest: Manifest | None = None) -> Featu
     folder = Path(folder)
     path = folder / RECORD
     try:
-        meta = json.loads(path.read_text())
+        meta = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise FeaturesError(f"{folder}: no features folder (it has no {RECORD}); `cpc features` makes one") from None
     except json.JSONDecodeError as error:

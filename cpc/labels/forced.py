@@ -161,7 +161,7 @@ def _align_all(tasks: list[_Task], partial: Path, jobs: int, words: dict[str, st
     done = _read_partial(partial)
     missing = [task for task in tasks if task.utterance not in done]
     with (
-        partial.open("a") as f,
+        partial.open("a", encoding="utf-8") as f,
         tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="utterance", desc="align") as bar,
     ):
         for result in _results(missing, jobs, words):
@@ -176,7 +176,7 @@ def _read_partial(path: Path) -> dict[str, dict[str, Any]]:
     """Read the results of an interrupted call, and drop a last line that is incomplete."""
     if not path.exists():
         return {}
-    *whole, _ = path.read_text().split("\n")  # text behind the last newline is an incomplete line
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")  # text behind the last newline is an incomplete line
     write_bytes(path, "".join(f"{line}\n" for line in whole).encode())
     return {result["utterance"]: result for result in map(json.loads, whole)}
 

@@ -35,7 +35,7 @@ def read_labels(path: str | Path) -> dict[str, NDArray[np.int16]]:
     path = Path(path)
     labels: dict[str, NDArray[np.int16]] = {}
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 utterance, *rest = line.split(maxsplit=1)[:2] or [""]
                 if not utterance:
@@ -71,7 +71,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
         LabelsError: the file is missing or is not UTF-8 text.
     """
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()  # a byte order mark is no text
     except FileNotFoundError:
         raise LabelsError(f"{path}: no such {what}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -27,7 +27,7 @@ def read_transcripts(source: str | Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(source.rglob("*.txt")) if source.is_dir() else [source]:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise LabelsError(f"{path}: cannot be read as a transcript: {error}") from None
         if source.is_dir() and not path.name.endswith(".trans.txt"):

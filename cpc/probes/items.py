@@ -77,7 +77,7 @@ def items_of_file(path: Path, features: Features) -> list[Item]:
             and names them.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ProbeError(f"{path}: cannot be read as an item file: {error}") from None
     header = lines[0].split() if lines else []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from cpc.files import replacing
@@ -39,7 +40,14 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = DPI) -> None:
         dpi: pixels per inch.
     """
     with replacing(Path(path)) as partial:
-        figure.savefig(partial, dpi=dpi, format="png")
+        render(figure, partial, dpi=dpi)
+
+
+def render(figure: Figure, target: Path | IO[bytes], *, dpi: int) -> None:
+    """Write a figure as PNG, with its text as it is: a phone may be called `$`, which matplotlib takes for TeX."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    figure.savefig(target, dpi=dpi, format="png", facecolor="white")
 
 
 def metrics_of_run(path: str | Path) -> Metrics:

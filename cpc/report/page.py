@@ -29,6 +29,7 @@ from cpc.report.figures import (
     confusion_figure,
     learning_figure,
     metrics_of_run,
+    render,
     steps_figure,
 )
 from cpc.report.findings import findings_html, read_findings
@@ -259,7 +260,7 @@ def _picture(draw: Callable[[], Figure], caption: str) -> str:
     except ReportError as error:
         return f'<p class="missing">{html.escape(str(error))}</p>'
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    render(figure, buffer, dpi=_DPI)
     text, source = html.escape(caption), data_url("image/png", buffer.getvalue())
     return f'<figure class="picture"><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 

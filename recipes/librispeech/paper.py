@@ -90,7 +90,7 @@ class Paper:
             The tables (Markdown): the closed set, the paper's values, the other splits.
         """
         table, path = self.closed.report(seconds), self.closed.out / "results.json"
-        found: dict[str, Any] = {"utterance": json.loads(path.read_text())}
+        found: dict[str, Any] = {"utterance": json.loads(path.read_text(encoding="utf-8"))}
         more = self._more_probes()
         found |= {unit: table_rows(probe for probe in more if probe.splits == self.splits[unit]) for unit in UNITS[1:]}
         controls = table_rows(probe for probe in more if probe.splits == self.splits["utterance"])
