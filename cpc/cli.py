@@ -547,6 +547,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # where it is not UTF-8, a sign becomes a question mark
             stream.reconfigure(errors="replace")
     try:
+        if "" in arguments:  # Path("") would be the folder where the command runs
+            before = arguments[arguments.index("") - 1] if arguments.index("") else "cpc"
+            raise ConfigError(f"{before}: got an empty text, expected a value")
         commands: dict[str, Callable[..., None]] = {
             "manifest": manifest,
             "align": align,

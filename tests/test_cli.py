@@ -189,6 +189,11 @@ def test_a_file_that_the_command_did_not_make_is_never_replaced(labelled, traine
         assert command("report", trained, "-o", tmp_path / "page.html")[0] == 0
 
 
+def test_an_empty_output_is_refused_instead_of_the_current_folder(labelled, refused):
+    refused("train", "small", "--data.manifest", labelled / "manifest.csv", "--out", "", says=["--out: got an empty"])
+    refused("features", "--baseline", "mfcc", "--out", "", "--manifest", "m.csv", says=["--out: got an empty text"])
+
+
 def test_commands_work_where_text_is_not_utf_8(labelled, tmp_path):
     """LC_ALL=C, without the modes in which Python would still use UTF-8: help, presets, and messages with signs."""
     surroundings = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

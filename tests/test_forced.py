@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 
 import numpy as np
@@ -225,3 +226,19 @@ def test_the_command_aligns_and_writes_textgrids(speech, manifest, tmp_path, mon
     names, back_names = (read_phones(tmp_path / name / "phones.txt") for name in ("labels", "imported"))
     for u in ours:
         assert [names[i] for i in ours[u]] == [back_names[i] for i in back[u]]
+
+
+def test_a_variant_without_its_word_is_refused_in_one_line(speech, manifest, tmp_path):
+    (tmp_path / "words.dict").write_text("zyxzyx(2) Z IH K S\n")
+    with pytest.raises(LabelsError, match=r"dictionary: zyxzyx\(2\) cannot be added; a variant needs its word"):
+        align(manifest, read_transcripts(speech), tmp_path / "out", dictionary=tmp_path / "words.dict", jobs=2)
+
+
+def test_a_process_that_dies_is_one_line_and_the_same_call_resumes(speech, manifest, tmp_path, monkeypatch):
+    """It used to wait for ever. A process that cannot start ends in the same way."""
+    transcripts, out = read_transcripts(speech), tmp_path / "out"
+    monkeypatch.setattr("cpc.labels.forced._start_worker", os.abort)
+    with pytest.raises(LabelsError, match=r"one of 2 processes died or could not start, .* run the same command again"):
+        align(manifest, transcripts, out, jobs=2)
+    monkeypatch.undo()
+    assert align(manifest, transcripts, out).num_aligned > 0

@@ -151,3 +151,7 @@ def test_intervals_of_another_corpus_or_longer_than_the_audio_are_refused(manife
     (tmp_path / "empty").mkdir()
     with pytest.raises(LabelsError, match=r"no label file below it \(\*.TextGrid"):
         import_labels(manifest, tmp_path / "empty", tmp_path / "out")
+
+
+def test_a_mark_with_blanks_becomes_a_name_that_a_file_of_phones_can_hold():
+    assert phone_name(" Glottal  stop\t") == "glottal_stop"

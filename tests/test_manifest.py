@@ -244,6 +244,13 @@ def test_a_full_disk_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest
         (CSV + "a,8,8,s,u,extra\n", "not a readable CSV table"),
         (CSV + "a,8,8,s,u\nb,8,8,s,v,extra\n", "not a readable CSV table"),
         (CSV + "a,8,8,s,\xff\n", "not a readable CSV table"),
+        (CSV + "a,8,8,s,u\nb,8,8,s\n", "line 3 has 4 cells, expected 5: path, num_samples"),
+        (CSV.strip() + ",age,age\na,8,8,s,u,1,2\n", "column 'age' appears twice"),
+        (CSV + "a,1e15,8,s,u\n", "line 2, num_samples is '1e15', expected a whole number from 1 to 1e+12"),
+        (CSV + "a,8,100000000,s,u\n", "line 2, sample_rate is '100000000', expected a whole number from 1 to 1e+07"),
+        (CSV.strip() + ",split\na,8,8,s,u,Train\n", "line 2, split is 'Train', expected train, dev, test, or nothing"),
+        (CSV.strip() + ",split\na,8,8,s,u,train\nb,8,8,s,v, dev\n", "line 3, split is ' dev'"),
+        (CSV.strip() + ",split\na,8,8,s,u,valid\n", "line 2, split is 'valid'"),
     ],
 )
 def test_a_manifest_with_a_fault_is_refused_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:

@@ -100,3 +100,53 @@ def test_ctrl_c_ends_all_processes_at_once_and_without_a_traceback(tmp_path):
     assert errors == "interrupted; run the same command to resume\n"
     assert process.returncode == 1
     assert len(list((tmp_path / "begun").iterdir())) == 2
+
+
+SLEEPER = """
+import sys, time
+from functools import partial
+from pathlib import Path
+from cpc.experiments.parallel import run_side_by_side
+
+def wait(path):
+    path.write_text(str(__import__("os").getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    run_side_by_side([partial(wait, Path(sys.argv[1]) / str(i)) for i in range(2)], 2)
+"""
+
+
+def test_processes_end_with_a_parent_that_is_killed(tmp_path):
+    """Otherwise an ablation that was killed would train on unseen, beside the one that resumes it."""
+    (tmp_path / "script.py").write_text(SLEEPER)
+    (tmp_path / "begun").mkdir()
+    command = [sys.executable, tmp_path / "script.py", tmp_path / "begun"]
+    parent = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+
+    def workers() -> list[int]:
+        return [int(path.read_text()) for path in (tmp_path / "begun").iterdir() if path.read_text()]
+
+    assert eventually(lambda: len(workers()) == 2)
+    parent.kill()
+    parent.wait()
+    assert eventually(lambda: not any(map(is_running, workers())))
+
+
+def eventually(condition) -> bool:
+    """Whether a condition holds within a minute."""
+    for _ in range(1200):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def is_running(process: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{process}/stat")
+    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")

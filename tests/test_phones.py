@@ -267,3 +267,9 @@ def test_a_byte_order_mark_does_not_hide_the_first_utterance(tmp_path):
     (tmp_path / "phones.txt").write_text("1 one\n2 two\n", encoding="utf-8-sig")
     assert sorted(read_labels(tmp_path / "labels.txt")) == ["a", "b"]
     assert read_phones(tmp_path / "phones.txt") == {1: "one", 2: "two"}
+
+
+def test_a_name_that_two_phones_have_is_refused(tmp_path):
+    (tmp_path / "phones.txt").write_text("0 sil\n1 a\n2 a\n")
+    with pytest.raises(LabelsError, match=r"phones.txt, line 3: the name a appears a second time"):
+        read_phones(tmp_path / "phones.txt")

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from cpc.data.audio import AudioError, audio_blocks, audio_statistics, normalise, read_audio, statistics_of
-from cpc.data.manifest import Manifest, ManifestError, read_manifest, write_manifest
+from cpc.data.manifest import SPLITS, Manifest, ManifestError, read_manifest, write_manifest
 from cpc.data.resampling import Waveform, num_resampled
 from cpc.data.scan import scan_folder
-from cpc.data.splits import SPLITS, By, read_utterance_list, refuse_leaks, split_as_listed, split_manifest
+from cpc.data.splits import By, read_utterance_list, refuse_leaks, split_as_listed, split_manifest
 from cpc.doors import lazily
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ The columns are `path` (relative to the manifest's folder), `num_samples` and `s
 train, dev or test.
 """
 
+import csv
 import os
 import warnings
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from cpc.data.resampling import num_resampled
 from cpc.files import replacing
 
 COLUMNS = ("path", "num_samples", "sample_rate", "speaker", "utterance")
+SPLITS = ("train", "dev", "test")
+_LARGEST = {"num_samples": 1e12, "sample_rate": 1e7}  # years of sound; beyond them, a table is wrong
 
 
 class ManifestError(ValueError):
@@ -168,8 +171,27 @@ def read_manifest(path: str | Path) -> Manifest:
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise ManifestError(f"{path}: not a readable CSV table ({reason}); see cpc manifest") from error
+    try:
+        _refuse_ragged(path)
+    except csv.Error as error:
+        raise ManifestError(f"{path}: not a readable CSV table ({error}); see cpc manifest") from error
     _validate(path, table)
     return Manifest(path.parent, table)
+
+
+def _refuse_ragged(path: Path) -> None:
+    """Refuse rows without all their cells, which pandas fills, and columns of one name, which it renames."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        header = next(rows)
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise ManifestError(f"{path}: column {twice[0]!r} appears twice; expected each name once")
+        for row in rows:
+            if row and len(row) != len(header):
+                raise ManifestError(
+                    f"{path}: line {rows.line_num} has {len(row)} cells, expected {len(header)}: {', '.join(header)}"
+                )
 
 
 def _validate(path: Path, table: pd.DataFrame) -> None:
@@ -184,11 +206,14 @@ def _validate(path: Path, table: pd.DataFrame) -> None:
         raise ManifestError(f"{path}: no rows; a manifest needs at least one utterance")
     for name in ("num_samples", "sample_rate"):
         numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
-        good = np.isfinite(numbers) & (numbers >= 1) & (numbers == np.floor(numbers))
-        _refuse(path, table, name, ~good, "a whole number of 1 or more")
+        good = np.isfinite(numbers) & (numbers >= 1) & (numbers <= _LARGEST[name]) & (numbers == np.floor(numbers))
+        _refuse(path, table, name, ~good, f"a whole number from 1 to {_LARGEST[name]:.0e}")
         table[name] = numbers.astype(np.int64)
     for name in ("path", "speaker", "utterance"):
         _refuse(path, table, name, (table[name] == "").to_numpy(), "some text")
+    if "split" in table:
+        unknown = ~table["split"].isin([*SPLITS, ""])
+        _refuse(path, table, "split", unknown.to_numpy(bool), f"{', '.join(SPLITS)}, or nothing")
     # Later stages name files after utterances, and blanks separate them from their labels in label files.
     unsafe = table["utterance"].str.contains(r"[/\s\0]").to_numpy(bool)
     _refuse(path, table, "utterance", unsafe, "a name without '/' and blanks")

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from cpc.data.audio import EXTENSIONS
-from cpc.data.manifest import Manifest, ManifestError
+from cpc.data.manifest import SPLITS, Manifest, ManifestError
 
-SPLITS = ("train", "dev", "test")
 BUILT_IN = ("utterance", "chapter", "speaker")  # splits that do without other columns, or name a unit by two
 By = str  # "utterance", "chapter", "speaker", or another column of the manifest
 

@@ -11,6 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from cpc.processes import end_with_parent
+
 # Numerical libraries read these when they are loaded, so a process has to be born with them.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -52,7 +54,7 @@ def run_side_by_side(
     try:
         with (
             _threads_of_children(max(1, num_cores() // jobs)),
-            ProcessPoolExecutor(jobs, context, initializer=_die_on_interrupt) as pool,
+            ProcessPoolExecutor(jobs, context, initializer=_start_worker) as pool,
         ):
             running = {pool.submit(task): i for i, task in itertools.islice(queue, jobs)}
             while running:
@@ -82,6 +84,7 @@ def _threads_of_children(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _die_on_interrupt() -> None:
-    """Leave Ctrl-C to the parent, which reports it once: by default each process would print a traceback."""
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, which reports it once, where each process would print a traceback; end with it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()

@@ -19,6 +19,8 @@ import multiprocessing
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -33,6 +35,7 @@ from cpc.files import Claim, claim, locked, write_bytes
 from cpc.labels.grid import LABEL_SAMPLE_RATE, LabelsError
 from cpc.labels.intervals import SILENCE, Interval, read_ctm, write_ctm, write_interval_labels, write_textgrid
 from cpc.labels.words import ARPABET, read_dictionary
+from cpc.processes import end_with_parent
 
 PHONES = (SILENCE, *ARPABET)
 _HOP, _HALF_WINDOW = 0.010, 0.0128  # seconds, geometry of pocketsphinx's frames
@@ -110,6 +113,8 @@ def align(
         _refuse_other_rates(manifest)
     words = read_dictionary(dictionary) if dictionary else {}
     _pocketsphinx()
+    if words:  # a word that cannot be added is refused here, and not by every process
+        _start(words)
 
     with locked(out, "folder of labels"):
         claimed = _claim(out, manifest, texts, words)
@@ -222,8 +227,20 @@ def _results(tasks: list[_Task], jobs: int, words: dict[str, str]) -> Iterator[d
         _start(words)
         yield from map(_align_one, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs, _start, (words,)) as pool:
-        yield from pool.imap(_align_one, tasks, chunksize=4)
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(words,)) as pool:
+            yield from pool.map(_align_one, tasks, chunksize=4)
+    except BrokenProcessPool:
+        raise LabelsError(
+            f"one of {jobs} processes died or could not start, as happens when memory runs out; what is aligned stays: "
+            "run the same command again, with fewer --jobs"
+        ) from None
+
+
+def _start_worker(words: dict[str, str]) -> None:
+    end_with_parent()
+    _start(words)
 
 
 _decoders: list[Any] = []  # those of this process; each takes half a second to load
@@ -238,8 +255,11 @@ def _start(words: dict[str, str]) -> None:
     for beams in _BEAMS:
         decoder = _pocketsphinx().Decoder(samprate=LABEL_SAMPLE_RATE, bestpath=False, loglevel="FATAL", **beams)
         for word, phones in words.items():
-            if decoder.lookup_word(word) is None:
-                decoder.add_word(word, phones, False)
+            try:
+                if decoder.lookup_word(word) is None:
+                    decoder.add_word(word, phones, False)
+            except RuntimeError:
+                raise LabelsError(f"dictionary: {word} cannot be added; a variant needs its word beside it") from None
         _decoders.append(decoder)
 
 

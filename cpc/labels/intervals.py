@@ -40,8 +40,11 @@ class Interval(NamedTuple):
 
 
 def phone_name(mark: str) -> str:
-    """Return the phone of an aligner's mark, without stress or position: AH0, ah_B → ah; "sil" if it is no phone."""
-    mark = mark.strip().lower()
+    """Return the phone of an aligner's mark, without stress or position: AH0, ah_B → ah; "sil" if it is no phone.
+
+    A name is one word in a file of phones, so blanks become "_".
+    """
+    mark = "_".join(mark.lower().split())
     if mark in _NO_PHONES:
         return SILENCE
     return re.sub(r"(_[bies])?$", "", mark).rstrip("0123456789") or mark

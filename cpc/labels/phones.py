@@ -93,6 +93,8 @@ def read_phones(path: str | Path) -> dict[int, str]:
             raise LabelsError(f"{path}, line {number}: found {line[:40]!r}, expected `id name`")
         if int(words[0]) in names:
             raise LabelsError(f"{path}, line {number}: phone {words[0]} appears a second time; expected each once")
+        if words[1] in names.values():
+            raise LabelsError(f"{path}, line {number}: the name {words[1]} appears a second time; expected each once")
         names[int(words[0])] = words[1]
     if not names:
         raise LabelsError(f"{path}: empty; expected a line for each phone: id name")
