@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cpc"
 # A room imports from the rooms that stand to its right alone. Files of the ground floor form rooms of their own.
 ROOMS = [
     *("__main__", "cli", "experiments", "report", "probes", "features", "train", "losses", "infonce", "runs", "model"),
-    *("labels", "data", "devices", "config", "files", "doors"),
+    *("labels", "data", "devices", "config", "files", "processes", "doors"),
 ]
 DOORS_OF_PACKAGE = {"__init__"}  # cpc itself: cpc.load and cpc.CPC, on first use
 FILES = sorted(PACKAGE.rglob("*.py"))
