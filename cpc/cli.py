@@ -13,6 +13,7 @@ cpc report RUN                                         make a page with results,
 from __future__ import annotations
 
 import io
+import math
 import os
 import signal
 import sys
@@ -183,6 +184,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         out: Path | None = None,
         resume: Path | None = None,
         profile: bool = False,
+        max_hours: float = math.inf,
         config: Annotated[Config, arg(name="")] = default,
     ) -> None:
         """Train CPC from a preset or a TOML file; any field can be changed on the command line.
@@ -190,12 +192,17 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
             cpc train small --data.manifest manifest.csv --out runs/first
             cpc train small --data.manifest manifest.csv --out runs/second --optim.lr 1e-4 --criterion.num-steps 8
             cpc train --resume runs/first
+            cpc train --resume runs/first --max-hours 3.9      (in a job of four hours)
+
+        Ctrl-C, SIGTERM and SIGHUP stop the run between two updates with everything saved; the exit status is 128 + the
+        signal's number, and 75 after --max-hours.
 
         Args:
             toml: A preset or a TOML file. Fields that it leaves out keep the defaults shown here.
             out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.pt.
             resume: Run folder to continue with its own configuration; only --device may be given with it.
             profile: Time the stages of some early updates: a table on the screen, and trace.json in the run folder.
+            max_hours: Hours after which the run stops, to be resumed.
             config: Any field of the configuration.
         """
         if named is not None:
@@ -209,7 +216,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
             if replace(config, device="auto") != Config():
                 raise ConfigError("--resume RUN continues with that run's configuration; only --device can be given")
-            continue_run(resume, device=config.device, profile=profile)
+            continue_run(resume, device=config.device, profile=profile, max_hours=max_hours)
             return
         if not toml:
             raise ConfigError(
@@ -218,7 +225,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         if out is None:
             raise ConfigError("train: pass --out RUN, the folder to write to")
         check_config(config, where="command line")
-        run(config, out, profile=profile)
+        run(config, out, profile=profile, max_hours=max_hours)
 
     return train
 
@@ -573,7 +580,7 @@ def main() -> None:
         sys.stdout.flush()
     except KeyboardInterrupt as stop:
         print(f"cpc: {str(stop) or 'interrupted'}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(getattr(stop, "exit_status", 130))
     except BrokenPipeError:  # the reader of a pipe has seen enough, as `head` does
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for what is left in the buffer when Python ends)
         sys.exit(128 + signal.SIGPIPE)

@@ -1,6 +1,7 @@
 """Training: learns, resumes bitwise, keeps the best, refuses what cannot work."""
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +24,7 @@ from cpc.data import read_manifest
 from cpc.devices import resolve_device, resolve_precision
 from cpc.runs import CheckpointError, read_checkpoint, read_metrics
 from cpc.train import TrainingError, complete, learning_rate, train
+from cpc.train.stopping import Stopped
 from cpc.train.timing import Profile
 from tests.conftest import make_corpus, tiny_config
 
@@ -106,24 +108,47 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(corpus, tmp_path, monkey
     assert measured(cut) == measured(whole)
 
 
-def test_ctrl_c_finishes_the_update_saves_and_can_be_resumed(corpus, tmp_path, monkeypatch):
-    import signal
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_finishes_the_update_saves_and_can_be_resumed(corpus, tmp_path, monkeypatch, number):
     def interrupts(update, *options):
         if update == 6:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return learning_rate(update, *options)
 
     config = tiny_config(corpus)
     monkeypatch.setattr("cpc.train.loop.learning_rate", interrupts)
-    with pytest.raises(KeyboardInterrupt, match="stopped after update 7; continue with `cpc train --resume"):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match="stopped after update 7; continue with `cpc train --resume") as stopped:
         train(config, tmp_path / "run")
+    assert stopped.value.exit_status == 128 + number
+    assert signal.getsignal(number) is before
     monkeypatch.undo()
     train(config, tmp_path / "run", resume=True)
     whole = train(config, tmp_path / "whole")
     for x, y in zip(weights(tmp_path / "run").values(), weights(whole).values(), strict=True):
         assert torch.equal(x, y)
     assert measured(tmp_path / "run") == measured(whole)
+
+
+def test_a_run_stops_when_its_time_is_up_and_can_be_resumed(corpus, tmp_path):
+    config, run = tiny_config(corpus), tmp_path / "run"
+    with pytest.raises(Stopped, match="stopped after update 1; continue with `cpc train --resume") as stopped:
+        train(config, run, max_hours=0)
+    assert stopped.value.exit_status == 75
+    train(config, run, resume=True, max_hours=1)
+    assert measured(run) == measured(train(config, tmp_path / "whole"))
+
+
+def test_a_signal_that_was_ignored_stays_ignored(corpus, tmp_path, monkeypatch):
+    """As `nohup cpc train …` wants it."""
+    monkeypatch.setattr(
+        "cpc.train.loop.learning_rate", lambda *of: signal.raise_signal(signal.SIGHUP) or learning_rate(*of)
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        train(tiny_config(corpus), tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_best_is_the_checkpoint_with_the_lowest_dev_loss(corpus, tmp_path):

@@ -15,13 +15,13 @@ from cpc.train.optim import learning_rate
 from cpc.train.regularise import drop
 from cpc.train.setup import Parts, build_encode, num_valid_frames
 from cpc.train.state import State, diverged, first_not_finite, save_best, save_kept, save_last
-from cpc.train.stopping import finish_update_on_signal
+from cpc.train.stopping import Flag, finish_update_on_signal
 from cpc.train.views import Result, Views
 
 Encode = Callable[[Tensor], Tensor]
 
 
-def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch], run: Path) -> None:
+def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch], run: Path, stop: Flag) -> None:
     """Train the network batch by batch; log, validate and save on the way.
 
     Args:
@@ -30,16 +30,17 @@ def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch
         running: means of the updates that are not logged yet; kept up to date.
         loader: the batches of the updates that are left.
         run: folder to write to.
+        stop: true once the run shall stop.
 
     Raises:
         TrainingError: the loss or a weight is not finite.
-        KeyboardInterrupt: a signal asked to stop; everything is saved.
+        Stopped: a signal or the time limit asked for it; everything is saved.
     """
     config, ranks = parts.config, parts.ranks
     encode = build_encode(parts, state.update)
     log = Log(run / "metrics.jsonl", config, state.update, state.seconds, ranks)
     parts.trained.train()
-    with log, finish_update_on_signal() as stop:
+    with log, finish_update_on_signal(stop):
         for batches in zip(*[iter(loader)] * config.batches.accumulate, strict=True):
             log.say(parts.profile.next_update())
             lr = learning_rate(state.update, config.optim, config.train.num_updates)
@@ -73,9 +74,7 @@ def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch
                 save_last(run, parts, state, running)
             parts.profile.mark("other")
             if stopping and not is_last:
-                raise KeyboardInterrupt(
-                    f"stopped after update {state.update}; continue with `cpc train --resume {run}`"
-                )
+                raise stop.error(run, state.update)
 
 
 def step(parts: Parts, encode: Encode, batches: Sequence[Batch], lr: float, update: int) -> list[Result]:

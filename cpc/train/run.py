@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from cpc.train.loop import fit
 from cpc.train.metrics import RunningMean
 from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile
 from cpc.train.state import begin, remove_leftovers, restore
+from cpc.train.stopping import Flag
 
 
-def train(config: Config, run: str | Path, *, resume: bool = False, profile: bool = False) -> Path:
+def train(
+    config: Config, run: str | Path, *, resume: bool = False, profile: bool = False, max_hours: float = math.inf
+) -> Path:
     """Train CPC and write config.toml, metrics.jsonl, last.pt and best.pt into the run folder.
 
     Args:
@@ -27,13 +31,16 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
         run: folder of the run.
         resume: continue from last.pt; on a CPU the result is bitwise that of an uninterrupted run.
         profile: time the stages of some early updates, print them, and write trace.json into the run folder.
+        max_hours: hours after which the run stops between two updates, and can be resumed.
 
     Returns:
         The run folder.
 
     Raises:
         ValueError: one line that says what cannot work, and the way out.
+        Stopped: a signal or the time limit stopped the run.
     """
+    stop = Flag(max_hours)
     check_config(config)
     run, device = Path(run), own_device(resolve_device(config.device))
     torch.manual_seed(config.seed)
@@ -52,24 +59,25 @@ def train(config: Config, run: str | Path, *, resume: bool = False, profile: boo
                 remove_leftovers(run)
             write_config(config, run / "config.toml")
             announce(parts)
-        fit(parts, state, running, loader, run)
+        fit(parts, state, running, loader, run, stop)
     return run
 
 
-def resume(run: str | Path, *, device: str = "auto", profile: bool = False) -> Path:
+def resume(run: str | Path, *, device: str = "auto", profile: bool = False, max_hours: float = math.inf) -> Path:
     """Continue an interrupted run with its own configuration.
 
     Args:
         run: folder of the run.
         device: device to continue on; "auto" keeps the run's own.
         profile: as for `train`.
+        max_hours: as for `train`.
 
     Raises:
-        ValueError: as `train`.
+        ValueError, Stopped: as `train`.
     """
     saved, _ = read_checkpoint(locate_checkpoint(run, "last"))
     config = saved if device == "auto" else dataclasses.replace(saved, device=device)
-    return train(config, run, resume=True, profile=profile)
+    return train(config, run, resume=True, profile=profile, max_hours=max_hours)
 
 
 def complete(config: Config, run: str | Path) -> Path:
