@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cpc.config import EncoderConfig
-from cpc.data import AudioError, read_audio, read_manifest, scan_folder, split_manifest
+from cpc.data import AudioError, Manifest, read_audio, read_manifest, scan_folder, split_manifest
 from cpc.features import (
     CPCExtractor,
     FeaturesError,
@@ -252,3 +252,41 @@ def test_a_sound_file_that_changed_since_the_manifest_was_made_is_an_error(tmp_p
     write_sound(manifest.audio_path(0), 0.5, 0)
     with pytest.raises(FeaturesError, match=r"got 48 frames, expected 98 .* run `cpc manifest` again"):
         extract_features(SpectralExtractor("mfcc"), manifest, tmp_path / "f", progress=False)
+
+
+@pytest.mark.parametrize("with_record", [True, False])
+def test_frames_of_a_sound_file_that_was_replaced_are_made_anew(tmp_path, capsys, with_record):
+    """By one of the same length, so nothing but the file itself tells; folders of earlier versions have no record."""
+    manifest = read_manifest(make_corpus(tmp_path / "c", speakers=1, utterances=4))
+    folder, path = tmp_path / "f", manifest.audio_path(0)
+    extract_features(SpectralExtractor("mfcc"), manifest, folder, progress=False)
+    before = {u: np.asarray(open_features(folder).frames(u)) for u in manifest.utterances}
+    if not with_record:
+        (folder / "sources.csv").unlink()
+    write_sound(path, manifest.num_samples[0] / 16000, seed=99)
+    extract_features(SpectralExtractor("mfcc"), manifest, folder, progress=False)
+    assert f"1 sound files changed since their frames were made: {manifest.utterances[0]}" in capsys.readouterr().out
+    fresh = extract_features(SpectralExtractor("mfcc"), manifest, tmp_path / "fresh", progress=False)
+    for i, utterance in enumerate(manifest.utterances):
+        now = open_features(folder).frames(utterance)
+        assert np.array_equal(now, open_features(fresh).frames(utterance))
+        assert np.array_equal(now, before[utterance]) == (i > 0)
+    extract_features(SpectralExtractor("mfcc"), manifest, folder, progress=False)
+    assert "changed" not in capsys.readouterr().out
+
+
+def test_frames_outlive_their_sound_files(tmp_path):
+    manifest = read_manifest(make_corpus(tmp_path / "c", speakers=1, utterances=3))
+    folder = extract_features(SpectralExtractor("mfcc"), manifest, tmp_path / "f", progress=False)
+    for path in map(manifest.audio_path, range(len(manifest))):
+        path.unlink()
+    extract_features(SpectralExtractor("mfcc"), manifest, folder, progress=False)
+    assert len(open_features(folder).frames(manifest.utterances[0]))
+
+
+def test_a_manifest_with_other_utterances_of_the_same_names_is_refused(tmp_path):
+    manifest = read_manifest(make_corpus(tmp_path / "c", speakers=1, utterances=3))
+    folder = extract_features(SpectralExtractor("mfcc"), manifest, tmp_path / "f", progress=False)
+    other = Manifest(manifest.root, manifest.table.assign(num_samples=np.add(manifest.num_samples, [0, 160, 0])))
+    with pytest.raises(FeaturesError, match=rf"1 utterances .* have other lengths here: {manifest.utterances[1]};"):
+        open_features(folder, other)

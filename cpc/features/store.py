@@ -119,7 +119,8 @@ def open_features(folder: str | Path, manifest: Manifest | None = None) -> Featu
         manifest: some or all of its utterances, with other splits; by default, the manifest it was made from.
 
     Raises:
-        FeaturesError: the folder is missing, unfinished or no features folder, or it lacks an utterance of `manifest`.
+        FeaturesError: the folder is missing, unfinished or no features folder; or it lacks an utterance of `manifest`,
+            or has another of the same name.
     """
     folder = Path(folder)
     path = folder / RECORD
@@ -139,6 +140,14 @@ def open_features(folder: str | Path, manifest: Manifest | None = None) -> Featu
         raise FeaturesError(
             f"{folder}: {len(unknown)} utterances of the given manifest have no frames here: {first_names(unknown)}; "
             "extract them with that manifest"
+        )
+    lengths = dict(zip(own.utterances, zip(own.num_samples, own.sample_rates, strict=True), strict=True))
+    given = zip(manifest.utterances, zip(manifest.num_samples, manifest.sample_rates, strict=True), strict=True)
+    other = [utterance for utterance, length in given if lengths[utterance] != length]
+    if other:
+        raise FeaturesError(
+            f"{folder}: {len(other)} utterances of the given manifest have other lengths here: {first_names(other)}; "
+            "their frames are of other sound files"
         )
     return Features(folder, manifest, meta)
 

@@ -1,0 +1,71 @@
+"""Which sound files the frames of a features folder were made from, so that frames of a replaced file are made anew.
+
+sources.csv holds the size and the time of each utterance's file. It is written before the frames, so frames that are
+whole belong to the files that it names.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from cpc.files import write_bytes
+
+SOURCES = "sources.csv"
+_COLUMNS = ["utterance", "bytes", "mtime_ns"]
+
+
+class Source(NamedTuple):
+    """The sound file of an utterance, and the file of its frames."""
+
+    utterance: str
+    sound: Path
+    frames: Path
+
+
+def remove_stale(folder: Path, sources: Iterable[Source]) -> list[str]:
+    """Remove the frames whose sound file changed since they were made, and record the files as they are now.
+
+    Frames without a record, of an earlier version, are stale if they are older than their sound file. Frames whose
+    sound file is gone are kept.
+
+    Returns:
+        The utterances whose frames were removed.
+    """
+    known = _read(folder / SOURCES)
+    now, stale = dict(known), []
+    for utterance, sound, frames in sources:
+        try:
+            stat = sound.stat()
+        except OSError:
+            continue
+        now[utterance] = (stat.st_size, stat.st_mtime_ns)
+        if not frames.exists():
+            continue
+        is_older = frames.stat().st_mtime_ns < stat.st_mtime_ns
+        if known[utterance] != now[utterance] if utterance in known else is_older:
+            frames.unlink()
+            stale.append(utterance)
+    if now != known:
+        _write(folder / SOURCES, now)
+    return stale
+
+
+def _read(path: Path) -> dict[str, tuple[int, int]]:
+    """Read the size and time of each utterance's file; nothing if there is no record that can be read."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["utterance"]: (int(row["bytes"]), int(row["mtime_ns"])) for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return {}
+
+
+def _write(path: Path, files: dict[str, tuple[int, int]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows([utterance, *of] for utterance, of in files.items())
+    write_bytes(path, buffer.getvalue().encode())
