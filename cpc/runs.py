@@ -11,6 +11,8 @@ import io
 import json
 import math
 import pickle
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -109,7 +111,7 @@ def save_checkpoint(path: Path, config: Config, model: CPC, **rest: Any) -> None
 
     buffer = io.BytesIO()  # write to memory first, so that a full disk shows as an OSError that names the file
     payload = {"format": FORMAT, "config": config_to_dict(config), "model": model.state_dict(), **rest}
-    torch.save(payload, buffer)
+    torch.save({**payload, "checksum": checksum(payload)}, buffer)
     write_bytes(path, buffer.getbuffer())
 
 
@@ -134,7 +136,35 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Con
         raise CheckpointError(f"{path}: not a checkpoint of cpc; expected one written by `cpc train`")
     if payload["format"] != FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {payload['format']}, this version reads {FORMAT}")
+    if payload.pop("checksum", None) not in (None, checksum(payload)):  # those of earlier versions have none
+        raise CheckpointError(f"{path}: damaged, its content does not have its checksum; use a copy of it")
     return config_from_dict(payload["config"], where=str(path)), payload
+
+
+def checksum(value: Any) -> str:
+    """Compute a digest of nested tensors and plain values; a flipped bit gives another one."""
+    digest = blake2b(digest_size=16)
+    for text, data in _leaves(value):
+        digest.update(f"{text}\n".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
+    """Yield the name, type and value of each leaf of nested dictionaries and lists, and the bytes of tensors."""
+    import torch
+
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}/{key!r}")
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _leaves(inner, f"{name}/{i}")
+    elif isinstance(value, torch.Tensor):
+        flat = value.detach().cpu().contiguous().flatten()
+        yield f"{name} {value.dtype} {tuple(value.shape)}", flat.view(torch.uint8).numpy().tobytes()
+    else:
+        yield f"{name} {value!r}", b""
 
 
 def restore_weights(model: CPC, payload: dict[str, Any], path: Path) -> None:

@@ -201,7 +201,9 @@ def test_torchrun_trains_one_run_and_bad_input_is_one_line(corpus, tmp_path):
     done = torchrun(path, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 processes × 2 windows an update" in done.stderr
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.toml", "metrics.jsonl", "last.pt", "best.pt"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        *("config.toml", "metrics.jsonl", "last.pt", "previous.pt", "best.pt")
+    }
     refused = torchrun(path, "--out", tmp_path / "other", "--data.manifest", "nothing.csv", cwd=tmp_path)
     assert refused.returncode != 0
     assert refused.stderr.count("cpc: error:") == 1

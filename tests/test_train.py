@@ -23,7 +23,7 @@ from cpc.config import (
 from cpc.data import read_manifest
 from cpc.devices import resolve_device, resolve_precision
 from cpc.runs import CheckpointError, read_checkpoint, read_metrics
-from cpc.train import TrainingError, complete, learning_rate, train
+from cpc.train import TrainingError, complete, learning_rate, resume, train
 from cpc.train.stopping import Stopped
 from cpc.train.timing import Profile
 from tests.conftest import make_corpus, tiny_config
@@ -255,6 +255,7 @@ def test_weights_that_are_not_finite_make_no_frames(corpus, tmp_path):
     run = train(tiny_config(corpus), tmp_path / "run")
     payload = torch.load(run / "best.pt", weights_only=True)
     payload["model"]["W.weight"][0, 0] = float("inf")
+    payload.pop("checksum")
     torch.save(payload, run / "best.pt")
     with pytest.raises(CheckpointError, match=r"best.pt: W.weight: holds NaN or infinity"):
         cpc.load(run)
@@ -297,6 +298,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_naming_the_weight(corpu
     run = train(tiny_config(corpus), tmp_path / "run")
     payload = torch.load(run / "best.pt", weights_only=True)
     payload["config"]["encoder"]["channels"] = 32
+    payload.pop("checksum")
     torch.save(payload, run / "best.pt")
     with pytest.raises(
         CheckpointError,
@@ -335,7 +337,13 @@ except OSError as error:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "File too large" in done.stdout
     assert (run / "last.pt").read_bytes() == before
-    assert sorted(p.name for p in run.iterdir()) == ["best.pt", "config.toml", "last.pt", "metrics.jsonl"]
+    assert sorted(p.name for p in run.iterdir()) == [
+        "best.pt",
+        "config.toml",
+        "last.pt",
+        "metrics.jsonl",
+        "previous.pt",
+    ]
 
 
 def test_metrics_lines_are_json_with_what_the_report_needs(corpus, tmp_path):
@@ -456,7 +464,7 @@ def test_what_is_left_of_a_run_without_its_last_checkpoint_is_not_overwritten(co
     """Whoever removed last.pt to save room keeps best.pt and the metrics."""
     run, config = tmp_path / "run", tiny_config(corpus)
     train(config, run)
-    for name in missing:
+    for name in ("previous.pt", *missing):
         (run / name).unlink()
     kept = {path.name: path.read_bytes() for path in run.iterdir()}
     for start in (train, complete):
@@ -472,10 +480,55 @@ def test_a_configuration_of_ones_own_in_the_folder_is_not_overwritten(corpus, tm
     assert (tmp_path / "config.toml").read_text() == "seed = 3\n"
 
 
+@pytest.mark.parametrize("damage", ["cut short", "a flipped bit", "missing"])
+def test_a_damaged_last_checkpoint_is_set_aside_and_the_one_before_it_is_used(corpus, tmp_path, capsys, damage):
+    config, run = tiny_config(corpus), tmp_path / "run"
+    with pytest.raises(Stopped):
+        train(config, run, max_hours=0)  # update 1
+    with pytest.raises(Stopped):
+        train(config, run, resume=True, max_hours=0)  # update 2
+    last = run / "last.pt"
+    whole = last.read_bytes()
+    if damage == "cut short":
+        last.write_bytes(whole[: len(whole) // 2])
+    elif damage == "a flipped bit":
+        last.write_bytes(flip_a_bit(whole, torch.load(last, weights_only=True)["model"]["W.weight"]))
+    else:
+        last.unlink()
+    complete(config, run)
+    assert "continuing from the checkpoint before it, of update 1" in capsys.readouterr().err
+    assert (run / "last.pt.damaged").exists() == (damage != "missing")
+    assert measured(run) == measured(train(config, tmp_path / "whole"))
+
+
+def flip_a_bit(data: bytes, weight: torch.Tensor) -> bytes:
+    """Flip the lowest bit of a weight's first number, where a file holds it."""
+    place = data.index(weight.numpy().tobytes())
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def test_no_flipped_bit_of_a_weight_passes_unseen(corpus, tmp_path):
+    run = train(tiny_config(corpus), tmp_path / "run")
+    whole = (run / "best.pt").read_bytes()
+    (run / "best.pt").write_bytes(flip_a_bit(whole, weights(run, "best.pt")["g_ar.rnn.weight_hh_l0"]))
+    with pytest.raises(CheckpointError, match=r"best.pt: damaged, its content does not have its checksum"):
+        cpc.load(run)
+
+
+def test_a_damaged_last_checkpoint_without_one_before_it_names_the_way_out(corpus, tmp_path):
+    run = train(tiny_config(corpus), tmp_path / "run")
+    (run / "previous.pt").unlink()
+    (run / "last.pt").write_bytes(b"no checkpoint")
+    for start in (complete, lambda config, run: resume(run)):
+        with pytest.raises(CheckpointError, match=r"there is no checkpoint before it, so remove .* or pass another"):
+            start(tiny_config(corpus), run)
+
+
 def test_a_checkpoint_of_an_earlier_version_is_told(corpus, tmp_path):
     run = train(tiny_config(corpus), tmp_path / "run")
     payload = torch.load(run / "last.pt", weights_only=True)
     payload["optimiser"] = payload.pop("optimisers")
+    payload.pop("checksum")
     torch.save(payload, run / "last.pt")
     with pytest.raises(CheckpointError, match=r"last.pt: written by an earlier version, cannot be continued"):
         train(tiny_config(corpus), run, resume=True)
@@ -501,6 +554,7 @@ def test_the_best_of_a_checkpoint_without_a_gain_is_looked_up_in_the_metrics(cor
     payload = torch.load(run / "last.pt", weights_only=True)
     expected = payload.pop("best_gain")
     payload["best_loss"], payload["config"]["train"]["num_updates"] = 1.0, 12
+    payload.pop("checksum")
     torch.save(payload, run / "last.pt")
     dev = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "dev"]
     assert expected == max(row["log_n"] - row["loss"] for row in dev)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cpc.train.distributed import joined, own_device
 from cpc.train.loop import fit
 from cpc.train.metrics import RunningMean
 from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile
-from cpc.train.state import begin, remove_leftovers, restore
+from cpc.train.state import begin, readable_last, remove_leftovers, restore
 from cpc.train.stopping import Flag
 
 
@@ -75,7 +76,7 @@ def resume(run: str | Path, *, device: str = "auto", profile: bool = False, max_
     Raises:
         ValueError, Stopped: as `train`.
     """
-    saved, _ = read_checkpoint(locate_checkpoint(run, "last"))
+    saved, _ = read_checkpoint(_own_last(Path(run)) or locate_checkpoint(run, "last"))
     config = saved if device == "auto" else dataclasses.replace(saved, device=device)
     return train(config, run, resume=True, profile=profile, max_hours=max_hours)
 
@@ -87,8 +88,8 @@ def complete(config: Config, run: str | Path) -> Path:
         ConfigError: the folder holds a run with other settings; the message names the first that differs.
         ValueError: as `train`.
     """
-    last_path = Path(run) / "last.pt"
-    if not last_path.exists():
+    last_path = _own_last(Path(run))
+    if last_path is None:
         return train(config, run)
     saved, payload = read_checkpoint(last_path)
     if changed := difference(config_to_dict(saved), config_to_dict(config)):
@@ -98,3 +99,10 @@ def complete(config: Config, run: str | Path) -> Path:
     if payload["update"] < config.train.num_updates:
         train(config, run, resume=True)
     return Path(run)
+
+
+def _own_last(run: Path) -> Path | None:
+    """Find a last.pt that can be read; of several processes, the first one alone puts another in its place."""
+    if os.environ.get("RANK", "0") != "0":
+        return run / "last.pt"
+    return readable_last(run)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import torch
 
 from cpc.config import Config, read_config
+from cpc.files import replacing
 from cpc.runs import (
     CheckpointError,
     gain,
@@ -20,6 +24,8 @@ from cpc.runs import (
 )
 from cpc.train.metrics import RunningMean
 from cpc.train.setup import Parts
+
+PREVIOUS = "previous.pt"
 
 
 class TrainingError(ValueError):
@@ -43,13 +49,58 @@ class State:
 
 
 def save_last(run: Path, parts: Parts, state: State, running: RunningMean) -> None:
-    """Write last.pt: weights, optimisers, objective, progress, and the means of updates that are not logged yet."""
+    """Write last.pt: weights, optimisers, objective, progress, and the means of updates that are not logged yet.
+
+    The one before it stays as previous.pt.
+    """
     rest = {
         "objective": parts.objective.state_dict(),
         "optimisers": [optimiser.state_dict() for optimiser in parts.optimisers],
         "running": running.state_dict(),
     }
+    if parts.ranks.is_first:
+        keep_previous(run)
     _save(run / "last.pt", parts, **rest, **vars(state))
+
+
+def keep_previous(run: Path) -> None:
+    """Keep last.pt as previous.pt: whatever happens to the next one, there is a whole checkpoint."""
+    if not (run / "last.pt").exists():
+        return
+    with replacing(run / PREVIOUS, sync=False) as temporary:
+        try:
+            os.link(run / "last.pt", temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(run / "last.pt", temporary)
+
+
+def readable_last(run: Path) -> Path | None:
+    """Find last.pt; if it is damaged or missing, put the checkpoint before it in its place, and say so on stderr.
+
+    What was damaged stays as last.pt.damaged.
+
+    Returns:
+        The path of last.pt; None if the folder has none.
+
+    Raises:
+        CheckpointError: last.pt is damaged, and there is none before it.
+    """
+    last, previous = run / "last.pt", run / PREVIOUS
+    if not last.exists() and not previous.exists():
+        return None
+    try:
+        read_checkpoint(last)
+    except CheckpointError as error:
+        if not previous.exists():
+            raise CheckpointError(
+                f"{error}; there is no checkpoint before it, so remove {run} or pass another --out"
+            ) from None
+        update = read_checkpoint(previous)[1]["update"]
+        print(f"{error}; continuing from the checkpoint before it, of update {update}", file=sys.stderr)
+        if last.exists():
+            os.replace(last, run / "last.pt.damaged")
+        os.replace(previous, last)
+    return last
 
 
 def save_best(run: Path, parts: Parts, state: State) -> None:
@@ -105,7 +156,7 @@ def begin(run: Path, config: Config) -> State:
     Raises:
         TrainingError: the folder holds a run already, or files of one that are not ours to replace.
     """
-    if (run / "last.pt").exists():
+    if (run / "last.pt").exists() or (run / PREVIOUS).exists():
         raise TrainingError(
             f"{run}: holds a run already; continue it with `cpc train --resume {run}`, or pass another --out"
         )
