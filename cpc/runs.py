@@ -227,10 +227,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for i, line in enumerate(lines):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             if i < len(lines) - 1:
                 raise MetricsError(f"{path}: line {i + 1} is not JSON") from None
+            continue
+        if not isinstance(row, dict) or not {"kind", "update", "loss"} <= row.keys():
+            raise MetricsError(f"{path}: line {i + 1} is no line of a run's metrics: it lacks kind, update or loss")
+        rows.append(row)
     return rows
 
 

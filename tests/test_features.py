@@ -290,3 +290,19 @@ def test_a_manifest_with_other_utterances_of_the_same_names_is_refused(tmp_path)
     other = Manifest(manifest.root, manifest.table.assign(num_samples=np.add(manifest.num_samples, [0, 160, 0])))
     with pytest.raises(FeaturesError, match=rf"1 utterances .* have other lengths here: {manifest.utterances[1]};"):
         open_features(folder, other)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[1]", "got a list, expected the record of features"),
+        ("null", "got a NoneType"),
+        ('{"complete": true}', "no source, dim, dtype, sample_rate, hop_samples, first_centre_samples; it is damaged"),
+        ("\xff", "not JSON"),
+    ],
+)
+def test_a_damaged_record_of_features_is_one_clear_error(run, corpus, tmp_path, text, says):
+    folder = extract_features(extractor_of_run(run, "z"), read_manifest(corpus), tmp_path / "f", progress=False)
+    (folder / "features.json").write_text(text, encoding="latin-1")
+    with pytest.raises(FeaturesError, match=f"features.json: {says}"):
+        open_features(folder)

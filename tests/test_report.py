@@ -55,6 +55,13 @@ def test_only_a_torn_last_line_is_left_out_of_the_metrics(tmp_path: Path) -> Non
         metrics_of_run(run)
 
 
+@pytest.mark.parametrize("line", ["[]", "3", '{"update": 3}'])
+def test_a_foreign_line_in_the_metrics_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
+    with pytest.raises(MetricsError, match=r"metrics.jsonl: line 1 is no line of a run's metrics"):
+        metrics_of_run(tmp_path)
+
+
 def test_missing_metrics_are_named(tmp_path: Path) -> None:
     with pytest.raises(MetricsError, match="no such file"):
         metrics_of_run(tmp_path)

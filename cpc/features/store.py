@@ -25,6 +25,7 @@ Layer = Literal["z", "c"]
 Frames = NDArray[Any]
 
 RECORD, MANIFEST, FRAMES = "features.json", "manifest.csv", "frames"  # the contents of a features folder
+_KEYS = ("source", "dim", "dtype", "sample_rate", "hop_samples", "first_centre_samples")  # what reading needs
 
 
 class FeaturesError(ValueError):
@@ -128,8 +129,12 @@ def open_features(folder: str | Path, manifest: Manifest | None = None) -> Featu
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise FeaturesError(f"{folder}: no features folder (it has no {RECORD}); `cpc features` makes one") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FeaturesError(f"{path}: not JSON: {error}") from None
+    if not isinstance(meta, dict):
+        raise FeaturesError(f"{path}: got a {type(meta).__name__}, expected the record of features; make them again")
+    if lacking := [key for key in _KEYS if key not in meta]:
+        raise FeaturesError(f"{path}: no {', '.join(lacking)}; it is damaged, make the features again")
     if not meta.get("complete"):
         raise FeaturesError(f"{folder}: not finished; run the same `cpc features` command again to resume it")
     own = read_manifest(folder / MANIFEST)
