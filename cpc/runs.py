@@ -134,6 +134,12 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Con
         ) from None
     if not isinstance(payload, dict) or not {"format", "config", "model"} <= payload.keys():
         raise CheckpointError(f"{path}: not a checkpoint of cpc; expected one written by `cpc train`")
+    model = payload["model"]
+    if not isinstance(payload["config"], dict) or not isinstance(model, dict):
+        raise CheckpointError(f"{path}: damaged, its config or its model is no table of values")
+    odd = [name for name, weight in model.items() if not isinstance(weight, torch.Tensor) or weight.is_sparse]
+    if odd:
+        raise CheckpointError(f"{path}: damaged, the weight {odd[0]} is no plain tensor")
     if payload["format"] != FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {payload['format']}, this version reads {FORMAT}")
     if payload.pop("checksum", None) not in (None, checksum(payload)):  # those of earlier versions have none

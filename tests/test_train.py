@@ -515,6 +515,36 @@ def test_no_flipped_bit_of_a_weight_passes_unseen(corpus, tmp_path):
         cpc.load(run)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda of: of.update(config=[1]), "its config or its model is no table"),
+        (lambda of: of.update(model=3), "its config or its model is no table"),
+        (lambda of: of["model"].update({"W.weight": 1.0}), "the weight W.weight is no plain tensor"),
+        (
+            lambda of: of["model"].update({"W.weight": torch.eye(3).to_sparse()}),
+            "the weight W.weight is no plain tensor",
+        ),
+        (lambda of: of.pop("update"), "its state cannot be restored: KeyError: 'update'"),
+        (lambda of: of.update(seconds="long"), "its state cannot be restored: ValueError"),
+        (lambda of: of.update(optimisers=[]), "its state cannot be restored: ValueError"),
+        (lambda of: of.update(optimisers=3), "its state cannot be restored: TypeError"),
+        (lambda of: of.update(objective=[3]), "its state cannot be restored: TypeError"),
+        (lambda of: of.update(running=[]), "its state cannot be restored: TypeError"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_a_checkpoint_that_was_tampered_with_is_one_clear_error(corpus, tmp_path, change, says):
+    config = tiny_config(corpus, train=TrainConfig(num_updates=2, checkpoint_every=1))
+    run = train(config, tmp_path / "run")
+    payload = torch.load(run / "last.pt", weights_only=True)
+    payload.pop("checksum")
+    change(payload)
+    torch.save(payload, run / "last.pt")
+    with pytest.raises(CheckpointError, match=f"last.pt: .*{says}"):
+        train(config, run, resume=True)
+
+
 def test_a_damaged_last_checkpoint_without_one_before_it_names_the_way_out(corpus, tmp_path):
     run = train(tiny_config(corpus), tmp_path / "run")
     (run / "previous.pt").unlink()

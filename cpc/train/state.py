@@ -135,19 +135,22 @@ def restore(run: Path, parts: Parts, running: RunningMean) -> State:
             "began with; bring the old manifest back, or begin a new run"
         )
     restore_weights(parts.network, payload, path)
-    parts.objective.load_state_dict(payload.get("objective", {}))
-    for optimiser, saved in zip(parts.optimisers, payload["optimisers"], strict=True):
-        optimiser.load_state_dict(saved)
-    if "running" in payload:  # runs of earlier versions have none
-        running.load_state_dict(payload["running"], parts.device)
-    update = payload["update"]
+    try:
+        parts.objective.load_state_dict(payload.get("objective", {}))
+        for optimiser, saved in zip(parts.optimisers, payload["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        if "running" in payload:  # runs of earlier versions have none
+            running.load_state_dict(payload["running"], parts.device)
+        update, seconds = int(payload["update"]), float(payload["seconds"])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its state cannot be restored: {type(error).__name__}: {error}") from None
     if parts.ranks.is_first:
         keep_metrics_until(metrics, update)
     best = payload.get("best_gain")
     if best is None:  # a checkpoint of before this field: look it up
         dev = [line for line in read_metrics(metrics) if line["kind"] == "dev" and line["update"] <= update]
         best = max(map(gain, dev), default=-float("inf"))
-    return State(update, payload["seconds"], best)
+    return State(update, seconds, best)
 
 
 def begin(run: Path, config: Config) -> State:
