@@ -25,8 +25,10 @@ _ALTERNATIVE = re.compile(r"int|float|literal\[.*|tuple\[.*|constrained-.*|funct
 
 Scheme = Literal["mixed_speaker", "same_speaker", "mixed_speaker_excl", "same_speaker_excl", "current_sequence"]
 RuleName = Literal[Scheme, "rule"]
-PositiveInt = Annotated[int, Field(gt=0)]
-NotNegativeInt = Annotated[int, Field(ge=0)]
+# The upper bounds are far beyond what anybody trains: they stop a mistyped number before it fills the memory.
+PositiveInt = Annotated[int, Field(gt=0, le=2**40)]
+NotNegativeInt = Annotated[int, Field(ge=0, le=2**40)]
+Width = Annotated[int, Field(gt=0, le=2**20)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NotNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -54,7 +56,7 @@ class ConfigError(ValueError):
 class AudioConfig:
     """How waveforms reach g_enc."""
 
-    sample_rate: PositiveInt = 16000
+    sample_rate: Annotated[int, Field(gt=0, le=10**7)] = 16000
     """Hz. A file of another rate is an error unless `resample` is on."""
     resample: bool = False
     """Resample files of another rate while reading them."""
@@ -79,7 +81,7 @@ class DataConfig:
     cache: str = ""
     """Folder for decoded audio as memory-mapped 16-bit samples, built at first use (115 MB an hour at 16 kHz). It helps
     with corpora larger than memory whose files are slow to decode. There is none by default."""
-    workers: NotNegativeInt = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Number of processes that read audio; 0 reads in the training process."""
 
 
@@ -102,7 +104,7 @@ class BatchConfig:
 class EncoderConfig:
     """g_enc, the encoder."""
 
-    channels: PositiveInt = 512
+    channels: Width = 512
     """Width of each layer and of z, D_z (the paper: 512)."""
     strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (5, 4, 2, 2, 2)
     """Stride of each convolution; its kernel is twice as long (the paper: 5,4,2,2,2 and 10,8,4,4,4)."""
@@ -124,9 +126,9 @@ class AutoregressorConfig:
 
     kind: Literal["gru", "lstm"] = "gru"
     """The paper uses a GRU, CPC_audio an LSTM."""
-    hidden: PositiveInt = 256
+    hidden: Width = 256
     """Number of units, D_c (the paper: 256)."""
-    layers: PositiveInt = 1
+    layers: Annotated[int, Field(gt=0, le=100)] = 1
     """Number of stacked layers (the paper: 1)."""
     directions: Literal["forward", "both"] = "forward"
     """Read forwards (the paper); or a second network reads backwards and predicts the past, c holds the units of both,
@@ -143,7 +145,7 @@ class NegativeSet:
     """Columns in which a negative agrees with the anchor: speaker, utterance, or any column of the manifest."""
     different: tuple[str, ...] = ()
     """Columns in which a negative differs from the anchor."""
-    number: NotNegativeInt = 0
+    number: Annotated[int, Field(ge=0, le=2**20)] = 0
     """Negatives drawn for each anchor and step, with replacement. 0 takes all."""
     weight: PositiveFloat = 1.0
     """Weight of the set's loss. The loss is the weighted mean over the sets."""
@@ -168,7 +170,7 @@ class CriterionConfig:
     scheme: Scheme | Literal["sets"] = "mixed_speaker"
     """Source of the negatives (the paper's Table 2): the whole batch, the same speaker, either of them without the
     current utterance, or the current sequence alone. "sets" takes the sets of `negatives`."""
-    num_negatives: NotNegativeInt = 0
+    num_negatives: Annotated[int, Field(ge=0, le=2**20)] = 0
     """Negatives drawn for each anchor and step, with replacement. 0 takes all that the scheme admits, which is
     faster. Ignored with scheme = "sets"."""
     negatives: tuple[NegativeSet, ...] = ()
@@ -366,6 +368,8 @@ def read_toml(path: Path, *, missing: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: {missing}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not a configuration: its values are nested too deeply") from None
 
 
 def config_from_dict(values: dict[str, Any], *, where: str) -> Config:

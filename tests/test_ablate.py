@@ -292,6 +292,7 @@ def test_a_grid_is_every_combination(tmp_path):
         ("[[row]]\nname = 'baselines'", "each row needs its own name"),
         ("[[row]]\nname = 'a'\nset = { seed = 3 }", r"row a: seed: .* set seeds = \["),
         ("set = { seed = 3 }\n[[row]]\nname = 'a'", r"row a: seed: .* set seeds = \["),
+        ('[grid]\n"optim.lr" = []', "grid: got a list without values"),
         ("[grid]\nseed = [1, 2]", r"seed: .* set seeds = \["),
         ("row = 3", r"row: got 3, .*list"),
         ("[grid]", r"expected either \[\[row\]\] tables or one \[grid\]"),

@@ -115,3 +115,9 @@ def test_negatives_of_the_same_speaker_need_several_windows_of_each_speaker(tmp_
         read_config(tmp_path / "c.toml")
     (tmp_path / "c.toml").write_text(f"[criterion]\nscheme = '{scheme}'\n[batches]\nkind = 'by_speaker'\n")
     assert read_config(tmp_path / "c.toml").criterion.scheme == scheme
+
+
+def test_a_configuration_that_is_nested_too_deeply_is_refused_in_one_line(tmp_path):
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ConfigError, match=r"deep.toml: not a configuration: its values are nested too deeply"):
+        read_config(tmp_path / "deep.toml")

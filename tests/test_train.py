@@ -220,6 +220,21 @@ def test_a_batch_too_small_for_its_scheme_is_refused(corpus, tmp_path):
         train(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"encoder": EncoderConfig(channels=2**20)}, r"the run needs [\d,]+ GB at least: .* this machine has \d+"),
+        ({"batches": BatchConfig(num_windows=2**38)}, r"the run needs [\d,]+ GB at least: .* for a batch"),
+        ({"encoder": EncoderConfig(channels=2**40)}, r"encoder.channels: got 1099511627776, expected"),
+        ({"criterion": CriterionConfig(num_negatives=2**40)}, r"criterion.num_negatives: got"),
+    ],
+)
+def test_sizes_that_no_machine_has_are_refused_with_the_figure(corpus, tmp_path, change, says):
+    with pytest.raises(ConfigError, match=says.replace("expected", "")):
+        train(tiny_config(corpus, **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_steps_than_frames_are_refused(corpus, tmp_path):
     with pytest.raises(ConfigError, match=r"4000 give 23 frames, expected more than criterion\.num_steps = 40"):
         train(tiny_config(corpus, criterion=CriterionConfig(num_steps=40)), tmp_path / "run")

@@ -121,6 +121,8 @@ def read_ablation(path: str | Path, *, manifest_csv: str = "", labels: str = "")
         if changes.get("loss.target") == "phone" and labels:
             changes = {"loss.labels": labels, **changes}
         rows.append(Row(row.name, override(base, changes, where=f"{path}: row {row.name}"), row.paper))
+    if not rows:
+        raise ConfigError(f"{path}: grid: got a list without values, which leaves no row")
     folders = [row.folder for row in rows]
     if len(set(folders)) < len(folders) or not all(folders) or not _TAKEN.isdisjoint(folders):
         raise ConfigError(f"{path}: each row needs its own name, got {', '.join(row.name for row in rows)}")

@@ -17,7 +17,7 @@ from cpc.runs import build_model, locate_checkpoint, read_checkpoint
 from cpc.train.distributed import joined, own_device
 from cpc.train.loop import fit
 from cpc.train.metrics import RunningMean
-from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile
+from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile, refuse_too_large
 from cpc.train.state import begin, readable_last, remove_leftovers, restore
 from cpc.train.stopping import Flag
 
@@ -44,6 +44,7 @@ def train(
     stop = Flag(max_hours)
     check_config(config)
     run, device = Path(run), own_device(resolve_device(config.device))
+    refuse_too_large(config)
     torch.manual_seed(config.seed)
     network = build_model(config)
     data = build_data(config, network.g_enc.geometry)

@@ -28,10 +28,11 @@ from cpc.data import (
     read_manifest,
     refuse_leaks,
 )
-from cpc.devices import Precision, keep_freed_buffers, resolve_precision
+from cpc.devices import Precision, keep_freed_buffers, physical_memory, resolve_precision
 from cpc.infonce import Rule
 from cpc.labels import FrameGrid, Targets
 from cpc.model import CPC, Geometry, recomputing
+from cpc.runs import build_model
 from cpc.train.distributed import Ranks
 from cpc.train.objectives import build_objective
 from cpc.train.optim import build_optimisers
@@ -116,6 +117,30 @@ class Parts:
             collate_fn=collate,
             num_workers=self.config.data.workers,
             pin_memory=self.device.type == "cuda",
+        )
+
+
+def refuse_too_large(config: Config) -> None:
+    """Refuse a run that this machine's memory cannot hold, before any of it is taken.
+
+    A parameter takes 16 bytes with its gradient and Adam's two means; a batch is counted once, as float32. Activations
+    come on top, so what passes may still be too large.
+
+    Raises:
+        ConfigError: with the figures.
+    """
+    try:
+        with torch.device("meta"):  # shapes without memory
+            count = sum(p.numel() for p in build_model(config).parameters())
+    except RuntimeError as error:  # sizes beyond 64 bits
+        raise ConfigError(f"encoder, autoregressor: no memory holds these sizes ({error})") from None
+    batch = 4 * config.batches.num_windows * config.data.window_samples
+    needed, there = 16 * count + batch, physical_memory()
+    if needed > there:
+        raise ConfigError(
+            f"the run needs {needed / 1e9:,.0f} GB at least: {16 * count / 1e9:,.1f} for {count:,} parameters and "
+            f"{batch / 1e9:,.1f} for a batch; this machine has {there / 1e9:,.0f}. Lower encoder.channels, "
+            "autoregressor.hidden, batches.num_windows or data.window_samples"
         )
 
 
