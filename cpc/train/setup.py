@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -130,8 +130,9 @@ def refuse_too_large(config: Config) -> None:
         ConfigError: with the figures.
     """
     try:
-        with torch.device("meta"):  # shapes without memory
-            count = sum(p.numel() for p in build_model(config).parameters())
+        with torch.device("meta"):  # shapes without memory; the log-mel front end needs numbers, and is smaller
+            network = build_model(replace(config, encoder=replace(config.encoder, kind="conv")))
+        count = sum(p.numel() for p in network.parameters())
     except RuntimeError as error:  # sizes beyond 64 bits
         raise ConfigError(f"encoder, autoregressor: no memory holds these sizes ({error})") from None
     batch = 4 * config.batches.num_windows * config.data.window_samples
