@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from cpc.data import AudioError, ManifestError, WindowOptions, Windows, collate, read_audio, read_manifest, scan_folder
-from cpc.data.audio import _open
+from cpc.data import (
+    AudioError,
+    Manifest,
+    ManifestError,
+    WindowOptions,
+    Windows,
+    collate,
+    read_audio,
+    read_manifest,
+    scan_folder,
+)
+from cpc.data.audio import _decode
 from tests.conftest import make_corpus, write_sound
 
 
@@ -57,22 +67,22 @@ def test_normalisation_is_by_the_whole_utterance(corpus):
 def test_a_file_is_decoded_once_for_its_statistics_and_its_first_window(corpus, monkeypatch, cache_megabytes):
     """A file that is too long for that is measured piece by piece first, and gives the same bits."""
     monkeypatch.setattr("cpc.data.audio._PIECE_SAMPLES", 5000)
-    opened, open_ = [], _open
+    decoded, decode = [], _decode
 
-    def count(path):
-        opened.append(path)
-        return open_(path)
+    def count(file, path, *options):
+        decoded.append(path)
+        return decode(file, path, *options)
 
-    monkeypatch.setattr("cpc.data.audio._open", count)
+    monkeypatch.setattr("cpc.data.audio._decode", count)
     whole = windows_of(corpus, cache_megabytes=cache_megabytes)
     first = [int(i) for i in np.unique(whole.utterance, return_index=True)[1]]
     ours = [whole[0, i].waveform for i in first]
-    assert len(opened) == len(first)
+    assert len(decoded) == len(first)
     monkeypatch.setattr("cpc.data.windows._DECODED_ONCE_BYTES", 0)
     pieces = windows_of(corpus)
     for i, waveform in zip(first, ours, strict=True):
         assert torch.equal(pieces[0, i].waveform, waveform)
-    assert len(opened) == 3 * len(first)
+    assert len(decoded) == 3 * len(first)
     assert whole._statistics == pieces._statistics
 
 
@@ -169,3 +179,13 @@ def test_collate_stacks(corpus):
     assert batch.waveforms.shape == (2, 4000)
     assert batch.utterance == [int(windows.utterance[0]), int(windows.utterance[9])]
     assert batch.speaker == [int(windows.speaker[0]), int(windows.speaker[9])]
+
+
+@pytest.mark.parametrize(("column", "value"), [("num_samples", 9000), ("sample_rate", 8000)])
+def test_a_manifest_that_does_not_fit_the_files_is_refused_at_the_first_window(tmp_path, column, value):
+    """Fewer samples than the file has would pass unseen, and so would one wrong rate for all rows."""
+    manifest = read_manifest(make_corpus(tmp_path, speakers=1, utterances=3))
+    wrong = Manifest(manifest.root, manifest.table.assign(**{column: value}))
+    windows = Windows(wrong, WindowOptions(window_samples=4000, resample=True))
+    with pytest.raises(AudioError, match=r"flac: \d+ samples at 16000 Hz, the manifest says \d+ at \d+; run `cpc mani"):
+        windows[0, 0]

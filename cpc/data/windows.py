@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cpc.config import AugmentConfig
-from cpc.data.audio import AudioError, audio_statistics, normalise, read_audio, statistics_of
+from cpc.data.audio import AudioError, audio_info, audio_statistics, normalise, read_audio, statistics_of
 from cpc.data.augment import Augmentation
 from cpc.data.cache import Cache, open_cache
 from cpc.data.manifest import Manifest, ManifestError
@@ -199,6 +199,7 @@ class Windows(Dataset[Window]):
             self._on_disk = open_cache(
                 manifest, options.cache, lengths, sample_rate=options.sample_rate, resample=options.resample
             )
+        self._compared: set[int] = set()  # rows whose file is as the manifest says
         self._cache: dict[int, Waveform] = {}
         self._cache_left = options.cache_megabytes * 2**20
 
@@ -250,6 +251,8 @@ class Windows(Dataset[Window]):
             return waveform
         if row in self._cache:
             return self._cache[row][start:stop]
+        if row not in self._compared:
+            self._compare(row, path)
         size = 4 * int(self.num_samples[row])  # bytes
         keep = size <= self._cache_left
         unmeasured = options.normalise == "utterance" and row not in self._statistics
@@ -268,6 +271,20 @@ class Windows(Dataset[Window]):
             self._cache[row] = waveform
             self._cache_left -= size
         return waveform[start - first : stop - first]
+
+    def _compare(self, row: int, path: Path) -> None:
+        """Refuse a file whose length or rate is not what the manifest says. Of MP3, only decoding tells."""
+        self._compared.add(row)
+        info = audio_info(path)
+        here, there = (
+            (info.num_samples, info.sample_rate),
+            (self.manifest.num_samples[row], self.manifest.sample_rates[row]),
+        )
+        if here != there and path.suffix.lower() != ".mp3":
+            raise AudioError(
+                f"{path}: {here[0]} samples at {here[1]} Hz, the manifest says {there[0]} at {there[1]}; run "
+                "`cpc manifest` again"
+            )
 
 
 def _refuse_other_rates(manifest: Manifest, options: WindowOptions) -> None:
