@@ -584,6 +584,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe has seen enough, as `head` does
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for what is left in the buffer when Python ends)
         sys.exit(128 + signal.SIGPIPE)
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and "allocate memory" not in text and "out of memory" not in text:
+            raise
+        print(f"cpc: error: out of memory: {' '.join(text.split())[:200]}; take a smaller batch", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError) as error:
         if os.environ.get("CPC_DEBUG"):
             raise

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 LOCK = ".lock"  # in a folder that a process is writing
+_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.tmp")
 _MAX_SHOWN = 60  # characters of a value in a message
 
 
@@ -113,6 +114,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break
         file.close()  # its holder has just removed it
+    remove_temporaries(folder)
     try:
         yield
     finally:
@@ -120,6 +122,24 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         file.close()
         if is_new and not any(folder.iterdir()):  # what was refused leaves nothing
             folder.rmdir()
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the unfinished files that `replacing` left in a folder when its process was killed."""
+    for path in folder.glob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and not _is_running(int(found["process"])):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 @dataclass

@@ -189,6 +189,17 @@ def test_a_file_that_the_command_did_not_make_is_never_replaced(labelled, traine
         assert command("report", trained, "-o", tmp_path / "page.html")[0] == 0
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError("no more"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9")]
+)
+def test_memory_that_runs_out_is_one_line(labelled, tmp_path, refused, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("cpc.data.scan_folder", fails)
+    refused("manifest", labelled, "-o", tmp_path / "m.csv", says=["out of memory", "take a smaller batch"])
+
+
 def test_an_empty_output_is_refused_instead_of_the_current_folder(labelled, refused):
     refused("train", "small", "--data.manifest", labelled / "manifest.csv", "--out", "", says=["--out: got an empty"])
     refused("features", "--baseline", "mfcc", "--out", "", "--manifest", "m.csv", says=["--out: got an empty text"])

@@ -1,5 +1,6 @@
 """One process at a time writes a folder; and a run knows the utterances that it began with."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -122,3 +123,18 @@ def test_a_run_resumes_with_a_corpus_that_moved_and_a_column_that_was_added(corp
     moved = read_manifest(tmp_path / "moved" / Path(corpus).name).with_column("age", ["9"] * len(manifest))
     write_manifest(moved, tmp_path / "manifest.csv")
     train(config, tmp_path / "run", resume=True)
+
+
+def test_what_a_killed_process_left_unfinished_is_removed_by_the_next(corpus, tmp_path):
+    manifest, run, out = read_manifest(corpus), tmp_path / "run", tmp_path / "mfcc"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    extract_features(SpectralExtractor("mfcc"), manifest, out, progress=False)
+    run.mkdir()
+    left = [run / f".last.pt.{ended.pid}.tmp", out / "frames" / f".a.npy.{ended.pid}.tmp"]
+    kept = [run / f".other.{os.getpid()}.tmp", run / ".notes.tmp"]  # of a process that runs; no temporary of ours
+    for path in left + kept:
+        path.write_bytes(b"unfinished")
+    train(tiny_config(corpus), run)
+    extract_features(SpectralExtractor("mfcc"), manifest, out, progress=False)
+    assert [path.exists() for path in left + kept] == [False, False, True, True]

@@ -31,7 +31,7 @@ from cpc.features.derived import DerivedExtractor
 from cpc.features.extractors import Extractor
 from cpc.features.sources import Source, remove_stale
 from cpc.features.store import FRAMES, MANIFEST, RECORD, Features, FeaturesError, first_names
-from cpc.files import Claim, ClaimError, claim, locked, replacing
+from cpc.files import Claim, ClaimError, claim, locked, remove_temporaries, replacing
 
 Dtype = Literal["float32", "float16"]
 Item = TypeVar("Item")
@@ -84,6 +84,7 @@ def _extract_all(job: _Job, manifest: Manifest, out: Path, progress: bool) -> No
     extractor = job.extractor
     record = _claim(out, job)
     write_manifest(manifest, out / MANIFEST)
+    remove_temporaries(out / FRAMES)
     files = _files(extractor, manifest, out / FRAMES)
     stale = remove_stale(out, [Source(file.target.stem, file.source, file.target) for file in files])
     if stale:
