@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 LOCK = ".lock"  # in a folder that a process is writing
 _TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.tmp")
@@ -83,7 +83,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     """Keep other processes from writing to a folder at the same time.
 
     The operating system holds the lock for this process, so neither a crash nor a copy of the folder leaves one behind.
-    Where there are no such locks (Windows), this does nothing.
+    Where there are no such locks, as on Windows and on some network file systems, nothing is kept from anybody.
 
     Args:
         folder: the folder, which is made, and removed again if nothing was written to it.
@@ -92,11 +92,6 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     Raises:
         ClaimError: another process has the lock.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     if folder.exists() and not folder.is_dir():  # for the caller to report
         yield
         return
@@ -105,7 +100,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     while True:
         file = path.open("a")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             file.close()
             raise ClaimError(
@@ -122,6 +117,22 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         file.close()
         if is_new and not any(folder.iterdir()):  # what was refused leaves nothing
             folder.rmdir()
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock an open file, where the system and the file system have such locks.
+
+    Raises:
+        BlockingIOError: another process has the lock.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except (ImportError, OSError):
+        return
 
 
 def remove_temporaries(folder: Path) -> None:
