@@ -421,6 +421,11 @@ def config_identity(config: Config) -> dict[str, Any]:
 
 def write_config(config: Config, path: Path) -> None:
     """Write a Config as TOML, such that `read_config` gives the same Config."""
+    write_bytes(path, config_text(config).encode())
+
+
+def config_text(config: Config) -> str:
+    """Format a Config as TOML, with every field."""
     values = config_to_dict(config)
     lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
     for section, fields in values.items():
@@ -434,7 +439,7 @@ def write_config(config: Config, path: Path) -> None:
         for name, rows in tables.items():
             for row in rows:
                 lines += ["", f"[[{section}.{name}]]", *(f"{key} = {_toml(value)}" for key, value in row.items())]
-    write_bytes(path, ("\n".join(lines) + "\n").encode())
+    return "\n".join(lines) + "\n"
 
 
 def _are_tables(values: list[Any]) -> bool:

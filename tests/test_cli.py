@@ -383,7 +383,8 @@ def test_a_full_disk(labelled, trained, tmp_path, stage):
     """Files may not grow beyond a limit: one line that says so, and what was there before is intact."""
     run, out = tmp_path / "run", tmp_path / "out"
     shutil.copytree(trained, run)
-    (tmp_path / "m.csv").write_text("what was there")
+    table = (labelled / "manifest.csv").read_bytes()
+    (tmp_path / "m.csv").write_bytes(table)
     arguments = {
         "manifest": ["manifest", labelled, "-o", tmp_path / "m.csv"],
         "train": ["train", "small", "--data.manifest", labelled / "manifest.csv", "--out", out, *TINY],
@@ -407,5 +408,5 @@ cli.main()
     assert "file too large" in errors[0].lower()
     assert "Traceback" not in done.stderr
     assert snapshot(run) == before
-    assert (tmp_path / "m.csv").read_text() == "what was there"
+    assert (tmp_path / "m.csv").read_bytes() == table
     assert not list(tmp_path.rglob("*.tmp"))

@@ -89,7 +89,13 @@ def test_ctrl_c_ends_all_processes_at_once_and_without_a_traceback(tmp_path):
     command = [sys.executable, tmp_path / "script.py", tmp_path / "begun"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment, cwd=tmp_path
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests may run where it is ignored
     )
     for _ in range(1000):
         if len(list((tmp_path / "begun").iterdir())) == 2:

@@ -117,11 +117,13 @@ def test_a_signal_finishes_the_update_saves_and_can_be_resumed(corpus, tmp_path,
 
     config = tiny_config(corpus)
     monkeypatch.setattr("cpc.train.loop.learning_rate", interrupts)
+    inherited = signal.signal(number, signal.SIG_DFL)  # what started the tests may have had it ignored
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match="stopped after update 7; continue with `cpc train --resume") as stopped:
         train(config, tmp_path / "run")
     assert stopped.value.exit_status == 128 + number
     assert signal.getsignal(number) is before
+    signal.signal(number, inherited)
     monkeypatch.undo()
     train(config, tmp_path / "run", resume=True)
     whole = train(config, tmp_path / "whole")

@@ -51,7 +51,7 @@ def train(
     with joined(device) as ranks, locked(run, "run") if ranks.is_first else nullcontext():
         parts = build_parts(config, network, data, device, ranks, run / "trace.json" if profile else None)
         running = RunningMean()
-        state = restore(run, parts, running) if resume else begin(run, config)
+        state = restore(run, parts, running) if resume else begin(run)
         if profile:
             refuse_short_profile(config, state.update)
         loader = parts.batches(state.update)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cpc.config import Config, read_config
+from cpc.config import config_text, read_config
 from cpc.files import replacing
 from cpc.runs import (
     CheckpointError,
@@ -153,7 +153,7 @@ def restore(run: Path, parts: Parts, running: RunningMean) -> State:
     return State(update, seconds, best)
 
 
-def begin(run: Path, config: Config) -> State:
+def begin(run: Path) -> State:
     """Begin a new run in a folder.
 
     Raises:
@@ -164,7 +164,7 @@ def begin(run: Path, config: Config) -> State:
             f"{run}: holds a run already; continue it with `cpc train --resume {run}`, or pass another --out"
         )
     there = [name for name in ("best.pt", "config.toml", "metrics.jsonl") if (run / name).exists()]
-    if there and not _stopped_at_its_start(run, config):
+    if there and not _stopped_at_its_start(run):
         them = "it" if len(there) == 1 else "them"
         raise TrainingError(f"{run}: holds {', '.join(there)} without last.pt; pass another --out, or remove {them}")
     return State()
@@ -176,13 +176,16 @@ def remove_leftovers(run: Path) -> None:
         (run / name).unlink(missing_ok=True)
 
 
-def _stopped_at_its_start(run: Path, config: Config) -> bool:
+def _stopped_at_its_start(run: Path) -> bool:
     """Whether the files of a folder without last.pt are of a run that stopped before its first checkpoint."""
-    if not (run / "config.toml").exists():
+    path = run / "config.toml"
+    if not path.exists():
         return False
-    there = read_config(run / "config.toml")
+    there = read_config(path)
+    if path.read_text(encoding="utf-8-sig") != config_text(there):  # somebody's own: ours has every field
+        return False
     if not (run / "metrics.jsonl").exists():
-        return there == config and not (run / "best.pt").exists()
+        return not (run / "best.pt").exists()
     reached = max((line["update"] for line in read_metrics(run / "metrics.jsonl")), default=0)
     return bool(reached < there.train.checkpoint_every)
 

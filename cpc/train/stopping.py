@@ -53,7 +53,7 @@ class Flag:
 def finish_update_on_signal(flag: Flag) -> Iterator[None]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into a flag, so that a run stops between updates with everything saved.
 
-    A signal that is ignored, as `nohup` ignores SIGHUP, stays ignored.
+    A SIGHUP that is ignored, as by `nohup`, stays ignored.
     """
 
     def raise_flag(number: int, _: object) -> None:
@@ -62,8 +62,9 @@ def finish_update_on_signal(flag: Flag) -> Iterator[None]:
     previous = {}
     try:
         for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                previous[number] = signal.signal(number, raise_flag)
+            if signal.getsignal(number) is signal.SIG_IGN and number not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            previous[number] = signal.signal(number, raise_flag)
     except ValueError:  # only the main thread receives signals; in another one the caller handles them
         pass
     try:
