@@ -156,7 +156,7 @@ def checksum(value: Any) -> str:
     return digest.hexdigest()
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes | memoryview]]:
     """Yield the name, type and value of each leaf of nested dictionaries and lists, and the bytes of tensors."""
     import torch
 
@@ -168,7 +168,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
             yield from _leaves(inner, f"{name}/{i}")
     elif isinstance(value, torch.Tensor):
         flat = value.detach().cpu().contiguous().flatten()
-        yield f"{name} {value.dtype} {tuple(value.shape)}", flat.view(torch.uint8).numpy().tobytes()
+        yield f"{name} {value.dtype} {tuple(value.shape)}", flat.view(torch.uint8).numpy().data  # no copy
     else:
         yield f"{name} {value!r}", b""
 

@@ -196,7 +196,7 @@ def normalise(waveform: Waveform, mean: float, std: float) -> Waveform:
 @contextmanager
 def _open(path: str | Path) -> Iterator[_Stream]:
     """Open a sound file that is not empty and whose header states its length."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # opening a pipe would wait
+    if not os.path.isfile(path) and os.path.exists(path) and not os.path.isdir(path):  # opening a pipe would wait
         raise AudioError(f"{path}: a pipe or a device, expected a sound file; save it as a file first")
     try:
         file = _Stream(os.fspath(path))

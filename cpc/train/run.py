@@ -7,6 +7,7 @@ import math
 import os
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from cpc.train.distributed import joined, own_device
 from cpc.train.loop import fit
 from cpc.train.metrics import RunningMean
 from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile, refuse_too_large
-from cpc.train.state import begin, readable_last, remove_leftovers, restore
+from cpc.train.state import begin, read_last, remove_leftovers, restore
 from cpc.train.stopping import Flag
 
 
@@ -77,7 +78,7 @@ def resume(run: str | Path, *, device: str = "auto", profile: bool = False, max_
     Raises:
         ValueError, Stopped: as `train`.
     """
-    saved, _ = read_checkpoint(_own_last(Path(run)) or locate_checkpoint(run, "last"))
+    saved, _ = _read_last(Path(run)) or read_checkpoint(locate_checkpoint(run, "last"))
     config = saved if device == "auto" else dataclasses.replace(saved, device=device)
     return train(config, run, resume=True, profile=profile, max_hours=max_hours)
 
@@ -89,10 +90,10 @@ def complete(config: Config, run: str | Path) -> Path:
         ConfigError: the folder holds a run with other settings; the message names the first that differs.
         ValueError: as `train`.
     """
-    last_path = _own_last(Path(run))
-    if last_path is None:
+    last = _read_last(Path(run))
+    if last is None:
         return train(config, run)
-    saved, payload = read_checkpoint(last_path)
+    saved, payload = last
     if changed := difference(config_to_dict(saved), config_to_dict(config)):
         raise ConfigError(
             f"{run}: holds a run with other settings: {changed}; pass another --out, or the same settings"
@@ -102,8 +103,8 @@ def complete(config: Config, run: str | Path) -> Path:
     return Path(run)
 
 
-def _own_last(run: Path) -> Path | None:
-    """Find a last.pt that can be read; of several processes, the first one alone puts another in its place."""
-    if os.environ.get("RANK", "0") != "0":
-        return run / "last.pt"
-    return readable_last(run)
+def _read_last(run: Path) -> tuple[Config, dict[str, Any]] | None:
+    """Read last.pt, if there is one; of several processes, the first one alone puts another in its place."""
+    if os.environ.get("RANK", "0") == "0":
+        return read_last(run)
+    return read_checkpoint(run / "last.pt") if (run / "last.pt").exists() else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cpc.config import config_text, read_config
+from cpc.config import Config, config_text, read_config
 from cpc.files import replacing
 from cpc.runs import (
     CheckpointError,
@@ -74,13 +74,13 @@ def keep_previous(run: Path) -> None:
             shutil.copyfile(run / "last.pt", temporary)
 
 
-def readable_last(run: Path) -> Path | None:
-    """Find last.pt; if it is damaged or missing, put the checkpoint before it in its place, and say so on stderr.
+def read_last(run: Path) -> tuple[Config, dict[str, Any]] | None:
+    """Read last.pt; if it is damaged or missing, put the checkpoint before it in its place, and say so on stderr.
 
     What was damaged stays as last.pt.damaged.
 
     Returns:
-        The path of last.pt; None if the folder has none.
+        As `read_checkpoint`; None if the folder has no checkpoint to continue from.
 
     Raises:
         CheckpointError: last.pt is damaged, and there is none before it.
@@ -89,18 +89,18 @@ def readable_last(run: Path) -> Path | None:
     if not last.exists() and not previous.exists():
         return None
     try:
-        read_checkpoint(last)
+        return read_checkpoint(last)
     except CheckpointError as error:
         if not previous.exists():
             raise CheckpointError(
                 f"{error}; there is no checkpoint before it, so remove {run} or pass another --out"
             ) from None
-        update = read_checkpoint(previous)[1]["update"]
-        print(f"{error}; continuing from the checkpoint before it, of update {update}", file=sys.stderr)
+        found = read_checkpoint(previous)
+        print(f"{error}; continuing from the checkpoint before it, of update {found[1]['update']}", file=sys.stderr)
         if last.exists():
             os.replace(last, run / "last.pt.damaged")
         os.replace(previous, last)
-    return last
+        return found
 
 
 def save_best(run: Path, parts: Parts, state: State) -> None:
