@@ -2,8 +2,11 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,3 +103,12 @@ def tiny_config(manifest: Path, **changes) -> Config:
         train=TrainConfig(num_updates=12, log_every=4, validate_every=6, validate_batches=2, checkpoint_every=5),
     )
     return Config(**{**parts, **changes})
+
+
+@contextmanager
+def tampered(checkpoint: Path) -> Iterator[dict[str, Any]]:
+    """Yield the content of a checkpoint to change; it is saved without a checksum, as by an earlier version."""
+    payload = torch.load(checkpoint, weights_only=True)
+    yield payload
+    payload.pop("checksum")
+    torch.save(payload, checkpoint)

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from cpc.cli import main
 from cpc.config import read_config
 from cpc.data import read_manifest
-from tests.conftest import make_corpus, write_sound
+from tests.conftest import make_corpus, tampered, write_sound
 
 TINY = [
     "--device", "cpu", "--data.window-samples", "4000", "--batches.num-windows", "4", "--encoder.channels", "16",
@@ -367,10 +366,8 @@ def test_a_batch_too_small_for_its_scheme(labelled, tmp_path, refused):
 def test_a_checkpoint_of_another_architecture(trained, tmp_path, refused):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    payload = torch.load(run / "best.pt", weights_only=True)
-    payload["config"]["autoregressor"]["kind"] = "lstm"
-    payload.pop("checksum")
-    torch.save(payload, run / "best.pt")
+    with tampered(run / "best.pt") as payload:
+        payload["config"]["autoregressor"]["kind"] = "lstm"
     before = snapshot(run)
     refused(
         "features", run, "--out", tmp_path / "f", says=["another architecture", "g_ar.rnn.weight_ih_l0", "expected"]

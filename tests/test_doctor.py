@@ -30,7 +30,7 @@ from cpc.experiments.signals import check_collapse, check_units
 from cpc.report import Finding, ReportError, findings_text, read_findings, write_page
 from cpc.runs import build_model, read_metrics, save_checkpoint
 from cpc.train import train
-from tests.conftest import make_corpus, tiny_config
+from tests.conftest import make_corpus, tampered, tiny_config
 
 CHECKS = {
     *("divergence", "overfitting", "chance level", "shortcuts", "ceiling", "weights", "dev split", "speakers"),
@@ -89,10 +89,8 @@ def broken(sound, tmp_path):
         if lines is not None:
             write_lines(run, lines)
         for path in run.glob("*.pt") if weights else ():
-            payload = torch.load(path, weights_only=True)
-            weights(payload["model"])
-            payload.pop("checksum")
-            torch.save(payload, path)
+            with tampered(path) as payload:
+                weights(payload["model"])
         return {finding.name: finding for finding in examine_run(run)}
 
     return examine

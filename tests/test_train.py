@@ -26,7 +26,7 @@ from cpc.runs import CheckpointError, read_checkpoint, read_metrics
 from cpc.train import TrainingError, complete, learning_rate, resume, train
 from cpc.train.stopping import Stopped
 from cpc.train.timing import Profile
-from tests.conftest import make_corpus, tiny_config
+from tests.conftest import make_corpus, tampered, tiny_config
 
 
 def weights(run, name="last.pt"):
@@ -232,7 +232,7 @@ def test_a_batch_too_small_for_its_scheme_is_refused(corpus, tmp_path):
     ],
 )
 def test_sizes_that_no_machine_has_are_refused_with_the_figure(corpus, tmp_path, change, says):
-    with pytest.raises(ConfigError, match=says.replace("expected", "")):
+    with pytest.raises(ConfigError, match=says):
         train(tiny_config(corpus, **change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -245,9 +245,7 @@ def test_more_steps_than_frames_are_refused(corpus, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(corpus, tmp_path):
     config = tiny_config(corpus, optim=OptimConfig(lr=1e30))
-    with pytest.raises(
-        TrainingError, match=r"is nan after update \d+; lower --optim.lr|is not finite after update \d+"
-    ):
+    with pytest.raises(TrainingError, match=r"the loss is nan after update \d+; lower --optim.lr"):
         train(config, tmp_path / "run")
 
 
@@ -270,10 +268,8 @@ def test_no_checkpoint_ever_holds_weights_that_are_not_finite(corpus, tmp_path, 
 
 def test_weights_that_are_not_finite_make_no_frames(corpus, tmp_path):
     run = train(tiny_config(corpus), tmp_path / "run")
-    payload = torch.load(run / "best.pt", weights_only=True)
-    payload["model"]["W.weight"][0, 0] = float("inf")
-    payload.pop("checksum")
-    torch.save(payload, run / "best.pt")
+    with tampered(run / "best.pt") as payload:
+        payload["model"]["W.weight"][0, 0] = float("inf")
     with pytest.raises(CheckpointError, match=r"best.pt: W.weight: holds NaN or infinity"):
         cpc.load(run)
 
@@ -313,10 +309,8 @@ def test_nothing_in_a_checkpoint_can_execute(tmp_path):
 
 def test_a_checkpoint_of_another_architecture_is_refused_naming_the_weight(corpus, tmp_path):
     run = train(tiny_config(corpus), tmp_path / "run")
-    payload = torch.load(run / "best.pt", weights_only=True)
-    payload["config"]["encoder"]["channels"] = 32
-    payload.pop("checksum")
-    torch.save(payload, run / "best.pt")
+    with tampered(run / "best.pt") as payload:
+        payload["config"]["encoder"]["channels"] = 32
     with pytest.raises(
         CheckpointError,
         match=r"another architecture: g_enc.convs.0.weight: got \(10, 16\), expected \(10, 32\)",
@@ -455,10 +449,8 @@ def test_profile_accounts_for_the_update_and_writes_a_trace(corpus, tmp_path, ca
 
 @pytest.mark.parametrize("stopped_at", [0, 1, 4])
 def test_a_run_stopped_before_its_first_checkpoint_starts_anew(corpus, tmp_path, monkeypatch, stopped_at):
-    config, run = (
-        tiny_config(corpus, train=TrainConfig(num_updates=6, log_every=1, checkpoint_every=5)),
-        tmp_path / "run",
-    )
+    config = tiny_config(corpus, train=TrainConfig(num_updates=6, log_every=1, checkpoint_every=5))
+    run = tmp_path / "run"
 
     def dies(update, *options):
         if update == stopped_at:
@@ -554,10 +546,8 @@ def test_no_flipped_bit_of_a_weight_passes_unseen(corpus, tmp_path):
 def test_a_checkpoint_that_was_tampered_with_is_one_clear_error(corpus, tmp_path, change, says):
     config = tiny_config(corpus, train=TrainConfig(num_updates=2, checkpoint_every=1))
     run = train(config, tmp_path / "run")
-    payload = torch.load(run / "last.pt", weights_only=True)
-    payload.pop("checksum")
-    change(payload)
-    torch.save(payload, run / "last.pt")
+    with tampered(run / "last.pt") as payload:
+        change(payload)
     with pytest.raises(CheckpointError, match=f"last.pt: .*{says}"):
         train(config, run, resume=True)
 
@@ -573,10 +563,8 @@ def test_a_damaged_last_checkpoint_without_one_before_it_names_the_way_out(corpu
 
 def test_a_checkpoint_of_an_earlier_version_is_told(corpus, tmp_path):
     run = train(tiny_config(corpus), tmp_path / "run")
-    payload = torch.load(run / "last.pt", weights_only=True)
-    payload["optimiser"] = payload.pop("optimisers")
-    payload.pop("checksum")
-    torch.save(payload, run / "last.pt")
+    with tampered(run / "last.pt") as payload:
+        payload["optimiser"] = payload.pop("optimisers")
     with pytest.raises(CheckpointError, match=r"last.pt: written by an earlier version, cannot be continued"):
         train(tiny_config(corpus), run, resume=True)
 
@@ -598,11 +586,9 @@ def test_the_best_of_a_checkpoint_without_a_gain_is_looked_up_in_the_metrics(cor
     """Older checkpoints hold `best_loss`; a run that resumes from one must not take a worse model for the best."""
     config = tiny_config(corpus)
     run = train(replace(config, train=replace(config.train, num_updates=6)), tmp_path / "run")
-    payload = torch.load(run / "last.pt", weights_only=True)
-    expected = payload.pop("best_gain")
-    payload["best_loss"], payload["config"]["train"]["num_updates"] = 1.0, 12
-    payload.pop("checksum")
-    torch.save(payload, run / "last.pt")
+    with tampered(run / "last.pt") as payload:
+        expected = payload.pop("best_gain")
+        payload["best_loss"], payload["config"]["train"]["num_updates"] = 1.0, 12
     dev = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "dev"]
     assert expected == max(row["log_n"] - row["loss"] for row in dev)
     train(config, run, resume=True)
