@@ -70,17 +70,17 @@ def manifest(
     from cpc.data import SPLITS, read_manifest, scan_folder, split_manifest, write_manifest
 
     target = out or (source if source.is_file() else source / "manifest.csv")
-    if not source.is_file():  # without -o, only what a scan has made is replaced, as its column audio_hash tells
-        header = r"path,num_samples,sample_rate,speaker,utterance\b" + ("" if out else r".*\baudio_hash\b")
-        refuse_foreign(target, header, what="a manifest that a scan has made")
-    elif target != source:
-        refuse_foreign(target, r"path,num_samples,sample_rate,speaker,utterance\b", what="a manifest")
+    header = r"path,num_samples,sample_rate,speaker,utterance\b"
     lines = []  # printed once the table is written: a closed pipe must not lose it
     if source.is_file():
+        if target != source:
+            refuse_foreign(target, header, what="a manifest")
         if split is None:
             raise ConfigError(f"{source}: a manifest already; pass --split to split it, or a folder to scan")
         table = read_manifest(source)
     else:
+        made = header if out else header + r".*\baudio_hash\b"  # without -o, only what a scan has made is replaced
+        refuse_foreign(target, made, what="a manifest that a scan has made")
         scan = scan_folder(source, speaker=speaker)
         table = scan.manifest
         lines.append(str(scan))

@@ -149,7 +149,7 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:  # another user's
-        return True
+        pass
     return True
 
 
@@ -227,14 +227,19 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ""
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted keys, values as JSON gives them back: {"optim": {"lr": 1}} → {"optim.lr": 1}."""
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted keys, values as JSON gives them back."""
+    return {key: json.loads(json.dumps(value)) for key, value in dotted(settings).items()}
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted keys: {"optim": {"lr": 1}} → {"optim.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
+            flat |= dotted(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = json.loads(json.dumps(value))
+            flat[prefix + key] = value
     return flat
 
 

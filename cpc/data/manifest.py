@@ -20,12 +20,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cpc.data.audio import MAX_SAMPLE_RATE
 from cpc.data.resampling import num_resampled
 from cpc.files import replacing
 
 COLUMNS = ("path", "num_samples", "sample_rate", "speaker", "utterance")
 SPLITS = ("train", "dev", "test")
-_LARGEST = {"num_samples": 1e12, "sample_rate": 1e7}  # years of sound; beyond them, a table is wrong
+_LARGEST = {"num_samples": 10**12, "sample_rate": MAX_SAMPLE_RATE}  # years of sound; beyond them, a table is wrong
 
 
 class ManifestError(ValueError):

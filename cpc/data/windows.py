@@ -276,10 +276,8 @@ class Windows(Dataset[Window]):
         """Refuse a file whose length or rate is not what the manifest says. Of MP3, only decoding tells."""
         self._compared.add(row)
         info = audio_info(path)
-        here, there = (
-            (info.num_samples, info.sample_rate),
-            (self.manifest.num_samples[row], self.manifest.sample_rates[row]),
-        )
+        here = info.num_samples, info.sample_rate
+        there = self.manifest.num_samples[row], self.manifest.sample_rates[row]
         if here != there and path.suffix.lower() != ".mp3":
             raise AudioError(
                 f"{path}: {here[0]} samples at {here[1]} Hz, the manifest says {there[0]} at {there[1]}; run "

@@ -36,6 +36,7 @@ from cpc.config import (
     read_toml,
     refuse_unknown,
 )
+from cpc.files import dotted
 
 NAMES = {  # common names of fields of the configuration
     "batch_size": "batches.num_windows",
@@ -115,7 +116,8 @@ def read_ablation(path: str | Path, *, manifest_csv: str = "", labels: str = "")
         base = override(base, {"data.manifest": manifest_csv}, where="--manifest")
     rows = []
     for row in table.row or _combinations(table.grid):
-        changes = {**_dotted(table.set), **_dotted(row.set)}
+        # TOML reads an unquoted `optim.lr = 1` as a table in a table.
+        changes = {**dotted(table.set), **dotted(row.set)}
         if "seed" in changes:
             raise ConfigError(f"{path}: row {row.name}: seed: each row runs with all of the table's; set seeds = [...]")
         if changes.get("loss.target") == "phone" and labels:
@@ -144,7 +146,7 @@ def override(base: Config, changes: Mapping[str, Any], *, where: str) -> Config:
         ConfigError: an unknown name, or a value that cannot work.
     """
     values = config_to_dict(base)
-    for name, value in _dotted(changes).items():
+    for name, value in dotted(changes).items():
         *sections, key = NAMES.get(name, name).split(".")
         inner = values
         for section in sections:
@@ -153,17 +155,6 @@ def override(base: Config, changes: Mapping[str, Any], *, where: str) -> Config:
                 raise ConfigError(f"{where}: unknown key {name}")
         inner[key] = value
     return config_from_dict(values, where=where)
-
-
-def _dotted(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Name each value by its dotted key; TOML reads an unquoted `optim.lr = 1` as a table in a table."""
-    flat: dict[str, Any] = {}
-    for name, value in changes.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": inner for key, inner in _dotted(value).items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _combinations(grid: Mapping[str, list[Any]]) -> list[_RowFile]:

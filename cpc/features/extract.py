@@ -29,7 +29,7 @@ from cpc.data import (
 )
 from cpc.features.derived import DerivedExtractor
 from cpc.features.extractors import Extractor
-from cpc.features.sources import Source, remove_stale
+from cpc.features.sources import remove_stale
 from cpc.features.store import FRAMES, MANIFEST, RECORD, Features, FeaturesError, first_names
 from cpc.files import Claim, ClaimError, claim, locked, remove_temporaries, replacing
 
@@ -86,7 +86,7 @@ def _extract_all(job: _Job, manifest: Manifest, out: Path, progress: bool) -> No
     write_manifest(manifest, out / MANIFEST)
     remove_temporaries(out / FRAMES)
     files = _files(extractor, manifest, out / FRAMES)
-    stale = remove_stale(out, [Source(file.target.stem, file.source, file.target) for file in files])
+    stale = remove_stale(out, ((file.source, file.target) for file in files))
     if stale:
         tqdm.write(f"{out}: {len(stale)} sound files changed since their frames were made: {first_names(stale)}")
     groups = _groups([file for file in files if file.num_frames], extractor.sample_rate)

@@ -10,7 +10,6 @@ import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from cpc.files import write_bytes
 
@@ -18,26 +17,23 @@ SOURCES = "sources.csv"
 _COLUMNS = ["utterance", "bytes", "mtime_ns"]
 
 
-class Source(NamedTuple):
-    """The sound file of an utterance, and the file of its frames."""
-
-    utterance: str
-    sound: Path
-    frames: Path
-
-
-def remove_stale(folder: Path, sources: Iterable[Source]) -> list[str]:
+def remove_stale(folder: Path, files: Iterable[tuple[Path, Path]]) -> list[str]:
     """Remove the frames whose sound file changed since they were made, and record the files as they are now.
 
     Frames without a record, of an earlier version, are stale if they are older than their sound file. Frames whose
     sound file is gone are kept.
+
+    Args:
+        folder: the features folder.
+        files: the sound file and the file of frames of each utterance, after which the latter is named.
 
     Returns:
         The utterances whose frames were removed.
     """
     known = _read(folder / SOURCES)
     now, stale = dict(known), []
-    for utterance, sound, frames in sources:
+    for sound, frames in files:
+        utterance = frames.stem
         try:
             stat = sound.stat()
         except OSError:
@@ -45,8 +41,11 @@ def remove_stale(folder: Path, sources: Iterable[Source]) -> list[str]:
         now[utterance] = (stat.st_size, stat.st_mtime_ns)
         if not frames.exists():
             continue
-        is_older = frames.stat().st_mtime_ns < stat.st_mtime_ns
-        if known[utterance] != now[utterance] if utterance in known else is_older:
+        if utterance in known:
+            changed = known[utterance] != now[utterance]
+        else:
+            changed = frames.stat().st_mtime_ns < stat.st_mtime_ns
+        if changed:
             frames.unlink()
             stale.append(utterance)
     if now != known:

@@ -43,9 +43,8 @@ class Flag:
 
     def error(self, run: Path, update: int) -> Stopped:
         """Make the error of a run that stopped, here or because another process was asked to."""
-        status = 128 + (self.signal or signal.SIGTERM)
-        if self.signal is None and self:
-            status = _TRY_LATER
+        is_time_up = self.signal is None and bool(self)
+        status = _TRY_LATER if is_time_up else 128 + (self.signal or signal.SIGTERM)
         return Stopped(f"stopped after update {update}; continue with `cpc train --resume {run}`", status)
 
 
