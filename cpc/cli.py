@@ -46,6 +46,7 @@ def manifest(
     split: str | None = None,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
+    verify: bool = False,
 ) -> None:
     """List the sound files of a folder, and split them into train, dev and test.
 
@@ -56,6 +57,7 @@ def manifest(
         cpc manifest fsdd -o fsdd.csv --speaker '{digit}_{speaker}_*' --split utterance
         cpc manifest manifest.csv --split speaker        (split an existing table again)
         cpc manifest TIMIT --speaker '{speaker}/{sentence}' --split sentence
+        cpc manifest manifest.csv --verify
 
     Args:
         source: A folder of wav, flac, ogg, mp3, … files, or an existing manifest to split.
@@ -66,9 +68,15 @@ def manifest(
             table, such as sentence (all splits share the speakers, and no two share a sentence).
         fractions: Shares of train, dev and test.
         seed: Seed of the split.
+        verify: Decode all files of an existing manifest again, and name those that changed; write nothing. Other
+            commands compare only the size and some bytes of each file.
     """
-    from cpc.data import SPLITS, read_manifest, scan_folder, split_manifest, write_manifest
+    from cpc.data import SPLITS, read_manifest, refuse_changed_files, scan_folder, split_manifest, write_manifest
 
+    if verify:
+        refuse_changed_files(read_manifest(source))
+        print(f"{source}: all sound files are as they were")
+        return
     target = out or (source if source.is_file() else source / "manifest.csv")
     header = r"path,num_samples,sample_rate,speaker,utterance\b"
     lines = []  # printed once the table is written: a closed pipe must not lose it
@@ -200,7 +208,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         Args:
             toml: A preset or a TOML file. Fields that it leaves out keep the defaults shown here.
             out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.pt.
-            resume: Run folder to continue with its own configuration; only --device may be given with it.
+            resume: Run folder to continue with its own configuration, but for --device and --threads.
             profile: Time the stages of some early updates: a table on the screen, and trace.json in the run folder.
             max_hours: Hours after which the run stops, to be resumed.
             config: Any field of the configuration.
@@ -214,9 +222,9 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         if resume is not None:
             if toml or out:
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
-            if replace(config, device="auto") != Config():
-                raise ConfigError("--resume RUN continues with that run's configuration; only --device can be given")
-            continue_run(resume, device=config.device, profile=profile, max_hours=max_hours)
+            if replace(config, device="auto", threads="auto") != Config():
+                raise ConfigError("--resume RUN takes no other settings than --device and --threads")
+            continue_run(resume, config.device, config.threads, profile=profile, max_hours=max_hours)
             return
         if not toml:
             raise ConfigError(
@@ -277,6 +285,10 @@ class ExtractOptions:
     """Type of the network's products; bf16 is about twice as fast where the device has it, and precise to 1 in 100."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    on_bad_audio: Literal["error", "skip"] = "error"
+    """What happens at a sound file that cannot be read: stop, or leave it out, up to 1 % of all; those are named."""
+    threads: int | Literal["auto"] = "auto"
+    """Threads on a CPU; auto uses all cores, but no more than other processes leave."""
 
 
 def features(
@@ -332,7 +344,8 @@ def features(
         extractor = DerivedExtractor(extractor, cmvn=options.cmvn, context_frames=options.context)
     if manifest is None:
         raise ConfigError("features: pass --manifest, the CSV that lists the utterances")
-    extract_features(extractor, read_manifest(manifest), out, resample=resample, dtype=options.dtype)
+    how = {"dtype": options.dtype, "on_bad_audio": options.on_bad_audio, "threads": options.threads}
+    extract_features(extractor, read_manifest(manifest), out, resample=resample, **how)  # type: ignore[arg-type]
     print(f"wrote {out}")
 
 

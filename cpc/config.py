@@ -83,6 +83,9 @@ class DataConfig:
     with corpora larger than memory whose files are slow to decode. There is none by default."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Number of processes that read audio; 0 reads in the training process."""
+    on_bad_audio: Literal["error", "skip"] = "error"
+    """What happens at a sound file that is missing, damaged, or not as the manifest says: stop, or take another
+    utterance of the speaker in its place, up to 1 % of all files, which are named and counted."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +271,9 @@ class TrainConfig:
     """Updates between writes of last.pt."""
     keep_every: NotNegativeInt = 0
     """Updates between checkpoints of the weights that are kept as kept/UPDATE.pt; 0 keeps none."""
+    on_not_finite: Literal["error", "skip"] = "error"
+    """What happens at a gradient with NaN or infinity: stop and name the utterances, or leave the update out, up to 1 %
+    of all."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +324,9 @@ class Config:
     """Seed of weights, windows, batches and negatives."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps; auto takes the first that is available of cuda, mps, cpu."""
+    threads: Annotated[int, Field(gt=0, le=4096)] | Literal["auto"] = "auto"
+    """Threads on a CPU. auto uses all cores, but no more than other processes leave. Another number changes results by
+    rounding, so give one where they must repeat to the bit."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """bf16 runs the networks under autocast (scores stay float32); auto chooses it where the hardware multiplies
     bf16."""
@@ -397,8 +406,8 @@ def check_config(config: Config, *, where: str = "configuration") -> None:
 def config_identity(config: Config) -> dict[str, Any]:
     """The settings that decide what is learned. Where the run takes place, and how its data are read, do not."""
     values = config_to_dict(config)
-    del values["device"], values["compile"], values["recompute"], values["loss"]["labels"]
-    for key in ("manifest", "workers", "cache", "cache_megabytes"):
+    del values["device"], values["threads"], values["compile"], values["recompute"], values["loss"]["labels"]
+    for key in ("manifest", "workers", "cache", "cache_megabytes", "on_bad_audio"):
         del values["data"][key]
     if values["autoregressor"]["directions"] == "forward":
         del values["autoregressor"]["directions"]
@@ -414,6 +423,8 @@ def config_identity(config: Config) -> dict[str, Any]:
         del criterion["negatives"]
     if not criterion["step_weights"]:
         del criterion["step_weights"]
+    if values["train"]["on_not_finite"] == "error":
+        del values["train"]["on_not_finite"]
     if config.regularise == RegulariseConfig():
         del values["regularise"]
     return values

@@ -1,4 +1,4 @@
-"""The machine: devices, precision, and how the process holds on to memory."""
+"""The machine: devices, precision, threads, and how the process holds on to memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import ctypes
 import math
 import os
 import sys
-from typing import Literal
+from types import TracebackType
+from typing import Literal, Self
 
 import torch
 
 from cpc.config import ConfigError
+from cpc.processes import FreeCores
 
 Precision = Literal["float32", "bf16"]
 
@@ -47,6 +49,51 @@ def resolve_precision(precision: Literal["auto", "float32", "bf16"], device: tor
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         fast = device.type == "cpu" and any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
     return "bf16" if fast else "float32"
+
+
+class Threads:
+    """The threads of torch on a CPU; at the end of the context, their number is what it was before.
+
+    Args:
+        wanted: a number; or "auto", which uses as many as torch had, but no more than other processes leave cores.
+            Results of different numbers differ by rounding.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    def __init__(self, wanted: int | Literal["auto"] = "auto") -> None:
+        self._before = torch.get_num_threads()
+        if wanted != "auto":
+            if wanted < 1:
+                raise ConfigError(f"threads: got {wanted}, expected auto, or 1 or more")
+            torch.set_num_threads(wanted)
+        self._free = FreeCores(self._before) if wanted == "auto" else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        torch.set_num_threads(self._before)
+
+    @property
+    def count(self) -> int:
+        """The number of threads now."""
+        return torch.get_num_threads()
+
+    def adapt(self) -> str:
+        """Take fewer threads if other processes use cores, or more once they are free again; call it often.
+
+        Returns:
+            What has changed, in words; mostly nothing.
+        """
+        if self._free is None or not self._free.update():
+            return ""
+        torch.set_num_threads(self._free.threads)
+        others, cores = f"{self._free.used_by_others:.1f}", self._free.num_cores
+        return f"other processes use {others} of {cores} cores: continuing with --threads {self._free.threads}"
 
 
 def keep_freed_buffers() -> None:

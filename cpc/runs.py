@@ -221,11 +221,24 @@ def append_metrics(path: Path, line: dict[str, Any]) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read all lines, except a last line that a crash tore.
+    """Read all measurements, of kind "train" and "dev", except a last line that a crash tore.
 
     Raises:
         MetricsError: missing file, or a line before the last that is not JSON.
     """
+    return [line for line in _read_lines(path) if line["kind"] != "start"]
+
+
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """Read where the run computed: the first line, and others of updates from which it went on elsewhere.
+
+    Raises:
+        MetricsError: as `read_metrics`.
+    """
+    return [line for line in _read_lines(path) if line["kind"] == "start"]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -238,7 +251,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if i < len(lines) - 1:
                 raise MetricsError(f"{path}: line {i + 1} is not JSON") from None
             continue
-        if not isinstance(row, dict) or not {"kind", "update", "loss"} <= row.keys():
+        needed = (
+            {"kind", "update"} if isinstance(row, dict) and row.get("kind") == "start" else {"kind", "update", "loss"}
+        )
+        if not isinstance(row, dict) or not needed <= row.keys():
             raise MetricsError(f"{path}: line {i + 1} is no line of a run's metrics: it lacks kind, update or loss")
         rows.append(row)
     return rows
@@ -257,5 +273,5 @@ def gain(line: dict[str, Any]) -> float:
 def keep_metrics_until(path: Path, update: int) -> None:
     """Drop the lines after `update`, which a resumed run will write again."""
     if path.exists():
-        rows = [row for row in read_metrics(path) if row["update"] <= update]
+        rows = [row for row in _read_lines(path) if row["update"] <= update]
         write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

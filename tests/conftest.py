@@ -1,12 +1,17 @@
 """Fixtures: a small corpus of synthetic sounds in LibriSpeech's layout, and a configuration that trains in seconds."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+# One thread, here and in every process that a test starts: so little is computed that several would only wait for each
+# other, and with one, runs repeat to the bit beside other work. Libraries read it when they are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -23,24 +28,10 @@ from cpc.config import (
     OptimConfig,
     TrainConfig,
 )
-from cpc.data import scan_folder, split_manifest, write_manifest
+from cpc.data import Manifest, read_manifest, scan_folder, split_manifest, write_manifest
 from cpc.probes import AbxResult, AbxScore
 from cpc.probes.abx import CONDITIONS
 from cpc.probes.result import Origin
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _two_threads():
-    torch.set_num_threads(2)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Use one thread, where so little is computed that several would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def load_script(path: Path) -> ModuleType:
@@ -82,6 +73,12 @@ def make_corpus(root: Path, *, speakers: int = 3, utterances: int = 5, rate: int
     table = split_manifest(scan_folder(root, progress=False).manifest, by="utterance", fractions=(0.6, 0.2, 0.2))
     write_manifest(table, root / "manifest.csv")
     return root / "manifest.csv"
+
+
+def without_file_hashes(path: Path) -> Manifest:
+    """Read a manifest as earlier versions and other tools make it: nothing in it notices a file that changed."""
+    manifest = read_manifest(path)
+    return Manifest(manifest.root, manifest.table.drop(columns="file_hash"))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ CASES = [
     ("probes", ["--channels", "8", "--frames", "2000"], "streaming"),
     ("data", ["--rows", "2000"], "cache"),
     ("features", ["--channels", "16", "--minutes", "1", "2"], "a file of 2 min"),
+    ("contention", ["--seconds", "0.2"], "probe, epochs, --threads auto"),
 ]
 
 

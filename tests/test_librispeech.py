@@ -17,7 +17,6 @@ from tests.conftest import load_script
 pytest.importorskip("espeakng_loader", reason="minispeech is made by espeak-ng: pip install -e '.[demo]'")
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = RECIPES / "librispeech" / "run.py"
 
 

@@ -11,6 +11,7 @@ import torch
 
 from cpc.config import BatchConfig, ConfigError, DataConfig, LossConfig, OptimConfig, TrainConfig, check_config
 from cpc.data import collate, read_manifest
+from cpc.devices import Threads
 from cpc.features import extract_features, extractor_of_run, open_features
 from cpc.labels import FrameGrid, Targets, TargetsError, num_labels, read_labels
 from cpc.model import Geometry
@@ -53,7 +54,7 @@ def views_of(labelled, loss, *, window_samples=4000, short="skip", rows=6):
     config = tiny_config(manifest, loss=loss, data=data_config, precision="float32")
     network = build_model(config)
     data = build_data(config, network.g_enc.geometry)
-    parts = build_parts(config, network, data, torch.device("cpu"), Ranks(), None)
+    parts = build_parts(config, network, data, torch.device("cpu"), Ranks(), Threads(1))
     batch = collate([data.train[0, i] for i in range(rows)])
     num_frames = [network.g_enc.geometry.num_complete_frames(n) for n in batch.num_samples]
     z, c = network.represent(batch.waveforms)

@@ -13,7 +13,6 @@ from cpc.data import read_manifest
 from cpc.labels import PHONES
 from tests.conftest import load_script, write_sound
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "speechocean762" / "run.py"
 NUM_EACH, SECONDS = 10, 1.2  # utterances of a speaker, and their length
 SPEAKERS = {"0003": ("f", "6"), "0036": ("f", "21"), "2450": ("m", "28")}  # gender, age

@@ -1,6 +1,8 @@
 """Training: learns, resumes bitwise, keeps the best, refuses what cannot work."""
 
 import json
+import math
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from cpc.config import (
 from cpc.data import read_manifest
 from cpc.devices import resolve_device, resolve_precision
 from cpc.runs import CheckpointError, read_checkpoint, read_metrics
-from cpc.train import TrainingError, complete, learning_rate, resume, train
+from cpc.train import TrainingError, complete, learning_rate, loop, resume, train
 from cpc.train.stopping import Stopped
 from cpc.train.timing import Profile
 from tests.conftest import make_corpus, tampered, tiny_config
@@ -243,10 +245,56 @@ def test_more_steps_than_frames_are_refused(corpus, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(corpus, tmp_path):
-    config = tiny_config(corpus, optim=OptimConfig(lr=1e30))
-    with pytest.raises(TrainingError, match=r"the loss is nan after update \d+; lower --optim.lr"):
-        train(config, tmp_path / "run")
+def test_a_gradient_that_is_not_finite_stops_the_run_with_a_file_to_reproduce_it(corpus, tmp_path):
+    """The file holds the weights before the update, which are finite, and the windows with their utterances."""
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError) as caught:
+        train(tiny_config(corpus, optim=OptimConfig(lr=1e30)), run)
+    said = re.search(
+        r"the gradient of update (\d+) is not finite, from windows of ([\w, -]+);.* lower --optim.lr", str(caught.value)
+    )
+    content = torch.load(run / "not_finite.pt", weights_only=True)
+    assert content["update"] == int(said[1]) - 1
+    (batch,) = content["batches"]
+    assert list(dict.fromkeys(batch["utterances"])) == said[2].split(", ")
+    assert batch["waveforms"].shape == (4, 4000)
+    z, c = cpc.load(run / "not_finite.pt")(batch["waveforms"])
+    assert z.shape[:2] == c.shape[:2] == (4, 23)
+
+
+def spoil(monkeypatch, *updates):
+    """Make the loss of some updates NaN."""
+    original = loop.score
+
+    def score(parts, encode, batch, seed):
+        result = original(parts, encode, batch, seed)
+        return {**result, "loss": result["loss"] * (float("nan") if seed in updates and parts.network.training else 1)}
+
+    monkeypatch.setattr("cpc.train.loop.score", score)
+
+
+def test_updates_without_a_finite_gradient_are_left_out_if_so_asked(corpus, tmp_path, monkeypatch, capsys):
+    """Weights stay as they were; the count survives an interruption, and the means leave the update out."""
+    times = TrainConfig(
+        num_updates=8, log_every=4, validate_every=8, validate_batches=1, checkpoint_every=4, keep_every=1,
+        on_not_finite="skip",
+    )  # fmt: skip
+    spoil(monkeypatch, 6)
+    run = train(tiny_config(corpus, train=times), tmp_path / "run")
+    fifth, sixth, seventh = (weights(run / "kept", f"{update:07d}.pt") for update in (5, 6, 7))
+    assert all(torch.equal(fifth[name], sixth[name]) for name in fifth)
+    assert any(not torch.equal(sixth[name], seventh[name]) for name in sixth)
+    assert read_checkpoint(run / "last.pt")[1]["skipped"] == 1
+    assert all(math.isfinite(line["loss"]) for line in read_metrics(run / "metrics.jsonl"))
+    assert "the gradient of update 6 is not finite" in capsys.readouterr().err
+
+
+def test_no_more_than_one_update_in_a_hundred_is_left_out(corpus, tmp_path, monkeypatch):
+    times = TrainConfig(num_updates=12, log_every=1, checkpoint_every=2, on_not_finite="skip")
+    spoil(monkeypatch, 2, 5)
+    with pytest.raises(TrainingError, match=r"update 5 .* and 2 updates were left out, more than 1; .*of update 4,"):
+        train(tiny_config(corpus, train=times), tmp_path / "run")
+    assert [line["update"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 3, 4]
 
 
 def test_no_checkpoint_ever_holds_weights_that_are_not_finite(corpus, tmp_path, monkeypatch):
@@ -255,7 +303,7 @@ def test_no_checkpoint_ever_holds_weights_that_are_not_finite(corpus, tmp_path, 
     run = tmp_path / "run"
 
     def poisons(update, *options):
-        return float("nan") if update == 8 else learning_rate(update, *options)
+        return float("nan") if update == 9 else learning_rate(update, *options)
 
     monkeypatch.setattr("cpc.train.loop.learning_rate", poisons)
     with pytest.raises(
@@ -359,7 +407,10 @@ except OSError as error:
 
 def test_metrics_lines_are_json_with_what_the_report_needs(corpus, tmp_path):
     run = train(tiny_config(corpus), tmp_path / "run")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    start, *rows = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    where = {"kind": "start", "update": 0, "processes": 1, "threads": 1, "device": "cpu"}
+    assert {key: start[key] for key in where} == where
+    assert start["versions"]["torch"] == torch.__version__
     assert [(r["kind"], r["update"]) for r in rows] == [
         ("train", 4), ("dev", 6), ("train", 8), ("train", 12), ("dev", 12)
     ]  # fmt: skip

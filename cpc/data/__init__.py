@@ -2,10 +2,19 @@
 
 from typing import TYPE_CHECKING
 
-from cpc.data.audio import AudioError, audio_blocks, audio_statistics, normalise, read_audio, statistics_of
+from cpc.data.audio import (
+    AudioError,
+    audio_blocks,
+    audio_statistics,
+    normalise,
+    read_audio,
+    refuse_changed,
+    statistics_of,
+)
+from cpc.data.bad import BadAudio
 from cpc.data.manifest import SPLITS, Manifest, ManifestError, read_manifest, write_manifest
 from cpc.data.resampling import Waveform, num_resampled
-from cpc.data.scan import scan_folder
+from cpc.data.scan import refuse_changed_files, scan_folder
 from cpc.data.splits import By, read_utterance_list, refuse_leaks, split_as_listed, split_manifest
 from cpc.doors import lazily
 
@@ -19,6 +28,7 @@ __all__ = [
     "SPLITS",
     "AudioError",
     "Augmentation",
+    "BadAudio",
     "Batch",
     "BatchError",
     "BatchSampler",
@@ -40,6 +50,8 @@ __all__ = [
     "read_audio",
     "read_manifest",
     "read_utterance_list",
+    "refuse_changed",
+    "refuse_changed_files",
     "refuse_leaks",
     "scan_folder",
     "split_as_listed",

@@ -18,13 +18,14 @@ import hashlib
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cpc.data.audio import AudioError, read_audio, statistics_of
+from cpc.data.audio import AudioError, read_audio, refuse_changed, statistics_of
 from cpc.data.manifest import Manifest
 from cpc.data.resampling import Waveform
 from cpc.files import Claim, claim, replacing
@@ -77,12 +78,15 @@ class Cache:
         waveform: Waveform = self._samples[first + start : first + stop] * self.index["scale"][row]
         return waveform
 
-    def fill(self, row: int, path: Path, *, sample_rate: int, resample: bool) -> None:
-        """Decode utterance `row`. Its line of the index is written after its samples.
+    def fill(self, row: int, path: Path, digest: str, *, sample_rate: int, resample: bool) -> None:
+        """Decode utterance `row`, of whose file the manifest has this digest.
+
+        Its line of the index is written after its samples.
 
         Raises:
-            AudioError: the file cannot be read, or is longer or shorter than the manifest says.
+            AudioError: the file cannot be read, or is not what the manifest says.
         """
+        refuse_changed(path, digest)
         stat = path.stat()
         waveform = read_audio(path, sample_rate=sample_rate, resample=resample)
         start, length = int(self.index["start"][row]), int(self.index["length"][row])
@@ -103,12 +107,21 @@ class Cache:
         line = self.index[row]
         if line["scale"] == 0:
             return False
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except OSError:
+            return False
         return bool(line["file_bytes"] == stat.st_size and line["file_mtime_ns"] == stat.st_mtime_ns)
 
 
 def open_cache(
-    manifest: Manifest, folder: str | Path, num_samples: NDArray[np.int64], *, sample_rate: int, resample: bool
+    manifest: Manifest,
+    folder: str | Path,
+    num_samples: NDArray[np.int64],
+    *,
+    sample_rate: int,
+    resample: bool,
+    on_bad: Callable[[int, AudioError], None],
 ) -> Cache:
     """Open the cache of a manifest, and first decode what is missing or out of date, with a progress bar.
 
@@ -118,11 +131,12 @@ def open_cache(
         num_samples: (U,) lengths at `sample_rate`; 0 for utterances that are not wanted.
         sample_rate: Hz.
         resample: whether files of other rates are resampled; otherwise they are an error.
+        on_bad: called with the row of a file that cannot be read and its error, which it may raise; what was decoded so
+            far is kept.
 
     Raises:
         ClaimError: the folder holds something else, or the cache of other utterances or of another rate.
         CacheError: the cache is damaged, or its disk has too little space.
-        AudioError: a file cannot be read; what was decoded so far is kept.
     """
     folder = Path(folder)
     digest = hashlib.blake2b("\n".join(manifest.paths).encode(), digest_size=16)
@@ -135,7 +149,10 @@ def open_cache(
     cache = Cache(folder)
     missing = [int(i) for i in np.flatnonzero(num_samples) if not cache.is_current(int(i), manifest.audio_path(int(i)))]
     for i in tqdm(missing, desc="cache", unit="file", disable=not missing):
-        cache.fill(i, manifest.audio_path(i), sample_rate=sample_rate, resample=resample)
+        try:
+            cache.fill(i, manifest.audio_path(i), manifest.file_hashes[i], sample_rate=sample_rate, resample=resample)
+        except AudioError as error:
+            on_bad(i, error)
     if not claimed.complete:
         claimed.finish()
     return cache

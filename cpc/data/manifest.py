@@ -1,9 +1,9 @@
 """The manifest: a CSV file with one row for each utterance, from which every later stage starts.
 
 The columns are `path` (relative to the manifest's folder), `num_samples` and `sample_rate` (those of the file),
-`speaker` and `utterance`. Any further column is kept. `scan_folder` adds the fields of the speaker pattern and
-`audio_hash`, a hash of the decoded samples that reveals one recording under two names; `split_manifest` adds `split`:
-train, dev or test.
+`speaker` and `utterance`. Any further column is kept. `scan_folder` adds the fields of the speaker pattern,
+`file_hash`, which tells whether a file changed, and `audio_hash`, a hash of the decoded samples that reveals one
+recording under two names; `split_manifest` adds `split`: train, dev or test.
 """
 
 import csv
@@ -84,6 +84,11 @@ class Manifest:
     def sample_rates(self) -> NDArray[np.int64]:
         """Sample rate of each file, Hz: (U,)."""
         return self.table["sample_rate"].to_numpy(np.int64)
+
+    @cached_property
+    def file_hashes(self) -> list[str]:
+        """Digest of each sound file, to notice one that changed; "" where the manifest has none."""
+        return self.column("file_hash") if "file_hash" in self.table else [""] * len(self)
 
     @property
     def seconds(self) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cpc.data.audio import EXTENSIONS, AudioError, audio_blocks, audio_info
+from cpc.data.audio import EXTENSIONS, AudioError, audio_blocks, audio_info, file_digest
 from cpc.data.manifest import Manifest, ManifestError
 
 
@@ -33,7 +33,9 @@ class Scan:
         """Summarise in a few lines: the size, the first utterance as an example, what was left out and why."""
         manifest = self.manifest
         rates = ", ".join(f"{rate} Hz ({count})" for rate, count in sorted(Counter(manifest.sample_rates).items()))
-        names = [name for name in manifest.columns if name not in ("num_samples", "sample_rate", "audio_hash")]
+        names = [
+            name for name in manifest.columns if name not in ("num_samples", "sample_rate", "file_hash", "audio_hash")
+        ]
         lines = [
             f"{len(manifest)} utterances, {len(set(manifest.speakers))} speakers, "
             f"{manifest.seconds.sum() / 3600:.2f} hours, {rates}",
@@ -84,8 +86,34 @@ def scan_folder(folder: str | Path, *, speaker: str = "{speaker}/{chapter}/*", p
         raise ManifestError(
             f"{folder}: none of its {len(paths)} sound files is usable; the first, {paths[0]}: {facts[0]}"
         )
-    hashes = [row.pop("audio_hash") for row in rows]  # the last column, which interests a reader least
-    return Scan(Manifest(folder, pd.DataFrame(rows).assign(audio_hash=hashes)), left_out)
+    # The last columns, which interest a reader least.
+    hashes = {name: [row.pop(name) for row in rows] for name in ("file_hash", "audio_hash")}
+    return Scan(Manifest(folder, pd.DataFrame(rows).assign(**hashes)), left_out)
+
+
+def refuse_changed_files(manifest: Manifest, *, progress: bool = True) -> None:
+    """Decode every sound file of a manifest again, and compare it with what the scan found.
+
+    Raises:
+        ManifestError: naming the files that are not as they were; or no scan has made the manifest.
+    """
+    names = ("num_samples", "sample_rate", "audio_hash")
+    columns = (manifest.num_samples.tolist(), manifest.sample_rates.tolist(), manifest.column("audio_hash"))
+    known = list(zip(manifest.paths, *columns, strict=True))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        inspected = pool.map(lambda path: _inspect(manifest.root, path), manifest.paths)
+        facts = list(tqdm(inspected, total=len(known), unit="file", desc="verify", disable=not progress))
+    wrong = []
+    for (path, *before), now in zip(known, facts, strict=True):
+        if isinstance(now, str):
+            wrong.append(f"{path}: {now}")
+        elif changed := [name for name, value in zip(names, before, strict=True) if now[name] != value]:
+            wrong.append(f"{path}: another {' and '.join(changed)}")
+    if wrong:
+        raise ManifestError(
+            f"{manifest.root}: {len(wrong)} of {len(known)} sound files are not as they were: {'; '.join(wrong[:5])}"
+            + ("; …" if len(wrong) > 5 else "")
+        )
 
 
 def _find(folder: Path) -> list[str]:
@@ -142,7 +170,8 @@ def _inspect(folder: Path, path: str) -> dict[str, Any] | str:
         return str(error).removeprefix(f"{file}: ")
     if low == high:
         return f"silent, all {num_samples} samples are {low:g}"
-    return {"num_samples": num_samples, "sample_rate": rate, "audio_hash": digest.hexdigest()}
+    facts = {"num_samples": num_samples, "sample_rate": rate}
+    return {**facts, "file_hash": file_digest(file), "audio_hash": digest.hexdigest()}
 
 
 def _fields(folder: Path, paths: list[str], pattern: str) -> list[dict[str, str]]:
@@ -150,7 +179,7 @@ def _fields(folder: Path, paths: list[str], pattern: str) -> list[dict[str, str]
     if pattern == "none":
         return [{} for _ in paths]
     names = re.findall(r"\{([^{}]*)\}", pattern)
-    taken = {"path", "num_samples", "sample_rate", "utterance", "audio_hash", "split"}
+    taken = {"path", "num_samples", "sample_rate", "utterance", "file_hash", "audio_hash", "split"}
     if "speaker" not in names:
         raise ManifestError(f"speaker pattern {pattern!r}: no {{speaker}} in it; without names, use --speaker none")
     wrong = [name for name in names if not name.isidentifier() or name in taken]

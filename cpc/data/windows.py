@@ -29,7 +29,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cpc.config import AugmentConfig
-from cpc.data.audio import AudioError, audio_info, audio_statistics, normalise, read_audio, statistics_of
+from cpc.data.audio import (
+    AudioError,
+    audio_info,
+    audio_statistics,
+    normalise,
+    read_audio,
+    refuse_changed,
+    statistics_of,
+)
 from cpc.data.augment import Augmentation
 from cpc.data.cache import Cache, open_cache
 from cpc.data.manifest import Manifest, ManifestError
@@ -37,6 +45,7 @@ from cpc.data.resampling import Waveform
 
 Short = Literal["skip", "pad"]
 Normalise = Literal["utterance", "none"]
+OnBadAudio = Literal["error", "skip"]
 # From a manifest's row, a window's first sample and its number of samples that come from the file, to the class of each
 # frame of the window, (T,), −1 where it is unknown. T is the same for all windows.
 FrameTargets = Callable[[int, int, int], NDArray[np.int64]]
@@ -57,6 +66,7 @@ class Window(NamedTuple):
         columns: integer value of each column that was asked for.
         targets: (T,) int64, the class of each frame, −1 where it is unknown; None without targets.
         past: (W,) float32, the augmented copy for c; zeros from `num_samples` on; None without augmentation.
+        instead_of: errors of the sound files that could not be read, for which this window stands in.
     """
 
     waveform: Tensor
@@ -67,6 +77,7 @@ class Window(NamedTuple):
     columns: dict[str, int]
     targets: Tensor | None = None
     past: Tensor | None = None
+    instead_of: tuple[str, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -81,6 +92,7 @@ class Batch(NamedTuple):
         columns: B integer values of each column that was asked for.
         targets: (B, T) int64, the class of each frame, −1 where it is unknown; None without targets.
         past: (B, W) float32, the augmented copies for c; None without augmentation.
+        instead_of: errors of sound files that could not be read.
     """
 
     waveforms: Tensor
@@ -91,6 +103,7 @@ class Batch(NamedTuple):
     columns: dict[str, list[int]]
     targets: Tensor | None = None
     past: Tensor | None = None
+    instead_of: tuple[str, ...] = ()
 
 
 def collate(windows: list[Window]) -> Batch:
@@ -104,6 +117,7 @@ def collate(windows: list[Window]) -> Batch:
         columns={name: [window.columns[name] for window in windows] for name in windows[0].columns},
         targets=_stack([window.targets for window in windows]),
         past=_stack([window.past for window in windows]),
+        instead_of=tuple(error for window in windows for error in window.instead_of),
     )
 
 
@@ -132,6 +146,7 @@ class WindowOptions:
         cache: folder of a cache of the decoded audio on disk (`open_cache`), which replaces the one in memory; "" for
             none.
         augment: how the copies for c are made; windows have none if everything in it is off.
+        on_bad_audio: "error", or "skip": an utterance whose sound cannot be read is replaced by the speaker's next one.
     """
 
     window_samples: int = 20480
@@ -145,6 +160,7 @@ class WindowOptions:
     cache_megabytes: int = 0
     cache: str | Path = ""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    on_bad_audio: OnBadAudio = "error"
 
 
 class Windows(Dataset[Window]):
@@ -161,6 +177,7 @@ class Windows(Dataset[Window]):
         num_skipped: number of utterances that are left out because they are too short.
         utterance: (num windows,) rows of the manifest.
         speaker: (num windows,) integer identities of speakers.
+        bad: by row of the manifest, the error of a sound file that cannot be read; empty unless such files are skipped.
 
     Raises:
         ManifestError: no utterance is long enough.
@@ -193,11 +210,17 @@ class Windows(Dataset[Window]):
         self._augment = Augmentation(options.augment, options.sample_rate) if options.augment.is_on else None
         self._offsets_of: tuple[int, NDArray[np.int64]] | None = None  # an epoch and its offsets
         self._statistics: dict[int, tuple[float, float]] = {}
+        self.bad: dict[int, str] = {}
         self._on_disk: Cache | None = None
         if options.cache:
             lengths = np.where(long_enough, self.num_samples, 0)
             self._on_disk = open_cache(
-                manifest, options.cache, lengths, sample_rate=options.sample_rate, resample=options.resample
+                manifest,
+                options.cache,
+                lengths,
+                sample_rate=options.sample_rate,
+                resample=options.resample,
+                on_bad=self._leave_out,
             )
         self._compared: set[int] = set()  # rows whose file is as the manifest says
         self._cache: dict[int, Waveform] = {}
@@ -226,6 +249,40 @@ class Windows(Dataset[Window]):
     def __getitem__(self, epoch_and_index: tuple[int, int]) -> Window:
         """Read window `index` of epoch `epoch`."""
         epoch, index = epoch_and_index
+        instead_of: list[str] = []
+        row = int(self.utterance[index])
+        while True:
+            if row not in self.bad:
+                try:
+                    window = self._window(epoch, index)
+                    return window._replace(instead_of=tuple(instead_of)) if instead_of else window
+                except AudioError as error:
+                    self._leave_out(row, error)
+            instead_of.append(self.bad[row])
+            index = self._stand_in(index)
+            row = int(self.utterance[index])
+
+    def _leave_out(self, row: int, error: AudioError) -> None:
+        """Remember a row whose sound cannot be read, or raise the error, if such files are not to be skipped."""
+        if self.options.on_bad_audio == "error":
+            raise error
+        self.bad[row] = str(error)
+
+    def _stand_in(self, index: int) -> int:
+        """Find the next window, cyclically, of another utterance that is not bad, of the same speaker if there is one.
+
+        Raises:
+            AudioError: there is none.
+        """
+        good = ~np.isin(self.utterance, list(self.bad))
+        for candidates in (np.flatnonzero(good & (self.speaker == self.speaker[index])), np.flatnonzero(good)):
+            if len(candidates):
+                later = candidates[candidates > index]
+                return int(later[0] if len(later) else candidates[0])
+        raise AudioError(f"{next(iter(self.bad.values()))}; nor can any other sound file be read")
+
+    def _window(self, epoch: int, index: int) -> Window:
+        """Read one window."""
         row, start, stop = self.span(epoch, index)
         samples = self._read(row, start, stop)
         waveform, past = self._pad(samples, stop - start), None
@@ -273,7 +330,7 @@ class Windows(Dataset[Window]):
         return waveform[start - first : stop - first]
 
     def _compare(self, row: int, path: Path) -> None:
-        """Refuse a file whose length or rate is not what the manifest says. Of MP3, only decoding tells."""
+        """Refuse a file that is not what the manifest says. Of an MP3, only decoding tells the length."""
         self._compared.add(row)
         info = audio_info(path)
         here = info.num_samples, info.sample_rate
@@ -283,6 +340,7 @@ class Windows(Dataset[Window]):
                 f"{path}: {here[0]} samples at {here[1]} Hz, the manifest says {there[0]} at {there[1]}; run "
                 "`cpc manifest` again"
             )
+        refuse_changed(path, self.manifest.file_hashes[row])
 
 
 def _refuse_other_rates(manifest: Manifest, options: WindowOptions) -> None:

@@ -96,11 +96,12 @@ def extract_row(
         RowError: the row names no features.
         ValueError: as `cpc.features.extract_features`.
     """
-    audio = read_config(run / "config.toml").audio
-    extractor, plain = extractor_of_row(row, run, audio.sample_rate, device=device), None
+    config = read_config(run / "config.toml")
+    audio, on_bad = config.audio, config.data.on_bad_audio
+    extractor = extractor_of_row(row, run, audio.sample_rate, device=device)
     if (parts := _ROW.fullmatch(row)) and isinstance(extractor, DerivedExtractor):
-        plain = _plain_features(extractor, folder.with_name(parts["source"]), manifest, audio.resample)
-    return extract_features(extractor, manifest, folder, resample=audio.resample, dtype=dtype, plain=plain)
+        extractor.stored = _plain_features(extractor, folder.with_name(parts["source"]), manifest, audio.resample)
+    return extract_features(extractor, manifest, folder, resample=audio.resample, dtype=dtype, on_bad_audio=on_bad)
 
 
 def _plain_features(extractor: DerivedExtractor, folder: Path, manifest: Manifest, resample: bool) -> Features | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cpc.data import Waveform
 from cpc.features.extractors import Extractor, Pieces
-from cpc.features.store import FeaturesError
+from cpc.features.store import Features, FeaturesError
 
 CONTEXT_STEP = 2  # frames between the taps of a context, 20 ms at a hop of 10 ms
 _LEAST_DEVIATION = 1e-5  # a dimension that varies less is constant, and dividing by it would amplify rounding noise
@@ -31,6 +31,9 @@ class DerivedExtractor:
             which gives (T, (R + 1) · D). The first and the last frame stand in for those beyond the ends. 0 stacks
             none.
 
+    Attributes:
+        stored: the plain frames, if they are on disk; they are read instead of the sound, and no network runs again.
+
     Raises:
         FeaturesError: a reach that is negative or odd.
     """
@@ -39,6 +42,7 @@ class DerivedExtractor:
         if context_frames < 0 or context_frames % CONTEXT_STEP:
             raise FeaturesError(f"context: got {context_frames}, expected 0 or a positive multiple of {CONTEXT_STEP}")
         self.plain, self._cmvn, self._context_frames = extractor, cmvn, context_frames
+        self.stored: Features | None = None
         suffix = ("_cmvn" if cmvn else "") + (f"_context{context_frames}" if context_frames else "")
         self.source, self._suffix = extractor.source + suffix, suffix
         self.layer, self.normalise = extractor.layer, extractor.normalise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -18,15 +19,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cpc.data import (
+    AudioError,
+    BadAudio,
     Manifest,
     Waveform,
     audio_blocks,
     audio_statistics,
     normalise,
     read_audio,
+    refuse_changed,
     statistics_of,
     write_manifest,
 )
+from cpc.devices import Threads
 from cpc.features.derived import DerivedExtractor
 from cpc.features.extractors import Extractor
 from cpc.features.sources import remove_stale
@@ -49,7 +54,8 @@ def extract_features(
     *,
     resample: bool = False,
     dtype: Dtype = "float32",
-    plain: Features | None = None,
+    on_bad_audio: Literal["error", "skip"] = "error",
+    threads: int | Literal["auto"] = "auto",
     progress: bool = True,
 ) -> Path:
     """Write the frames of every utterance of a manifest, except those that are already there.
@@ -60,8 +66,9 @@ def extract_features(
         out: features folder.
         resample: whether files of another rate than the extractor's are resampled; otherwise they are an error.
         dtype: type of the numbers on disk; float16 halves the files.
-        plain: for a DerivedExtractor, the frames that it derives from, if they are on disk: they are read instead of
-            the sound, and no network runs again.
+        on_bad_audio: what happens at a file that cannot be read: "error", or "skip" it, up to 1 % of all. It has no
+            frames, and is named at the end and in features.json.
+        threads: threads on a CPU; "auto" uses all cores, but no more than other processes leave.
         progress: whether to show a progress bar.
 
     Returns:
@@ -69,17 +76,20 @@ def extract_features(
 
     Raises:
         AudioError: a file cannot be read. The frames written so far stay, and the same call resumes from there.
-        FeaturesError: the folder holds other features, or `plain` is not what the extractor derives from.
+        FeaturesError: the folder holds other features, or a DerivedExtractor does not derive from what it has stored.
     """
-    out, job = Path(out), _Job(extractor, resample, dtype, plain)
-    if plain is not None and not (isinstance(extractor, DerivedExtractor) and is_plain_of(plain, extractor, resample)):
-        raise FeaturesError(f"{plain.folder}: {extractor.source} does not derive from these frames")
-    with locked(out, "features folder"):
-        _extract_all(job, manifest, out, progress)
+    bad = BadAudio(len(manifest)) if on_bad_audio == "skip" else None
+    out, job = Path(out), _Job(extractor, resample, dtype, bad)
+    if (stored := job.stored) is not None:
+        assert isinstance(extractor, DerivedExtractor)
+        if not is_plain_of(stored, extractor, resample):
+            raise FeaturesError(f"{stored.folder}: {extractor.source} does not derive from these frames")
+    with locked(out, "features folder"), Threads(threads) as adapting:
+        _extract_all(job, manifest, out, adapting, progress)
     return out
 
 
-def _extract_all(job: _Job, manifest: Manifest, out: Path, progress: bool) -> None:
+def _extract_all(job: _Job, manifest: Manifest, out: Path, threads: Threads, progress: bool) -> None:
     """Write the frames that are not there yet, and record that the folder is complete."""
     extractor = job.extractor
     record = _claim(out, job)
@@ -99,6 +109,8 @@ def _extract_all(job: _Job, manifest: Manifest, out: Path, progress: bool) -> No
         total=num_files, initial=num_files - num_waiting, unit="file", desc=f"features {out.name}", disable=not progress
     ) as bar:
         for group, waveforms in zip(waiting, _one_ahead(job.read, waiting), strict=True):
+            if changed := threads.adapt():
+                tqdm.write(f"{out}: {changed}")
             job.extract(group, waveforms)
             bar.update(len(group))
     too_short = [file.target.stem for file in files if file.num_frames == 0]
@@ -106,7 +118,10 @@ def _extract_all(job: _Job, manifest: Manifest, out: Path, progress: bool) -> No
         tqdm.write(
             f"{out}: left out {len(too_short)} utterances that are too short for a frame: {first_names(too_short)}"
         )
-    record.finish(too_short=too_short)
+    if job.bad and job.bad.errors:
+        tqdm.write(f"{out}: {job.bad}")
+    without = [file.target.stem for file in files if file.num_frames and not job.is_written(file)]
+    record.finish(too_short=too_short, **({"unreadable": without} if without else {}))
 
 
 def is_plain_of(plain: Features, extractor: DerivedExtractor, resample: bool) -> bool:
@@ -144,14 +159,17 @@ class _File:
     target: Path
     num_samples: int  # at the extractor's rate, according to the manifest
     num_frames: int
+    digest: str  # of the file, as the manifest has it
 
 
 def _files(extractor: Extractor, manifest: Manifest, folder: Path) -> list[_File]:
     """List the utterances, with the number of frames that each must have."""
     lengths = manifest.num_samples_at(extractor.sample_rate).tolist()
     return [
-        _File(manifest.audio_path(i), folder / f"{utterance}.npy", length, extractor.num_frames(length))
-        for i, (utterance, length) in enumerate(zip(manifest.utterances, lengths, strict=True))
+        _File(manifest.audio_path(i), folder / f"{utterance}.npy", length, extractor.num_frames(length), digest)
+        for i, (utterance, length, digest) in enumerate(
+            zip(manifest.utterances, lengths, manifest.file_hashes, strict=True)
+        )
     ]
 
 
@@ -182,39 +200,69 @@ class _Job:
     extractor: Extractor
     resample: bool
     dtype: Dtype
-    plain: Features | None = None
+    bad: BadAudio | None = None  # files that were left out; None if none are to be
 
-    def read(self, group: Sequence[_File]) -> list[Waveform] | None:
-        """Read the waveforms of a group; None for a long file, which does not fit in memory, and if none are needed."""
-        if self.plain is not None or _is_long(group[0], self.extractor.sample_rate):
+    @property
+    def stored(self) -> Features | None:
+        """The frames on disk that others are derived from."""
+        return self.extractor.stored if isinstance(self.extractor, DerivedExtractor) else None
+
+    def read(self, group: Sequence[_File]) -> list[Waveform | None] | None:
+        """Read the waveforms of a group, None for a file that is left out.
+
+        Returns:
+            None as a whole for a long file, which does not fit in memory, and if no waveforms are needed.
+        """
+        if self.stored is not None or _is_long(group[0], self.extractor.sample_rate):
             return None
-        return [self._waveform(file) for file in group]
+        waveforms: list[Waveform | None] = []
+        for file in group:
+            waveforms.append(None)
+            with self._leaving_out_bad():
+                waveforms[-1] = self._waveform(file)
+        return waveforms
+
+    @contextmanager
+    def _leaving_out_bad(self) -> Iterator[None]:
+        """Go on after a file that cannot be read, if such files are left out."""
+        try:
+            yield
+        except (AudioError, _ChangedError) as error:
+            if self.bad is None:
+                raise
+            self.bad.add([str(error)])
 
     def _waveform(self, file: _File) -> Waveform:
         """Read a short file, normalised as the extractor expects."""
         waveform = read_audio(file.source, sample_rate=self.extractor.sample_rate, resample=self.resample)
+        refuse_changed(file.source, file.digest)  # after reading, which says more of a damaged file
         num_frames = self.extractor.num_frames(len(waveform))
         if num_frames != file.num_frames:
             raise _changed(file, num_frames)
         return normalise(waveform, *statistics_of(waveform, file.source)) if self.extractor.normalise else waveform
 
-    def extract(self, group: Sequence[_File], waveforms: Sequence[Waveform] | None) -> None:
+    def extract(self, group: Sequence[_File], waveforms: Sequence[Waveform | None] | None) -> None:
         """Write the frames of a group, given what `read` returned."""
-        if self.plain is not None:
+        if (stored := self.stored) is not None:
             assert isinstance(self.extractor, DerivedExtractor)
             for file in group:
-                if not self.is_written(file):
-                    self._write(file, [self.extractor.derive(np.asarray(self.plain.frames(file.target.stem)))])
+                frames = stored.frames(file.target.stem)
+                if len(frames) and not self.is_written(file):
+                    self._write(file, [self.extractor.derive(np.asarray(frames))])
             return
         if waveforms is None:
-            self._write(group[0], self._stream(group[0]))
+            with self._leaving_out_bad():
+                self._write(group[0], self._stream(group[0]))
             return
-        for file, frames in zip(group, self.extractor.frames_of(waveforms), strict=True):
+        there = [(file, waveform) for file, waveform in zip(group, waveforms, strict=True) if waveform is not None]
+        frames_of = self.extractor.frames_of([waveform for _, waveform in there])
+        for (file, _), frames in zip(there, frames_of, strict=True):
             if not self.is_written(file):
                 self._write(file, [frames])
 
     def _stream(self, file: _File) -> Iterator[NDArray[np.float32]]:
         """Extract a file of any length block by block."""
+        refuse_changed(file.source, file.digest)
         rate, mean, std = self.extractor.sample_rate, 0.0, 1.0
         if self.extractor.normalise:
             mean, std = audio_statistics(file.source, sample_rate=rate, resample=self.resample)
@@ -252,8 +300,12 @@ class _Job:
         return file.target.exists() and file.target.stat().st_size == size
 
 
-def _changed(file: _File, num_frames: int) -> FeaturesError:
-    return FeaturesError(
+class _ChangedError(FeaturesError):
+    """A sound file that is no longer what the manifest says."""
+
+
+def _changed(file: _File, num_frames: int) -> _ChangedError:
+    return _ChangedError(
         f"{file.source}: got {num_frames} frames, expected {file.num_frames} from its num_samples in the manifest; the "
         "file has changed: run `cpc manifest` again"
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +78,10 @@ class Features:
         """Centre of frame 0 in samples."""
         return float(self.meta["first_centre_samples"])
 
+    @cached_property
+    def _without_frames(self) -> set[str]:
+        return {*self.meta.get("too_short", ()), *self.meta.get("unreadable", ())}
+
     def times(self, num_frames: int) -> NDArray[np.float64]:
         """Centres of the first `num_frames` frames in seconds: (num_frames,)."""
         return (self.first_centre_samples + self.hop_samples * np.arange(num_frames)) / self.sample_rate
@@ -89,13 +94,13 @@ class Features:
         """Memory-map the frames of one utterance.
 
         Returns:
-            (T, D); (0, D) for an utterance that is too short for a frame.
+            (T, D); (0, D) for an utterance that is too short for a frame, or whose sound could not be read.
 
         Raises:
             FeaturesError: the frames are missing, damaged or of another shape.
         """
         path = self.folder / FRAMES / f"{utterance}.npy"
-        if utterance in self.meta.get("too_short", ()):
+        if utterance in self._without_frames:
             return np.zeros((0, self.dim), self.meta["dtype"])
         try:
             frames: Frames = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from cpc.probes.frames import Sample
 from cpc.probes.logistic import fit_path
 from cpc.probes.options import Options
+from cpc.processes import FreeCores
 
 Progress = Callable[[str], None]  # takes a line of text
 
@@ -73,13 +75,20 @@ def fit_mlp(train: Sample, dev: Sample, options: Options, tell: Progress) -> lis
         random_state=options.seed % 2**32,  # scikit-learn accepts no larger seed
     )
     best, best_accuracy, best_epoch, epoch = model, -1.0, 0, 0
-    classes = np.unique(train.y)
+    classes, free = np.unique(train.y), FreeCores(_blas_threads())
     while epoch < MLP_EPOCHS and epoch - best_epoch < PATIENCE:
         epoch += 1
-        model.partial_fit(train.x, train.y, classes=classes)
+        free.update()
+        with threadpool_limits(free.threads, user_api="blas"):
+            model.partial_fit(train.x, train.y, classes=classes)
         reached = accuracy(model, dev)
         tell(f"  epoch {epoch}: dev accuracy {reached:.4f}")
         if reached > best_accuracy:
             best, best_accuracy, best_epoch = copy.deepcopy(model), reached, epoch
     warning = f"dev accuracy was still rising at epoch {MLP_EPOCHS}" if best_epoch == MLP_EPOCHS else None
     return [Fit(best, None, best_accuracy, best_epoch, warning)]
+
+
+def _blas_threads() -> int:
+    """Return the number of threads that numpy's products use."""
+    return max((library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"), default=1)

@@ -4,7 +4,7 @@ from cpc.train.metrics import PATIENCE_UPDATES, STUCK_NATS
 from cpc.train.optim import Muon, build_optimisers, declared_maps, learning_rate, orthogonalise
 from cpc.train.run import complete, resume, train
 from cpc.train.setup import Data, build_data
-from cpc.train.state import TrainingError
+from cpc.train.trouble import TrainingError
 
 __all__ = [
     "PATIENCE_UPDATES",

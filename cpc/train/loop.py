@@ -14,8 +14,9 @@ from cpc.train.metrics import Log, RunningMean
 from cpc.train.optim import learning_rate
 from cpc.train.regularise import drop
 from cpc.train.setup import Parts, build_encode, num_valid_frames
-from cpc.train.state import State, diverged, first_not_finite, save_best, save_kept, save_last
+from cpc.train.state import State, save_best, save_kept, save_last
 from cpc.train.stopping import Flag, finish_update_on_signal
+from cpc.train.trouble import diverged, first_not_finite, leave_out
 from cpc.train.views import Result, Views
 
 Encode = Callable[[Tensor], Tensor]
@@ -38,31 +39,36 @@ def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch
     """
     config, ranks = parts.config, parts.ranks
     encode = build_encode(parts, state.update)
-    log = Log(run / "metrics.jsonl", config, state.update, state.seconds, ranks)
+    log = Log(run / "metrics.jsonl", parts, state.update, state.seconds, state.bad_audio)
     parts.trained.train()
     with log, finish_update_on_signal(stop):
         for batches in zip(*[iter(loader)] * config.batches.accumulate, strict=True):
+            log.say(parts.threads.adapt())
             log.say(parts.profile.next_update())
             lr = learning_rate(state.update, config.optim, config.train.num_updates)
             state.update += 1
-            for result in step(parts, encode, batches, lr, state.update):
+            for result in (results := step(parts, encode, batches, lr, state.update)):
                 running.add(result)
-            log.advance()
+            if not results:
+                state.skipped += 1
+                log.say(leave_out(run, parts, batches, state.update, state.skipped))
+            log.advance(batches)
 
             is_last = state.update == config.train.num_updates
             is_due = state.update % config.train.log_every == 0 or is_last
             # All ranks must stop after the same update: several agree on it when they log, a single one stops at once.
             stopping = (is_due or ranks.size == 1) and ranks.any(bool(stop), parts.device)
-            if is_due:
-                line = log.train(state.update, lr, running.take(ranks.average))
+            if is_due and running:
+                facts = {"lr": lr, "skipped_updates": state.skipped}
+                line = log.train(state.update, facts, running.take(ranks.average))
                 if not line["loss"] < float("inf"):
-                    raise diverged(run, f"the loss is {line['loss']}", state.update)
+                    raise diverged(run, f"the loss is {line['loss']} after update {state.update}")
             state.seconds = log.seconds
             saves_last = state.update % config.train.checkpoint_every == 0 or is_last or stopping
             saves_kept = config.train.keep_every and state.update % config.train.keep_every == 0
             validates = state.update % config.train.validate_every == 0 or is_last
             if (saves_last or saves_kept or validates) and (name := first_not_finite(parts.trained)):
-                raise diverged(run, f"the weight {name} is not finite", state.update)
+                raise diverged(run, f"the weight {name} is not finite after update {state.update}")
             if validates:
                 line = log.dev(state.update, validate(parts, encode).take())
                 if gain(line) > state.best_gain:
@@ -78,20 +84,28 @@ def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch
 
 
 def step(parts: Parts, encode: Encode, batches: Sequence[Batch], lr: float, update: int) -> list[Result]:
-    """Update the weights once, by the gradient averaged over the batches and the ranks."""
+    """Update the weights once, by the gradient averaged over the batches and the ranks.
+
+    Returns:
+        The results of each batch; none if the gradient is not finite, on any rank, and the weights stay as they were.
+    """
     trained, clip_norm = parts.trained, parts.config.optim.clip_norm
     for group in (group for optimiser in parts.optimisers for group in optimiser.param_groups):
         group["lr"] = lr
     trained.zero_grad(set_to_none=True)
     results = []
     for i, batch in enumerate(batches):
-        result = score(parts, encode, batch, seed=draw_seed(parts, update, i))
+        result = score(parts, encode, batch, seed=parts.draw_seed(update, i))
         (result["loss"] / len(batches)).backward()  # type: ignore[no-untyped-call]
         results.append({name: value.detach() for name, value in result.items()})
         parts.profile.mark("encoder", "backward")
     parts.ranks.average_gradients(trained)
+    gradients = [p.grad for p in trained.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not norm.isfinite():  # on a GPU, this waits for the gradient, once an update
+        return []
     if clip_norm:
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), clip_norm)
+        torch.nn.utils.clip_grads_with_norm_(trained.parameters(), clip_norm, norm)
     for optimiser in parts.optimisers:
         optimiser.step()
     parts.profile.mark("optimiser")
@@ -130,11 +144,3 @@ def validate(parts: Parts, encode: Encode) -> RunningMean:
     parts.trained.train()
     parts.profile.go_on()
     return mean
-
-
-def draw_seed(parts: Parts, update: int, i: int) -> int:
-    """Return the seed of the random draws of an update's batch i: another one for each update, rank and batch."""
-    accumulate = parts.config.batches.accumulate
-    number = (update * parts.ranks.size + parts.ranks.rank) * accumulate + i
-    # Modulo 2^64, the range of torch's generators. Runs with seeds below 2^32 never share a draw.
-    return ((parts.config.seed << 32) + number) % 2**64

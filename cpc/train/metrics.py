@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from cpc.config import Config
+from cpc.data import BadAudio, Batch
 from cpc.infonce import Rule, bound_kind, name_sets
-from cpc.runs import append_metrics
-from cpc.train.distributed import Ranks
+from cpc.runs import append_metrics, read_starts
+from cpc.train.setup import Parts
 
 # A loss this close to log N, in nats, is that of a guess: nothing is learned.
 STUCK_NATS = 0.05
@@ -27,6 +27,10 @@ class RunningMean:
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}  # (), or (K,) under names that end in _k
         self._count = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is a result to average."""
+        return self._count > 0
 
     def add(self, result: Mapping[str, torch.Tensor]) -> None:
         """Add the results of one batch."""
@@ -75,15 +79,18 @@ class Log:
     """What a run reports while it trains: lines of metrics.jsonl, a progress bar, warnings. Rank 0 alone reports.
 
     Args:
-        path: metrics.jsonl.
-        config: the run.
+        path: metrics.jsonl. Its first line says where the run computes; so does another one where a resumed run
+            computes elsewhere.
+        parts: of the run.
         first: update to resume after; 0 for a new run.
         seconds: training time before.
-        ranks: the processes that train together.
+        bad_audio: errors of sound files that were left out before; further ones are added.
     """
 
-    def __init__(self, path: Path, config: Config, first: int, seconds: float, ranks: Ranks) -> None:
-        self.path, self.config, self.is_first = path, config, ranks.is_first
+    def __init__(self, path: Path, parts: Parts, first: int, seconds: float, bad_audio: list[str]) -> None:
+        self.path, self.parts, self.is_first = path, parts, parts.ranks.is_first
+        config, ranks = parts.config, parts.ranks
+        self.bad = BadAudio(parts.data.num_files, bad_audio)
         self._constant: dict[str, Any] = {}  # what each line says beside its measurements
         if config.loss.name == "cpc":
             rules = {name: Rule.of(negatives) for name, negatives in name_sets(config.criterion).items()}
@@ -97,6 +104,7 @@ class Log:
         self._audio_seconds = windows * config.data.window_samples / config.audio.sample_rate  # an update
         self._seconds_before, self._started = seconds, time.monotonic()
         self._logged, self._logged_at = first, self._started
+        self._write_environment(first)
         self._bar = tqdm(
             total=config.train.num_updates,
             initial=first,
@@ -107,34 +115,54 @@ class Log:
         )
 
     def __enter__(self) -> Log:
+        self._leave_out(self.parts.data.train.bad.values())
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+        self.say(str(self.bad))
 
     @property
     def seconds(self) -> float:
         """Training time so far, over all calls."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def advance(self) -> None:
-        """Count one update."""
+    def advance(self, batches: Iterable[Batch]) -> None:
+        """Count one update, and the sound files that its batches had to do without.
+
+        Raises:
+            AudioError: these are too many.
+        """
         self._bar.update()
+        self._leave_out(error for batch in batches for error in batch.instead_of)
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
         if text and self.is_first:
             self._bar.write(text, file=sys.stderr)
 
-    def train(self, update: int, lr: float, means: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the line of some training updates, and return it."""
+    def _leave_out(self, errors: Iterable[str]) -> None:
+        """Name sound files that were left out."""
+        for error in self.bad.add(errors):
+            self.say(f"left out: {error}")
+
+    def train(self, update: int, facts: Mapping[str, Any], means: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the line of some training updates, and return it.
+
+        Args:
+            update: the last of them.
+            facts: what else is known of them: the learning rate, …
+            means: of their results.
+        """
         now = time.monotonic()
         line = {
             "kind": "train",
             "update": update,
             "seconds": self._seconds_before + now - self._started,
-            "lr": lr,
             "audio_seconds_per_second": (update - self._logged) * self._audio_seconds / (now - self._logged_at),
+            "threads": self.parts.threads.count,
+            "bad_audio": len(self.bad.errors),
+            **facts,
             **self._constant,
             **means,
         }
@@ -149,7 +177,12 @@ class Log:
         return line
 
     def dev(self, update: int, means: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the line of a pass over the dev split, and return it."""
+        """Write the line of a pass over the dev split, and return it.
+
+        Raises:
+            AudioError: too many of its sound files could not be read.
+        """
+        self._leave_out(self.parts.data.dev.bad.values())
         line = {"kind": "dev", "update": update, "seconds": self.seconds, **self._constant, **means}
         self._append(line)
         self.say(
@@ -159,17 +192,24 @@ class Log:
         self._logged_at = time.monotonic()  # a pass over dev does not count as training time
         return line
 
+    def _write_environment(self, first: int) -> None:
+        """Write where the run computes, unless the last such line says the same."""
+        environment = self.parts.environment
+        starts = read_starts(self.path) if self.is_first and self.path.exists() else []
+        if not starts or {**starts[-1], **environment} != starts[-1]:
+            self._append({"kind": "start", "update": first, **environment})
+
     def _append(self, line: dict[str, Any]) -> None:
         if self.is_first:
             append_metrics(self.path, line)
 
     def _warn_if_stuck(self, update: int, loss: float, log_n: float) -> None:
         """Warn once if the run is still guessing well after its warm-up."""
-        patience = self.config.optim.warmup_updates + PATIENCE_UPDATES
-        is_due = update >= patience > update - self.config.train.log_every
+        patience = self.parts.config.optim.warmup_updates + PATIENCE_UPDATES
+        is_due = update >= patience > update - self.parts.config.train.log_every
         if is_due and loss > log_n - STUCK_NATS:
             self.say(
                 f"warning: after {update} updates the loss {loss:.3f} is still that of a guess, {log_n:.3f}: nothing "
                 "is learned yet. These settings have helped before: --audio.normalise utterance, a higher --optim.lr"
-                + (", --criterion.tau sqrt_dim" if self.config.loss.name == "cpc" else "")
+                + (", --criterion.tau sqrt_dim" if self.parts.config.loss.name == "cpc" else "")
             )

@@ -7,12 +7,12 @@ import math
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from cpc.config import Config, ConfigError, check_config, config_to_dict, write_config
-from cpc.devices import resolve_device
+from cpc.devices import Threads, resolve_device
 from cpc.files import difference, locked
 from cpc.runs import build_model, locate_checkpoint, read_checkpoint
 from cpc.train.distributed import joined, own_device
@@ -31,7 +31,7 @@ def train(
     Args:
         config: the whole run; its `data.manifest` must have a `split` column with train and dev.
         run: folder of the run.
-        resume: continue from last.pt; on a CPU the result is bitwise that of an uninterrupted run.
+        resume: continue from last.pt; on a CPU the result is bitwise that of an uninterrupted run with as many threads.
         profile: time the stages of some early updates, print them, and write trace.json into the run folder.
         max_hours: hours after which the run stops between two updates, and can be resumed.
 
@@ -49,8 +49,13 @@ def train(
     torch.manual_seed(config.seed)
     network = build_model(config)
     data = build_data(config, network.g_enc.geometry)
-    with joined(device) as ranks, locked(run, "run") if ranks.is_first else nullcontext():
-        parts = build_parts(config, network, data, device, ranks, run / "trace.json" if profile else None)
+    with (
+        Threads(config.threads) as threads,
+        joined(device) as ranks,
+        locked(run, "run") if ranks.is_first else nullcontext(),
+    ):
+        trace = run / "trace.json" if profile else None
+        parts = build_parts(config, network, data, device, ranks, threads, trace=trace)
         running = RunningMean()
         state = restore(run, parts, running) if resume else begin(run)
         if profile:
@@ -66,12 +71,20 @@ def train(
     return run
 
 
-def resume(run: str | Path, *, device: str = "auto", profile: bool = False, max_hours: float = math.inf) -> Path:
+def resume(
+    run: str | Path,
+    device: str = "auto",
+    threads: int | Literal["auto"] = "auto",
+    *,
+    profile: bool = False,
+    max_hours: float = math.inf,
+) -> Path:
     """Continue an interrupted run with its own configuration.
 
     Args:
         run: folder of the run.
         device: device to continue on; "auto" keeps the run's own.
+        threads: threads to continue with; "auto" keeps the run's own setting.
         profile: as for `train`.
         max_hours: as for `train`.
 
@@ -79,8 +92,11 @@ def resume(run: str | Path, *, device: str = "auto", profile: bool = False, max_
         ValueError, Stopped: as `train`.
     """
     saved, _ = _read_last(Path(run)) or read_checkpoint(locate_checkpoint(run, "last"))
-    config = saved if device == "auto" else dataclasses.replace(saved, device=device)
-    return train(config, run, resume=True, profile=profile, max_hours=max_hours)
+    if device != "auto":
+        saved = dataclasses.replace(saved, device=device)
+    if threads != "auto":
+        saved = dataclasses.replace(saved, threads=threads)
+    return train(saved, run, resume=True, profile=profile, max_hours=max_hours)
 
 
 def complete(config: Config, run: str | Path) -> Path:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +31,7 @@ from cpc.data import (
     read_manifest,
     refuse_leaks,
 )
-from cpc.devices import Precision, keep_freed_buffers, physical_memory, resolve_precision
+from cpc.devices import Precision, Threads, keep_freed_buffers, physical_memory, resolve_precision
 from cpc.infonce import Rule
 from cpc.labels import FrameGrid, Targets
 from cpc.model import CPC, Geometry, recomputing
@@ -57,6 +60,11 @@ class Data:
     classes: list[str]
     notes: list[str]
 
+    @property
+    def num_files(self) -> int:
+        """The utterances of both splits."""
+        return len(self.train.manifest) + len(self.dev.manifest)
+
     @cached_property
     def digest(self) -> str:
         """Identify the utterances of both splits by their content; every checkpoint holds it."""
@@ -80,6 +88,7 @@ class Parts:
         composition: which windows share a batch.
         dev_batches: indices of the windows of each dev batch.
         profile: stopwatch of the stages.
+        threads: of torch on a CPU.
     """
 
     config: Config
@@ -94,6 +103,30 @@ class Parts:
     composition: Composition
     dev_batches: list[list[int]]
     profile: Profile
+    threads: Threads
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where the run computes, as plain values for its metrics."""
+        try:
+            ours = version("cpc-audio")
+        except PackageNotFoundError:  # used from its folder, without installation
+            ours = "not installed"
+        versions = {"cpc": ours, "torch": torch.__version__, "python": platform.python_version()}
+        return {
+            "processes": self.ranks.size,
+            "threads": self.threads.count,
+            "device": str(self.device),
+            "precision": self.precision,
+            "versions": versions,
+        }
+
+    def draw_seed(self, update: int, i: int) -> int:
+        """Return the seed of the random draws of an update's batch i: another one for each update, rank and batch."""
+        accumulate = self.config.batches.accumulate
+        number = (update * self.ranks.size + self.ranks.rank) * accumulate + i
+        # Modulo 2^64, the range of torch's generators. Runs with seeds below 2^32 never share a draw.
+        return ((self.config.seed << 32) + number) % 2**64
 
     def batches(self, first: int) -> DataLoader[Batch]:
         """Load the batches of the updates after `first`.
@@ -199,6 +232,7 @@ def _windows(
         columns=_columns(config, split),
         cache_megabytes=config.data.cache_megabytes,
         cache=Path(config.data.cache) / name if config.data.cache else "",
+        on_bad_audio=config.data.on_bad_audio,
         augment=config.augment if name == "train" else AugmentConfig(),  # dev stays comparable between runs
     )
     return Windows(split, options, targets)
@@ -227,7 +261,14 @@ def num_valid_frames(geometry: Geometry, window_samples: int, num_samples: int) 
 
 
 def build_parts(
-    config: Config, network: CPC, data: Data, device: torch.device, ranks: Ranks, trace: Path | None
+    config: Config,
+    network: CPC,
+    data: Data,
+    device: torch.device,
+    ranks: Ranks,
+    threads: Threads,
+    *,
+    trace: Path | None = None,
 ) -> Parts:
     """Build the parts of a run around its network and data.
 
@@ -237,6 +278,7 @@ def build_parts(
         data: both splits.
         device: where to compute.
         ranks: the processes that train together.
+        threads: of torch on a CPU.
         trace: path of the profile's trace; None does not profile.
     """
     precision = resolve_precision(config.precision, device)
@@ -270,6 +312,7 @@ def build_parts(
         composition=composition,
         dev_batches=[batch.tolist() for batch in dev_batches],
         profile=profile,
+        threads=threads,
     )
 
 

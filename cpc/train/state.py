@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from cpc.config import Config, config_text, read_config
 from cpc.files import replacing
@@ -24,12 +22,9 @@ from cpc.runs import (
 )
 from cpc.train.metrics import RunningMean
 from cpc.train.setup import Parts
+from cpc.train.trouble import TrainingError
 
 PREVIOUS = "previous.pt"
-
-
-class TrainingError(ValueError):
-    """A run that cannot start or continue."""
 
 
 @dataclass
@@ -41,11 +36,15 @@ class State:
         seconds: training time, over all calls.
         best_gain: largest log N − loss on dev so far, in nats. The loss alone would not do: the N of MoCo's queue
         grows.
+        skipped: updates that were left out, because their gradient was not finite.
+        bad_audio: errors of the sound files that were left out, because they could not be read.
     """
 
     update: int = 0
     seconds: float = 0.0
     best_gain: float = -float("inf")
+    skipped: int = 0
+    bad_audio: list[str] = field(default_factory=list)
 
 
 def save_last(run: Path, parts: Parts, state: State, running: RunningMean) -> None:
@@ -150,7 +149,7 @@ def restore(run: Path, parts: Parts, running: RunningMean) -> State:
     if best is None:  # a checkpoint of before this field: look it up
         dev = [line for line in read_metrics(metrics) if line["kind"] == "dev" and line["update"] <= update]
         best = max(map(gain, dev), default=-float("inf"))
-    return State(update, seconds, best)
+    return State(update, seconds, best, int(payload.get("skipped", 0)), list(payload.get("bad_audio", [])))
 
 
 def begin(run: Path) -> State:
@@ -188,18 +187,3 @@ def _stopped_at_its_start(run: Path) -> bool:
         return not (run / "best.pt").exists()
     reached = max((line["update"] for line in read_metrics(run / "metrics.jsonl")), default=0)
     return bool(reached < there.train.checkpoint_every)
-
-
-def first_not_finite(trained: torch.nn.Module) -> str:
-    """Return the name of the first weight that holds NaN or infinity; empty if there is none."""
-    weights = dict(trained.named_parameters())
-    finite = torch.stack([weight.isfinite().all() for weight in weights.values()])  # one transfer from a GPU for all
-    return "" if finite.all() else list(weights)[int(finite.int().argmin())]
-
-
-def diverged(run: Path, what: str, update: int) -> TrainingError:
-    """Make the error of a run that is beyond help; its checkpoint is of an update at which all weights were finite."""
-    saved = "no checkpoint was written"
-    if (run / "last.pt").exists():
-        saved = f"last.pt is of update {read_checkpoint(run / 'last.pt')[1]['update']}, when all weights were finite"
-    return TrainingError(f"{run}: {what} after update {update}; lower --optim.lr or set --optim.clip-norm; {saved}")

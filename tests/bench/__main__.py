@@ -9,6 +9,7 @@ import argparse
 import torch
 
 from cpc.devices import resolve_precision
+from tests.bench.contention import print_contention
 from tests.bench.corpus import print_data, print_features, print_hours
 from tests.bench.losses import print_losses
 from tests.bench.parts import print_account, print_criterion, print_encoder
@@ -25,6 +26,7 @@ TABLES = {
     "hours": print_hours,
     "features": print_features,
     "probes": print_probes,
+    "contention": print_contention,
 }
 
 
@@ -40,7 +42,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--embeddings", type=int, default=32_768, help="losses: N of the largest batch")
     parser.add_argument("--compile", action="store_true", help="also time torch.compile, which takes a minute more")
     parser.add_argument(
-        "--manifest", default="runs/minispeech/corpus/manifest.csv", help="data, hours, features: the corpus (CSV)"
+        "--manifest",
+        default="runs/minispeech/corpus/manifest.csv",
+        help="data, hours, features, contention: the corpus (CSV)",
     )
     parser.add_argument("--rows", type=int, default=1_000_000, help="data: rows of the large manifest")
     parser.add_argument(
@@ -52,6 +56,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=int, nargs="+", default=[10, 60], help="features: lengths of the long files, ascending"
     )
+    parser.add_argument("--seconds", type=float, default=10, help="contention: length of a measurement")
     parser.add_argument("--variant", help=argparse.SUPPRESS)  # one row of a table, in a process of its own
     parser.add_argument("--default-malloc", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
