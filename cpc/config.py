@@ -478,7 +478,8 @@ def parse_as(kind: type[T], values: dict[str, Any], *, where: str) -> T:
         parts = [str(part + 1 if isinstance(part, int) else part) for part in first["loc"]]
         key = ".".join(part for part in parts if not _ALTERNATIVE.fullmatch(part))
         expected = first["msg"].lower().replace("input should be", "expected")
-        raise ConfigError(f"{where}: {key}: got {first['input']!r}, {expected}") from None
+        got = " ".join(repr(first["input"]).split())
+        raise ConfigError(f"{where}: {key}: got {got}, {expected}") from None
 
 
 def refuse_unknown(values: dict[str, Any], kind: Any, where: str, prefix: str = "") -> None:

@@ -140,8 +140,8 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Con
     odd = [name for name, weight in model.items() if not isinstance(weight, torch.Tensor) or weight.is_sparse]
     if odd:
         raise CheckpointError(f"{path}: damaged, the weight {odd[0]} is no plain tensor")
-    if payload["format"] != FORMAT:
-        raise CheckpointError(f"{path}: checkpoint format {payload['format']}, this version reads {FORMAT}")
+    if not isinstance(payload["format"], int) or payload["format"] != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {str(payload['format'])[:20]}, this version reads {FORMAT}")
     if payload.pop("checksum", None) not in (None, checksum(payload)):  # those of earlier versions have none
         raise CheckpointError(f"{path}: damaged, its content does not have its checksum; use a copy of it")
     return config_from_dict(payload["config"], where=str(path)), payload

@@ -134,7 +134,9 @@ def _cut(path: Path, fraction: float) -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.97])
-@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.au", "a.w64", "a.caf"])
+@pytest.mark.parametrize(
+    "name", ["a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.au", "a.w64", "a.caf", "a.rf64", "a.nist"]
+)
 def test_a_truncated_file_is_an_error(tmp_path: Path, name: str, fraction: float) -> None:
     """libsndfile raises for a FLAC, but returns the beginning of a WAV or an Ogg as if it were the whole."""
     path = write(tmp_path / name, noise(80_000), 16000)

@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +16,8 @@ from torch import multiprocessing
 from cpc.config import BatchConfig, ConfigError, CriterionConfig, DataConfig, OptimConfig, TrainConfig, write_config
 from cpc.data import BatchSampler, Composition, WindowOptions, Windows
 from cpc.infonce import Negatives, Rule, infonce
-from cpc.runs import append_metrics, build_model, read_checkpoint, read_metrics
-from cpc.train import train
+from cpc.runs import append_metrics, build_model, read_checkpoint, read_metrics, read_starts
+from cpc.train import TrainingError, learning_rate, train
 from cpc.train.distributed import Ranks, joined, own_device
 from cpc.train.objectives import Supervised
 from tests.conftest import tiny_config
@@ -177,21 +179,13 @@ def test_ranks_share_the_batches_out(corpus, num_ranks, accumulate):
         assert list(BatchSampler(windows, composition, 4, 7, **how)) == own[4 * accumulate :]
 
 
+def torchrun_command(*args):
+    module, count = [sys.executable, "-m", "torch.distributed.run"], ["--nproc-per-node", "2"]
+    return [*module, "--standalone", *count, "-m", "cpc", "train", *map(str, args)]
+
+
 def torchrun(*args, cwd):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "cpc",
-        "train",
-    ]
-    return subprocess.run(
-        [*command, *map(str, args)], capture_output=True, text=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    return subprocess.run(torchrun_command(*args), capture_output=True, text=True, cwd=cwd)
 
 
 @pytest.mark.slow
@@ -209,6 +203,67 @@ def test_torchrun_trains_one_run_and_bad_input_is_one_line(corpus, tmp_path):
     assert refused.stderr.count("cpc: error:") == 1
     assert "nothing.csv" in refused.stderr
     assert not (tmp_path / "other").exists()
+
+
+def kill_a_rank(agent, run):
+    """Kill a process that torchrun has started, once the run has a checkpoint."""
+    deadline = time.monotonic() + 120
+    while not (run / "previous.pt").exists():
+        assert agent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    ranks = [child for child in children if b"RANK=1" in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")]
+    os.kill(int(ranks[0]), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_when_a_rank_dies_the_others_end_within_a_minute(corpus, tmp_path):
+    path, run = tmp_path / "config.toml", tmp_path / "run"
+    write_config(run_config(corpus, num_updates=300), path)
+    command, log = torchrun_command(path, "--out", run), tmp_path / "log"
+    with log.open("w") as stderr, subprocess.Popen(command, stderr=stderr) as agent:
+        kill_a_rank(agent, run)
+        killed = time.monotonic()
+        status = agent.wait(timeout=180)
+    assert status != 0
+    assert time.monotonic() - killed < 60
+    assert read_checkpoint(run / "last.pt")[1]["update"] < 300
+
+
+def test_a_process_that_torchrun_starts_again_continues_from_the_checkpoint(corpus, tmp_path, monkeypatch):
+    """In the first round, a folder that holds a run is refused."""
+    config = run_config(corpus, num_updates=3)
+    whole, run = train(config, tmp_path / "whole"), tmp_path / "run"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr("cpc.train.loop.learning_rate", _dies_at_update_2)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(config, run)
+    assert read_checkpoint(run / "last.pt")[1]["update"] == 2
+    train(config, run)
+    a, b = (read_checkpoint(folder / "last.pt")[1]["model"] for folder in (run, whole))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    with pytest.raises(TrainingError, match="holds a run already"):
+        train(config, run)
+
+
+def _dies_at_update_2(update, *options):
+    if update == 2:
+        raise RuntimeError("power cut")
+    return learning_rate(update, *options)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_continues_as_one_and_the_other_way(corpus, tmp_path):
+    config, run = run_config(corpus, num_updates=6), tmp_path / "run"
+    in_two_processes(_train_until, config, run, 2)
+    train(replace(config, train=replace(config.train, num_updates=4)), run, resume=True)
+    in_two_processes(_train_until, config, run, 0)
+    assert read_checkpoint(run / "last.pt")[1]["update"] == 6
+    assert [(s["update"], s["processes"]) for s in read_starts(run / "metrics.jsonl")] == [(0, 2), (2, 1), (4, 2)]
 
 
 def test_more_processes_than_gpus_is_one_line(monkeypatch):

@@ -533,6 +533,22 @@ def test_what_is_left_of_a_run_without_its_last_checkpoint_is_not_overwritten(co
     assert {path.name: path.read_bytes() for path in run.iterdir()} == kept
 
 
+def test_a_first_checkpoint_that_failed_is_begun_anew_but_a_finished_run_is_not(corpus, tmp_path):
+    """The line of its update is in metrics.jsonl by then, as after a disk that was full."""
+    for num_updates in (5, 4):
+        run, times = tmp_path / str(num_updates), TrainConfig(num_updates, log_every=1, checkpoint_every=4)
+        train(tiny_config(corpus, train=times), run)
+        for name in ("last.pt", "previous.pt"):
+            (run / name).unlink(missing_ok=True)
+        lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (run / "metrics.jsonl").write_text("".join(lines[:5]))  # the start, and four updates
+        if num_updates == 5:
+            train(tiny_config(corpus, train=times), run)
+        else:
+            with pytest.raises(TrainingError, match=r"best.pt.* without last.pt; pass another --out"):
+                train(tiny_config(corpus, train=times), run)
+
+
 def test_a_configuration_of_ones_own_in_the_folder_is_not_overwritten(corpus, tmp_path):
     (tmp_path / "config.toml").write_text("seed = 3\n")
     with pytest.raises(TrainingError, match=r"holds config.toml without last.pt; pass another --out, or remove it"):

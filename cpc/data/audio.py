@@ -262,9 +262,15 @@ def _why_unopened(path: Path, error: Exception) -> str:
 def _missing_bytes(file: _Stream, path: str | Path) -> str:
     """Say what the container of a truncated file lacks, or "".
 
-    This covers WAV, AIFF, AU, W64 and Ogg, whose missing end libsndfile does not report. A truncated FLAC or MP3 fails
-    while it is decoded, and a truncated CAF does not open.
+    This covers WAV, AIFF, AU, W64, RF64, SPHERE and Ogg, whose missing end libsndfile does not report. A truncated FLAC
+    or MP3 fails while it is decoded, and a truncated CAF does not open.
     """
+    if file.format == "NIST":
+        with open(path, "rb") as raw:
+            stated = re.search(rb"^sample_count -i (\d+)", raw.read(_DIGEST_BYTES), re.M)
+        if stated is None or int(stated[1]) <= file.frames:
+            return ""
+        return f"{file.frames} of {int(stated[1])} samples are there"
     if file.format == "OGG":
         with open(path, "rb") as raw:
             raw.seek(max(0, os.path.getsize(path) - (1 << 17)))  # two pages of maximum size
@@ -272,13 +278,15 @@ def _missing_bytes(file: _Stream, path: str | Path) -> str:
         page = tail[tail.rfind(b"OggS") :]
         complete = len(page) > 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
         return "" if complete and page[5] & 4 else "it does not end with an end-of-stream page"
-    found = re.search(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", file.extra_info, re.M)
+    found = re.search(
+        r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", file.extra_info, re.M
+    )
     if found is None:
         return ""
-    stated, present = int(found[1]), int(found[2])
-    streamed = stated >= (1 << 31) - (1 << 16)  # a WAV written to a pipe states an endless length
+    promised, present = int(found[1]), int(found[2])
+    streamed = promised >= (1 << 31) - (1 << 16)  # a WAV written to a pipe states an endless length
     # Some writers count the header too (36 or 44 bytes); no sound is missing then.
-    return "" if streamed or stated <= present + 64 else f"{present} of {stated} bytes are there"
+    return "" if streamed or promised <= present + 64 else f"{present} of {promised} bytes are there"
 
 
 def _seeks_exactly(file: _Stream) -> bool:

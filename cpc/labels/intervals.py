@@ -62,7 +62,8 @@ def read_textgrid(path: str | Path, *, tier: str = "phones") -> list[Interval]:
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
     except Exception as error:  # praatio does not wrap the errors of its parser
-        raise LabelsError(f"{path}: cannot be read as a TextGrid: {type(error).__name__} {error}") from None
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise LabelsError(f"{path}: cannot be read as a TextGrid: {reason}") from None
     if tier not in grid.tierNames:
         raise LabelsError(f"{path}: no tier {tier!r}, it has {', '.join(grid.tierNames)}; pass --tier")
     return [Interval(float(start), float(end), phone_name(mark)) for start, end, mark in grid.getTier(tier).entries]

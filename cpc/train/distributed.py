@@ -4,6 +4,10 @@ Each process (rank) trains on its own batches, so negatives come from the miniba
 Gradients are averaged over the ranks, so the learning rate means the same with any number of them. What all ranks
 compute alike (the optimiser's step, the pass over dev) is not sent. Rank 0 writes all files. A single process is rank 0
 of one.
+
+When a rank dies, torchrun ends the others. With `--max-restarts N` it starts all of them again, and the run continues
+from its last checkpoint. A run may continue with another number of ranks; from then on, batch i of update u of rank r
+is batch (u · R + r) · A + i of the order that the seed defines, for R ranks and A batches an update.
 """
 
 from __future__ import annotations
@@ -82,6 +86,11 @@ def own_device(device: torch.device) -> torch.device:
 def num_processes() -> int:
     """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def was_restarted() -> bool:
+    """Whether torchrun has started this process again, because one of an earlier round died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 @contextmanager

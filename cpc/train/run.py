@@ -15,7 +15,7 @@ from cpc.config import Config, ConfigError, check_config, config_to_dict, write_
 from cpc.devices import Threads, resolve_device
 from cpc.files import difference, locked
 from cpc.runs import build_model, locate_checkpoint, read_checkpoint
-from cpc.train.distributed import joined, own_device
+from cpc.train.distributed import joined, own_device, was_restarted
 from cpc.train.loop import fit
 from cpc.train.metrics import RunningMean
 from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile, refuse_too_large
@@ -31,7 +31,8 @@ def train(
     Args:
         config: the whole run; its `data.manifest` must have a `split` column with train and dev.
         run: folder of the run.
-        resume: continue from last.pt; on a CPU the result is bitwise that of an uninterrupted run with as many threads.
+        resume: continue from last.pt, as a run that torchrun restarts does anyway; on a CPU the result is bitwise that
+            of an uninterrupted run with as many threads.
         profile: time the stages of some early updates, print them, and write trace.json into the run folder.
         max_hours: hours after which the run stops between two updates, and can be resumed.
 
@@ -45,6 +46,7 @@ def train(
     stop = Flag(max_hours)
     check_config(config)
     run, device = Path(run), own_device(resolve_device(config.device))
+    resume = resume or (was_restarted() and (run / "last.pt").exists())
     refuse_too_large(config)
     torch.manual_seed(config.seed)
     network = build_model(config)

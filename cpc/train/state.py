@@ -141,6 +141,8 @@ def restore(run: Path, parts: Parts, running: RunningMean) -> State:
         if "running" in payload:  # runs of earlier versions have none
             running.load_state_dict(payload["running"], parts.device)
         update, seconds = int(payload["update"]), float(payload["seconds"])
+        # Runs of earlier versions have neither.
+        skipped, bad_audio = int(payload.get("skipped", 0)), [str(error) for error in payload.get("bad_audio", ())]
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: its state cannot be restored: {type(error).__name__}: {error}") from None
     if parts.ranks.is_first:
@@ -149,7 +151,7 @@ def restore(run: Path, parts: Parts, running: RunningMean) -> State:
     if best is None:  # a checkpoint of before this field: look it up
         dev = [line for line in read_metrics(metrics) if line["kind"] == "dev" and line["update"] <= update]
         best = max(map(gain, dev), default=-float("inf"))
-    return State(update, seconds, best, int(payload.get("skipped", 0)), list(payload.get("bad_audio", [])))
+    return State(update, seconds, best, skipped, bad_audio)
 
 
 def begin(run: Path) -> State:
@@ -186,4 +188,5 @@ def _stopped_at_its_start(run: Path) -> bool:
     if not (run / "metrics.jsonl").exists():
         return not (run / "best.pt").exists()
     reached = max((line["update"] for line in read_metrics(run / "metrics.jsonl")), default=0)
-    return bool(reached < there.train.checkpoint_every)
+    # The line of an update is written before its checkpoint, which may fail. A finished run had one.
+    return bool(reached <= there.train.checkpoint_every and reached < there.train.num_updates)
