@@ -16,6 +16,7 @@ from cpc.cli import main
 from cpc.config import Config
 from cpc.runs import build_model, save_checkpoint
 from tests.bench.__main__ import TABLES
+from tests.faults.__main__ import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -108,6 +109,9 @@ def test_a_script_exists_and_has_each_flag(page, words):
     if words[1:3] == ["-m", "tests.bench"]:
         assert words[3] in TABLES
         script = ROOT / "tests" / "bench" / "__main__.py"
+    elif words[1:3] == ["-m", "tests.faults"]:
+        assert {word for word in words[3:4] if not word.startswith("-")} <= set(ROWS)
+        script = ROOT / "tests" / "faults" / "__main__.py"
     elif words[1:3] == ["-m", "venv"]:
         return
     else:
