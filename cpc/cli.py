@@ -22,16 +22,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 from cpc.config import Config, ConfigError, check_config, read_config
-from cpc.files import refuse_foreign
+from cpc.files import Shard, refuse_foreign
 from cpc.probes import Evaluate, Options
 
 if TYPE_CHECKING:
+    from cpc.data import Manifest
+    from cpc.features import Extractor
     from cpc.labels import PhoneLabels
 
 _REPORT_SECONDS = 5.0  # for which the other processes leave the first one time to report what all of them refuse
@@ -289,6 +291,20 @@ class ExtractOptions:
     """What happens at a sound file that cannot be read: stop, or leave it out, up to 1 % of all; those are named."""
     threads: int | Literal["auto"] = "auto"
     """Threads on a CPU; auto uses all cores, but no more than other processes leave."""
+    shard: str = ""
+    """K/N: extract one of N shares, beside processes or machines that extract the others into the same folder. The last
+    one to end makes it whole."""
+
+    def extract(self, extractor: Extractor, table: Manifest, out: Path, *, resample: bool) -> str:
+        """Write the frames, and return what was done."""
+        from cpc.features import extract_features, extract_shard
+
+        how: dict[str, Any] = {"dtype": self.dtype, "on_bad_audio": self.on_bad_audio, "threads": self.threads}
+        if not self.shard:
+            extract_features(extractor, table, out, resample=resample, **how)
+            return f"wrote {out}"
+        waiting = extract_shard(Shard.of(self.shard), extractor, table, out, resample=resample, **how)
+        return f"share {self.shard} is done; " + (f"{waiting} are not yet" if waiting else f"wrote {out}")
 
 
 def features(
@@ -309,6 +325,7 @@ def features(
         cpc features runs/first --out features/untrained --baseline untrained
         cpc features --baseline mfcc --manifest manifest.csv --out features/mfcc
         cpc features --baseline mfcc --cmvn --context 8 --manifest manifest.csv --out features/mfcc_cmvn_context8
+        cpc features runs/first --out features/c --shard $SLURM_ARRAY_TASK_ID/16      (an array of 16 jobs, 1 to 16)
 
     Args:
         run: Run folder of `cpc train`; mfcc and logmel do not need one.
@@ -320,7 +337,7 @@ def features(
     """
     from cpc.data import read_manifest
     from cpc.devices import resolve_device
-    from cpc.features import DerivedExtractor, Extractor, SpectralExtractor, extract_features, extractor_of_run
+    from cpc.features import DerivedExtractor, SpectralExtractor, extractor_of_run
     from cpc.runs import config_of_run
 
     extractor: Extractor
@@ -344,9 +361,7 @@ def features(
         extractor = DerivedExtractor(extractor, cmvn=options.cmvn, context_frames=options.context)
     if manifest is None:
         raise ConfigError("features: pass --manifest, the CSV that lists the utterances")
-    how = {"dtype": options.dtype, "on_bad_audio": options.on_bad_audio, "threads": options.threads}
-    extract_features(extractor, read_manifest(manifest), out, resample=resample, **how)  # type: ignore[arg-type]
-    print(f"wrote {out}")
+    print(options.extract(extractor, read_manifest(manifest), out, resample=resample))
 
 
 @dataclass(frozen=True)

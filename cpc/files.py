@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+Item = TypeVar("Item")
+
+SHARDS = "shards"  # folder of shares
 LOCK = ".lock"  # in a folder that a process is writing
 _TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.tmp")
+_WAIT_SECONDS = 0.2  # between two looks at a lock
 _MAX_SHOWN = 60  # characters of a value in a message
 
 
@@ -79,7 +84,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes from writing to a folder at the same time.
 
     The operating system holds the lock for this process, so neither a crash nor a copy of the folder leaves one behind.
@@ -88,6 +93,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     Args:
         folder: the folder, which is made, and removed again if nothing was written to it.
         what: a noun for the message: "run".
+        wait: wait until another process that has the lock gives it back.
 
     Raises:
         ClaimError: another process has the lock.
@@ -103,6 +109,9 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             _lock(file)
         except BlockingIOError:
             file.close()
+            if wait:
+                time.sleep(_WAIT_SECONDS)
+                continue
             raise ClaimError(
                 f"{folder}: another process is writing this {what}; wait for its end, or pass another folder"
             ) from None
@@ -216,6 +225,57 @@ def claim(folder: Path, identity: Mapping[str, Any], *, record: str, what: str) 
         raise ClaimError(f"{folder}: not empty, and holds no {what} (no {record}); {way_out}")
     write_json(path, {**ours, "complete": False})
     return Claim(path, ours, False)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several shares of some work, each of which another process or machine does.
+
+    A share has a folder of its own inside that of the whole, SHARDS/K-of-N, and its own record there. Whoever finds
+    that all shares are complete joins them.
+
+    Attributes:
+        number: 1 … count.
+        count: number of shares.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def of(cls, text: str) -> Shard:
+        """Read "3/16".
+
+        Raises:
+            ClaimError: it is something else.
+        """
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise ClaimError(f"shard: got {text!r}, expected K/N with K from 1 to N, such as 3/16")
+        return cls(int(found[1]), int(found[2]))
+
+    def take(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return this share of some items: every N-th."""
+        return items[self.number - 1 :: self.count]
+
+    def folder(self, out: Path) -> Path:
+        """Return the folder of this share of what becomes `out`."""
+        return out / SHARDS / f"{self.number}-of-{self.count}"
+
+    def all_folders(self, out: Path) -> list[Path]:
+        """Return the folders of all shares."""
+        return [Shard(number, self.count).folder(out) for number in range(1, self.count + 1)]
+
+    def waits_for(self, out: Path, record: str) -> int:
+        """Count the shares that are not complete, by the record of each."""
+        return sum(not _is_complete(folder / record) for folder in self.all_folders(out))
+
+
+def _is_complete(record: Path) -> bool:
+    try:
+        return bool(json.loads(record.read_text(encoding="utf-8"))["complete"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from cpc.features.derived import DerivedExtractor
     from cpc.features.extract import Dtype, extract_features, is_plain_of
     from cpc.features.extractors import CPCExtractor, Extractor, extractor_of_run, untrained_extractor
+    from cpc.features.shards import extract_shard
     from cpc.features.spectral import SpectralExtractor
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Layer",
     "SpectralExtractor",
     "extract_features",
+    "extract_shard",
     "extractor_of_run",
     "is_plain_of",
     "open_features",
@@ -38,6 +40,7 @@ __getattr__ = lazily(
         "Extractor": "extractors",
         "extractor_of_run": "extractors",
         "untrained_extractor": "extractors",
+        "extract_shard": "shards",
         "SpectralExtractor": "spectral",
     },
 )

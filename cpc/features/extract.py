@@ -92,14 +92,14 @@ def extract_features(
 def _extract_all(job: _Job, manifest: Manifest, out: Path, threads: Threads, progress: bool) -> None:
     """Write the frames that are not there yet, and record that the folder is complete."""
     extractor = job.extractor
-    record = _claim(out, job)
+    record = claim_features(out, extractor, dtype=job.dtype, resample=job.resample)
     write_manifest(manifest, out / MANIFEST)
     remove_temporaries(out / FRAMES)
-    files = _files(extractor, manifest, out / FRAMES)
+    files = files_to_write(extractor, manifest, out / FRAMES)
     stale = remove_stale(out, ((file.source, file.target) for file in files))
     if stale:
         tqdm.write(f"{out}: {len(stale)} sound files changed since their frames were made: {first_names(stale)}")
-    groups = _groups([file for file in files if file.num_frames], extractor.sample_rate)
+    groups = group_files([file for file in files if file.num_frames], extractor.sample_rate)
     # A group stays whole when an interrupted call resumes: its frames are then equal to the bit.
     waiting = [group for group in groups if not all(job.is_written(file) for file in group)]
     if record.complete and waiting:  # for more utterances, or instead of lost files: not complete until they are there
@@ -130,20 +130,19 @@ def is_plain_of(plain: Features, extractor: DerivedExtractor, resample: bool) ->
     return all(plain.meta.get(key) == value for key, value in wanted.items())
 
 
-def _claim(out: Path, job: _Job) -> Claim:
-    """Take the folder for these features."""
-    extractor = job.extractor
+def claim_features(out: Path, extractor: Extractor, *, dtype: Dtype, resample: bool) -> Claim:
+    """Take a folder for features of this kind."""
     identity = {
         "source": extractor.source,
         "layer": extractor.layer,
         "identity": extractor.identity(),
         "dim": extractor.dim,
-        "dtype": job.dtype,
+        "dtype": dtype,
         "sample_rate": extractor.sample_rate,
         "hop_samples": extractor.hop_samples,
         "first_centre_samples": extractor.first_centre_samples,
         "normalise": extractor.normalise,
-        "resample": job.resample,
+        "resample": resample,
     }
     try:
         return claim(out, identity, record=RECORD, what="features")
@@ -152,7 +151,7 @@ def _claim(out: Path, job: _Job) -> Claim:
 
 
 @dataclass(frozen=True)
-class _File:
+class FileToWrite:
     """An utterance on its way to disk."""
 
     source: Path
@@ -162,24 +161,24 @@ class _File:
     digest: str  # of the file, as the manifest has it
 
 
-def _files(extractor: Extractor, manifest: Manifest, folder: Path) -> list[_File]:
+def files_to_write(extractor: Extractor, manifest: Manifest, folder: Path) -> list[FileToWrite]:
     """List the utterances, with the number of frames that each must have."""
     lengths = manifest.num_samples_at(extractor.sample_rate).tolist()
     return [
-        _File(manifest.audio_path(i), folder / f"{utterance}.npy", length, extractor.num_frames(length), digest)
+        FileToWrite(manifest.audio_path(i), folder / f"{utterance}.npy", length, extractor.num_frames(length), digest)
         for i, (utterance, length, digest) in enumerate(
             zip(manifest.utterances, lengths, manifest.file_hashes, strict=True)
         )
     ]
 
 
-def _groups(files: Sequence[_File], sample_rate: int) -> list[list[_File]]:
+def group_files(files: Sequence[FileToWrite], sample_rate: int) -> list[list[FileToWrite]]:
     """Group files of similar length that are extracted side by side; each long file is alone.
 
     The longest files come first, so that later groups fit into the buffers of earlier ones.
     """
     order = np.argsort([file.num_samples for file in files], kind="stable")[::-1].tolist()
-    groups: list[list[_File]] = []
+    groups: list[list[FileToWrite]] = []
     while order:
         longest = files[order[0]]
         fitting = min(_FILES_AT_ONCE, _SECONDS_AT_ONCE * sample_rate // longest.num_samples)
@@ -189,7 +188,7 @@ def _groups(files: Sequence[_File], sample_rate: int) -> list[list[_File]]:
     return groups
 
 
-def _is_long(file: _File, sample_rate: int) -> bool:
+def _is_long(file: FileToWrite, sample_rate: int) -> bool:
     return file.num_samples > _BLOCK_SECONDS * sample_rate
 
 
@@ -207,7 +206,7 @@ class _Job:
         """The frames on disk that others are derived from."""
         return self.extractor.stored if isinstance(self.extractor, DerivedExtractor) else None
 
-    def read(self, group: Sequence[_File]) -> list[Waveform | None] | None:
+    def read(self, group: Sequence[FileToWrite]) -> list[Waveform | None] | None:
         """Read the waveforms of a group, None for a file that is left out.
 
         Returns:
@@ -232,7 +231,7 @@ class _Job:
                 raise
             self.bad.add([str(error)])
 
-    def _waveform(self, file: _File) -> Waveform:
+    def _waveform(self, file: FileToWrite) -> Waveform:
         """Read a short file, normalised as the extractor expects."""
         waveform = read_audio(file.source, sample_rate=self.extractor.sample_rate, resample=self.resample)
         refuse_changed(file.source, file.digest)  # after reading, which says more of a damaged file
@@ -241,7 +240,7 @@ class _Job:
             raise _changed(file, num_frames)
         return normalise(waveform, *statistics_of(waveform, file.source)) if self.extractor.normalise else waveform
 
-    def extract(self, group: Sequence[_File], waveforms: Sequence[Waveform | None] | None) -> None:
+    def extract(self, group: Sequence[FileToWrite], waveforms: Sequence[Waveform | None] | None) -> None:
         """Write the frames of a group, given what `read` returned."""
         if (stored := self.stored) is not None:
             assert isinstance(self.extractor, DerivedExtractor)
@@ -260,7 +259,7 @@ class _Job:
             if not self.is_written(file):
                 self._write(file, [frames])
 
-    def _stream(self, file: _File) -> Iterator[NDArray[np.float32]]:
+    def _stream(self, file: FileToWrite) -> Iterator[NDArray[np.float32]]:
         """Extract a file of any length block by block."""
         refuse_changed(file.source, file.digest)
         rate, mean, std = self.extractor.sample_rate, 0.0, 1.0
@@ -270,7 +269,7 @@ class _Job:
         blocks = audio_blocks(file.source, sample_rate=rate, resample=self.resample, block_samples=samples)
         return self.extractor.frames(normalise(block, mean, std) for block in blocks)
 
-    def _write(self, file: _File, pieces: Iterable[NDArray[np.float32]]) -> None:
+    def _write(self, file: FileToWrite, pieces: Iterable[NDArray[np.float32]]) -> None:
         """Write the frames of a file, piece by piece, into an .npy that appears only when it is whole.
 
         The file is not synced to the disk, which would take longer than the network; `is_written` detects files that
@@ -285,7 +284,7 @@ class _Job:
             if written != file.num_frames:
                 raise _changed(file, written)
 
-    def _header(self, file: _File) -> bytes:
+    def _header(self, file: FileToWrite) -> bytes:
         """The start of an .npy that holds the frames of a file."""
         buffer = io.BytesIO()
         shape = (file.num_frames, self.extractor.dim)
@@ -294,7 +293,7 @@ class _Job:
         )
         return buffer.getvalue()
 
-    def is_written(self, file: _File) -> bool:
+    def is_written(self, file: FileToWrite) -> bool:
         """Whether the frames are on disk, with the size that they must have."""
         size = len(self._header(file)) + file.num_frames * self.extractor.dim * np.dtype(self.dtype).itemsize
         return file.target.exists() and file.target.stat().st_size == size
@@ -304,7 +303,7 @@ class _ChangedError(FeaturesError):
     """A sound file that is no longer what the manifest says."""
 
 
-def _changed(file: _File, num_frames: int) -> _ChangedError:
+def _changed(file: FileToWrite, num_frames: int) -> _ChangedError:
     return _ChangedError(
         f"{file.source}: got {num_frames} frames, expected {file.num_frames} from its num_samples in the manifest; the "
         "file has changed: run `cpc manifest` again"

@@ -53,6 +53,14 @@ def remove_stale(folder: Path, files: Iterable[tuple[Path, Path]]) -> list[str]:
     return stale
 
 
+def join_sources(parts: Iterable[Path], path: Path) -> None:
+    """Write the records of several folders, where they have one, as that of the whole."""
+    joined: dict[str, tuple[int, int]] = {}
+    for part in parts:
+        joined |= _read(part)
+    _write(path, joined)
+
+
 def _read(path: Path) -> dict[str, tuple[int, int]]:
     """Read the size and time of each utterance's file; nothing if there is no record that can be read."""
     try:

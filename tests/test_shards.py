@@ -1,0 +1,115 @@
+"""Work that is done in shares, by processes that know of each other through the disk alone."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from cpc.config import Config, EncoderConfig
+from cpc.data import read_manifest, scan_folder
+from cpc.experiments.parallel import run_side_by_side
+from cpc.features import CPCExtractor, FeaturesError, SpectralExtractor, extract_features, extract_shard, open_features
+from cpc.files import ClaimError, Shard
+from cpc.runs import build_model
+from tests.conftest import make_corpus, write_sound
+
+
+def same(a, b):
+    """Whether two features folders have the same content."""
+    assert json.loads((a / "features.json").read_text()) == json.loads((b / "features.json").read_text())
+    assert sorted(p.name for p in a.iterdir()) == sorted(p.name for p in b.iterdir())
+    rows = [sorted((folder / "sources.csv").read_text().splitlines()) for folder in (a, b)]
+    assert rows[0] == rows[1]
+    x, y = open_features(a), open_features(b)
+    assert x.manifest.utterances == y.manifest.utterances
+    assert all(np.array_equal(x.frames(u), y.frames(u)) for u in x.manifest.utterances)
+    return True
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    """Extract two files side by side, so that a small corpus has several groups."""
+    monkeypatch.setattr("cpc.features.extract._FILES_AT_ONCE", 2)
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/4/2", "-1/4", ""])
+def test_what_is_no_share_is_refused(text):
+    with pytest.raises(ClaimError, match="expected K/N with K from 1 to N"):
+        Shard.of(text)
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_shares_one_after_the_other_make_the_folder_of_one_call(corpus, tmp_path, small_groups, count):
+    """To the bit, although g_ar of a network works on groups; with more shares than groups, too."""
+    torch.manual_seed(0)
+    network = build_model(Config(encoder=EncoderConfig(channels=16)))
+    extractor, manifest = CPCExtractor(network, "c"), read_manifest(corpus)
+    whole = extract_features(extractor, manifest, tmp_path / "whole", progress=False)
+    out = tmp_path / "out"
+    for number in range(1, count + 1):
+        assert extract_shard(Shard(number, count), extractor, manifest, out, progress=False) == count - number
+    assert same(whole, out)
+    assert extract_shard(Shard(1, count), extractor, manifest, out, progress=False) == 0
+
+
+def _extract_mfcc(shard, corpus, out):
+    extract_shard(shard, SpectralExtractor("mfcc"), read_manifest(corpus), out, progress=False)
+
+
+@pytest.mark.slow
+def test_four_shares_side_by_side_equal_one_run(corpus, tmp_path):
+    whole = extract_features(SpectralExtractor("mfcc"), read_manifest(corpus), tmp_path / "whole", progress=False)
+    tasks = [partial(_extract_mfcc, Shard(number, 4), corpus, tmp_path / "out") for number in range(1, 5)]
+    run_side_by_side(tasks, 4)
+    assert same(whole, tmp_path / "out")
+
+
+def test_shares_that_end_at_the_same_time_are_joined_once(corpus, tmp_path, small_groups):
+    whole = extract_features(SpectralExtractor("mfcc"), read_manifest(corpus), tmp_path / "whole", progress=False)
+    shares = [Shard(number, 4) for number in range(1, 5)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda shard: _extract_mfcc(shard, corpus, tmp_path / "out"), shares))
+    assert same(whole, tmp_path / "out")
+
+
+def test_joining_that_was_interrupted_goes_on(corpus, tmp_path, small_groups, monkeypatch):
+    whole = extract_features(SpectralExtractor("mfcc"), read_manifest(corpus), tmp_path / "whole", progress=False)
+    out = tmp_path / "out"
+    _extract_mfcc(Shard(1, 2), corpus, out)
+    with monkeypatch.context() as patch:
+        patch.setattr("cpc.features.shards.join_sources", None)  # a power cut: it cannot be called
+        with pytest.raises(TypeError):
+            _extract_mfcc(Shard(2, 2), corpus, out)
+    with pytest.raises(FeaturesError, match="not finished"):
+        open_features(out)
+    _extract_mfcc(Shard(2, 2), corpus, out)
+    assert same(whole, out)
+
+
+def test_shares_of_other_features_or_of_another_manifest_are_refused(corpus, tmp_path, small_groups):
+    out, manifest = tmp_path / "out", read_manifest(corpus)
+    _extract_mfcc(Shard(1, 2), corpus, out)
+    with pytest.raises(FeaturesError, match="holds other features: source was"):
+        extract_shard(Shard(2, 2), SpectralExtractor("logmel"), manifest, out, progress=False)
+    less = manifest.keep(np.arange(len(manifest)) < 4)
+    extract_shard(Shard(1, 3), SpectralExtractor("mfcc"), less, tmp_path / "mixed", progress=False)
+    extract_shard(Shard(2, 3), SpectralExtractor("mfcc"), manifest, tmp_path / "mixed", progress=False)
+    with pytest.raises(FeaturesError, match=r"utterances are in no share .*, so not all shares are of this manifest"):
+        extract_shard(Shard(3, 3), SpectralExtractor("mfcc"), manifest, tmp_path / "mixed", progress=False)
+
+
+def test_shares_name_what_is_too_short_or_cannot_be_read(tmp_path):
+    path = make_corpus(tmp_path / "c", speakers=1, utterances=4)
+    write_sound(path.parent / "1" / "10" / "short.wav", 0.001, seed=0)
+    manifest = scan_folder(path.parent, progress=False).manifest
+    broken = manifest.audio_path(2)
+    whole_bytes = broken.read_bytes()
+    broken.write_bytes(whole_bytes[: len(whole_bytes) // 2])
+    how = {"on_bad_audio": "skip", "progress": False}
+    extract_features(SpectralExtractor("mfcc"), manifest, tmp_path / "whole", **how)
+    for number in (1, 2):
+        extract_shard(Shard(number, 2), SpectralExtractor("mfcc"), manifest, tmp_path / "out", **how)
+    assert same(tmp_path / "whole", tmp_path / "out")
