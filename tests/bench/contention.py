@@ -57,7 +57,8 @@ def print_contention(options: Namespace) -> None:
 @contextlib.contextmanager
 def _training(options: Namespace, threads: int | str) -> Iterator[Rate]:
     """Train the preset small."""
-    config = override(read_config("small"), {"data.manifest": options.manifest}, where="contention")
+    changes = {"data.manifest": options.manifest, "data.short": "pad"}  # so that a small corpus fills a batch, too
+    config = override(read_config("small"), changes, where="contention")
     torch.manual_seed(0)
     network, device = build_model(config), torch.device("cpu")
     with Threads(threads) as adapting:  # type: ignore[arg-type]
