@@ -127,7 +127,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Con
         payload = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint; `cpc train` writes it into its --out folder") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{path}: cannot be read as weights ({reason}); it is damaged, or no checkpoint of cpc"

@@ -142,9 +142,14 @@ def restore(run: Path, parts: Parts, running: RunningMean) -> State:
             running.load_state_dict(payload["running"], parts.device)
         update, seconds = int(payload["update"]), float(payload["seconds"])
         # Runs of earlier versions have neither.
-        skipped, bad_audio = int(payload.get("skipped", 0)), [str(error) for error in payload.get("bad_audio", ())]
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: its state cannot be restored: {type(error).__name__}: {error}") from None
+        skipped, bad_audio = int(payload.get("skipped", 0)), payload.get("bad_audio", [])
+        if not (isinstance(bad_audio, list) and all(isinstance(error, str) for error in bad_audio)):
+            raise ValueError("bad_audio is no list of texts")
+        if not 0 <= update <= parts.config.train.num_updates:
+            raise ValueError(f"update is {update}, of {parts.config.train.num_updates}")
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"{path}: its state cannot be restored: {reason}") from None
     if parts.ranks.is_first:
         keep_metrics_until(metrics, update)
     best = payload.get("best_gain")

@@ -104,6 +104,7 @@ def _judge(tally: Tally, of: Kind, path: Path, what: str) -> None:
         tally.read += 1
     except of.error as error:
         named = path.name in str(error) or f"{path.parent} " in str(error)  # the file, or the run that it belongs to
+        named = named or "data.manifest: got none" in str(error)  # a configuration without one is whole
         if "\n" in str(error) or not named:
             tally.faults.append(f"{what}: a message of several lines, or without the file: {error}")
         else:
