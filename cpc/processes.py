@@ -48,7 +48,7 @@ class FreeCores:
         self.used_by_others = 0.0  # cores, on average between the last two looks
         self._cores = _own_cores()
         self._calm = 0
-        self._busy, self._own, self._looked = self._look()
+        self._last = self._look()
 
     @property
     def num_cores(self) -> int:
@@ -61,13 +61,10 @@ class FreeCores:
         Returns:
             Whether `threads` has changed.
         """
-        if self.most == 1 or time.monotonic() - self._looked < _LOOK_SECONDS:
+        if self.most == 1 or time.monotonic() - self._last[2] < _LOOK_SECONDS:
             return False
-        before = self._busy, self._own, self._looked
-        self._busy, self._own, self._looked = self._look()
-        busy, own, seconds = (
-            now - then for now, then in zip((self._busy, self._own, self._looked), before, strict=True)
-        )
+        before, self._last = self._last, self._look()
+        busy, own, seconds = (now - then for now, then in zip(self._last, before, strict=True))
         self.used_by_others = max(0.0, (busy - own) / seconds)
         fitting = max(1, min(self.most, math.floor(self.num_cores - self.used_by_others + 0.5)))
         self._calm = self._calm + 1 if fitting > self.threads else 0
@@ -95,11 +92,12 @@ def _busy_seconds(cores: set[int], stat: Path = Path("/proc/stat")) -> float:
     """
     if sys.platform != "linux":
         return 0.0
-    ticks = 0
+    names, ticks = {f"cpu{core}" for core in cores}, 0
+    is_nice = os.getpriority(os.PRIO_PROCESS, 0) > 0
     for line in stat.read_text().splitlines():
         name, *counts = line.split()
-        if name.removeprefix("cpu") in map(str, cores):
+        if name in names:
             user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(int, counts[:8])
             ticks += user + system + interrupts + soft_interrupts + stolen
-            ticks += nice if os.getpriority(os.PRIO_PROCESS, 0) > 0 else 0
+            ticks += nice if is_nice else 0
     return ticks / os.sysconf("SC_CLK_TCK")

@@ -32,6 +32,7 @@ from cpc.data import Manifest, read_manifest, scan_folder, split_manifest, write
 from cpc.probes import AbxResult, AbxScore
 from cpc.probes.abx import CONDITIONS
 from cpc.probes.result import Origin
+from cpc.runs import read_metrics
 
 
 def load_script(path: Path) -> ModuleType:
@@ -100,6 +101,12 @@ def tiny_config(manifest: Path, **changes) -> Config:
         train=TrainConfig(num_updates=12, log_every=4, validate_every=6, validate_batches=2, checkpoint_every=5),
     )
     return Config(**{**parts, **changes})
+
+
+def measured(run: Path) -> list[dict[str, Any]]:
+    """Read the lines of metrics.jsonl without their times."""
+    times = ("seconds", "audio_seconds_per_second")
+    return [{k: v for k, v in line.items() if k not in times} for line in read_metrics(run / "metrics.jsonl")]
 
 
 @contextmanager

@@ -28,17 +28,11 @@ from cpc.runs import CheckpointError, read_checkpoint, read_metrics
 from cpc.train import TrainingError, complete, learning_rate, loop, resume, train
 from cpc.train.stopping import Stopped
 from cpc.train.timing import Profile
-from tests.conftest import make_corpus, tampered, tiny_config
+from tests.conftest import make_corpus, measured, tampered, tiny_config
 
 
 def weights(run, name="last.pt"):
     return torch.load(run / name, weights_only=True)["model"]
-
-
-def measured(run):
-    """The lines of metrics.jsonl without their times."""
-    times = ("seconds", "audio_seconds_per_second")
-    return [{k: v for k, v in line.items() if k not in times} for line in read_metrics(run / "metrics.jsonl")]
 
 
 def test_two_identical_runs_give_bitwise_identical_weights(corpus, tmp_path):

@@ -11,7 +11,7 @@ from cpc.data.audio import (
     refuse_changed,
     statistics_of,
 )
-from cpc.data.bad import BadAudio
+from cpc.data.bad import BadAudio, tolerated
 from cpc.data.manifest import SPLITS, Manifest, ManifestError, read_manifest, write_manifest
 from cpc.data.resampling import Waveform, num_resampled
 from cpc.data.scan import refuse_changed_files, scan_folder
@@ -57,6 +57,7 @@ __all__ = [
     "split_as_listed",
     "split_manifest",
     "statistics_of",
+    "tolerated",
     "write_manifest",
 ]
 

@@ -28,6 +28,7 @@ EXTENSIONS = frozenset("." + name for name in _NAMES.split())
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 500, 10_000_000
 
 _DIGEST_BYTES = 4096  # of each place of a file that its digest covers
+_SPHERE_HEADER_BYTES = 4096  # at most; mostly 1024
 _PIECE_SAMPLES = 1 << 16  # samples read at a time unless the caller sets a size: 4 s at 16 kHz, 256 kB
 
 
@@ -267,7 +268,7 @@ def _missing_bytes(file: _Stream, path: str | Path) -> str:
     """
     if file.format == "NIST":
         with open(path, "rb") as raw:
-            stated = re.search(rb"^sample_count -i (\d+)", raw.read(_DIGEST_BYTES), re.M)
+            stated = re.search(rb"^sample_count -i (\d+)", raw.read(_SPHERE_HEADER_BYTES), re.M)
         if stated is None or int(stated[1]) <= file.frames:
             return ""
         return f"{file.frames} of {int(stated[1])} samples are there"

@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 
 from cpc.data.audio import AudioError
 
-MAX_SHARE = 0.01  # of the files; with more, something else is wrong than single files
+MAX_SHARE = 0.01  # with more, something else is wrong than single files
 _SHOWN = 10
+
+
+def tolerated(total: int) -> int:
+    """Return how many of some files, or updates, may be left out: 1 %, and at least one."""
+    return max(1, int(MAX_SHARE * total))
 
 
 @dataclass
@@ -34,7 +39,7 @@ class BadAudio:
         """
         new = [error for error in dict.fromkeys(errors) if error not in self.errors]
         self.errors += new
-        limit = max(1, int(MAX_SHARE * self.num_files))
+        limit = tolerated(self.num_files)
         if len(self.errors) > limit:
             raise AudioError(
                 f"{len(self.errors)} of {self.num_files} sound files cannot be read, at most {limit} are left out; the "

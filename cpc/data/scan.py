@@ -73,9 +73,7 @@ def scan_folder(folder: str | Path, *, speaker: str = "{speaker}/{chapter}/*", p
     paths = _find(folder)
     fields = _fields(folder, paths, speaker)
     utterances = _utterances(folder, paths)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile decodes outside the interpreter lock
-        found = pool.map(lambda path: _inspect(folder, path), paths)
-        facts = list(tqdm(found, total=len(paths), unit="file", desc="scan", disable=not progress))
+    facts = _inspect_all(folder, paths, "scan", progress)
     left_out = [(path, fact) for path, fact in zip(paths, facts, strict=True) if isinstance(fact, str)]
     rows = [
         {"path": path, **fact, "speaker": "unknown", "utterance": utterance, **field}
@@ -99,19 +97,16 @@ def refuse_changed_files(manifest: Manifest, *, progress: bool = True) -> None:
     """
     names = ("num_samples", "sample_rate", "audio_hash")
     columns = (manifest.num_samples.tolist(), manifest.sample_rates.tolist(), manifest.column("audio_hash"))
-    known = list(zip(manifest.paths, *columns, strict=True))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        inspected = pool.map(lambda path: _inspect(manifest.root, path), manifest.paths)
-        facts = list(tqdm(inspected, total=len(known), unit="file", desc="verify", disable=not progress))
+    facts = _inspect_all(manifest.root, manifest.paths, "verify", progress)
     wrong = []
-    for (path, *before), now in zip(known, facts, strict=True):
+    for path, *before, now in zip(manifest.paths, *columns, facts, strict=True):
         if isinstance(now, str):
             wrong.append(f"{path}: {now}")
         elif changed := [name for name, value in zip(names, before, strict=True) if now[name] != value]:
             wrong.append(f"{path}: another {' and '.join(changed)}")
     if wrong:
         raise ManifestError(
-            f"{manifest.root}: {len(wrong)} of {len(known)} sound files are not as they were: {'; '.join(wrong[:5])}"
+            f"{manifest.root}: {len(wrong)} of {len(manifest)} sound files are not as they were: {'; '.join(wrong[:5])}"
             + ("; …" if len(wrong) > 5 else "")
         )
 
@@ -148,6 +143,13 @@ def _find(folder: Path) -> list[str]:
 def _refuse_unreadable(error: OSError) -> None:
     """Refuse a folder that cannot be listed: its files would be missing without a word."""
     raise ManifestError(f"{error.filename}: {(error.strerror or str(error)).lower()}; its files cannot be listed")
+
+
+def _inspect_all(folder: Path, paths: list[str], what: str, progress: bool) -> list[dict[str, Any] | str]:
+    """Inspect files side by side, with a progress bar; `what` names the work."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile decodes outside the interpreter lock
+        found = pool.map(lambda path: _inspect(folder, path), paths)
+        return list(tqdm(found, total=len(paths), unit="file", desc=what, disable=not progress))
 
 
 def _inspect(folder: Path, path: str) -> dict[str, Any] | str:

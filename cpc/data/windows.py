@@ -249,18 +249,16 @@ class Windows(Dataset[Window]):
     def __getitem__(self, epoch_and_index: tuple[int, int]) -> Window:
         """Read window `index` of epoch `epoch`."""
         epoch, index = epoch_and_index
-        instead_of: list[str] = []
-        row = int(self.utterance[index])
+        instead_of: tuple[str, ...] = ()
         while True:
+            row = int(self.utterance[index])
             if row not in self.bad:
                 try:
-                    window = self._window(epoch, index)
-                    return window._replace(instead_of=tuple(instead_of)) if instead_of else window
+                    return self._window(epoch, index, instead_of)
                 except AudioError as error:
                     self._leave_out(row, error)
-            instead_of.append(self.bad[row])
+            instead_of += (self.bad[row],)
             index = self._stand_in(index)
-            row = int(self.utterance[index])
 
     def _leave_out(self, row: int, error: AudioError) -> None:
         """Remember a row whose sound cannot be read, or raise the error, if such files are not to be skipped."""
@@ -281,8 +279,8 @@ class Windows(Dataset[Window]):
                 return int(later[0] if len(later) else candidates[0])
         raise AudioError(f"{next(iter(self.bad.values()))}; nor can any other sound file be read")
 
-    def _window(self, epoch: int, index: int) -> Window:
-        """Read one window."""
+    def _window(self, epoch: int, index: int, instead_of: tuple[str, ...]) -> Window:
+        """Read one window, which stands in for files with these errors."""
         row, start, stop = self.span(epoch, index)
         samples = self._read(row, start, stop)
         waveform, past = self._pad(samples, stop - start), None
@@ -290,7 +288,8 @@ class Windows(Dataset[Window]):
             past = self._pad(self._augment(samples, (self.options.seed, epoch, index)), stop - start)
         targets = None if self._targets is None else torch.from_numpy(self._targets(row, start, stop - start))
         columns = {name: int(codes[row]) for name, codes in self._codes.items()}
-        return Window(waveform, stop - start, int(self.speaker[index]), row, start, columns, targets, past)
+        speaker = int(self.speaker[index])
+        return Window(waveform, stop - start, speaker, row, start, columns, targets, past, instead_of)
 
     def _pad(self, samples: Waveform, num_samples: int) -> Tensor:
         """Copy samples into a window, with zeros after them: (W,)."""

@@ -42,6 +42,7 @@ Dtype = Literal["float32", "float16"]
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 
+WHAT = "features folder"
 _BLOCK_SECONDS = 20  # longer files are streamed in blocks of this length
 # Many short files go side by side, because the steps of g_ar wait for each other.
 _FILES_AT_ONCE, _SECONDS_AT_ONCE = 64, 600
@@ -84,7 +85,7 @@ def extract_features(
         assert isinstance(extractor, DerivedExtractor)
         if not is_plain_of(stored, extractor, resample):
             raise FeaturesError(f"{stored.folder}: {extractor.source} does not derive from these frames")
-    with locked(out, "features folder"), Threads(threads) as adapting:
+    with locked(out, WHAT), Threads(threads) as adapting:
         _extract_all(job, manifest, out, adapting, progress)
     return out
 
@@ -121,7 +122,12 @@ def _extract_all(job: _Job, manifest: Manifest, out: Path, threads: Threads, pro
     if job.bad and job.bad.errors:
         tqdm.write(f"{out}: {job.bad}")
     without = [file.target.stem for file in files if file.num_frames and not job.is_written(file)]
-    record.finish(too_short=too_short, **({"unreadable": without} if without else {}))
+    finish_features(record, too_short, without)
+
+
+def finish_features(record: Claim, too_short: list[str], unreadable: list[str]) -> None:
+    """Record that a folder is complete, and which utterances have no frames."""
+    record.finish(too_short=too_short, **({"unreadable": unreadable} if unreadable else {}))
 
 
 def is_plain_of(plain: Features, extractor: DerivedExtractor, resample: bool) -> bool:

@@ -14,13 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from cpc.data import Manifest, write_manifest
-from cpc.features.extract import Dtype, claim_features, extract_features, files_to_write, group_files
+from cpc.features.extract import (
+    WHAT,
+    Dtype,
+    claim_features,
+    extract_features,
+    files_to_write,
+    finish_features,
+    group_files,
+)
 from cpc.features.extractors import Extractor
 from cpc.features.sources import SOURCES, join_sources
 from cpc.features.store import FRAMES, MANIFEST, RECORD, FeaturesError, first_names
 from cpc.files import SHARDS, Claim, Shard, locked
-
-_WHAT = "features folder"
 
 
 def extract_shard(
@@ -51,20 +57,21 @@ def extract_shard(
         ValueError: as `extract_features`.
     """
     out, folder = Path(out), shard.folder(Path(out))
-    with locked(out, _WHAT, wait=True):
+    with locked(out, WHAT, wait=True):
         if claim_features(out, extractor, dtype=dtype, resample=resample).complete:
             return 0
-    own = _rows(shard, extractor, manifest)
-    if (out / FRAMES).exists():  # all shares are complete, and joining them was interrupted
-        pass
-    elif any(own):
-        extract_features(extractor, manifest.keep(own), folder, dtype=dtype, resample=resample, **how)
-    else:  # more shares than there is work
-        claim_features(folder, extractor, dtype=dtype, resample=resample).finish(too_short=[])
-    with locked(out, _WHAT, wait=True):
+    if not (out / FRAMES).exists():  # otherwise all shares are complete, and joining them was interrupted
+        own = _rows(shard, extractor, manifest)
+        if any(own):
+            extract_features(extractor, manifest.keep(own), folder, dtype=dtype, resample=resample, **how)
+        else:  # more shares than there is work
+            finish_features(claim_features(folder, extractor, dtype=dtype, resample=resample), [], [])
+    with locked(out, WHAT, wait=True):
         record = claim_features(out, extractor, dtype=dtype, resample=resample)
-        waiting = 0 if record.complete else shard.waits_for(out, RECORD)
-        if not waiting and not record.complete:
+        if record.complete:
+            return 0
+        waiting = shard.waits_for(out, RECORD)
+        if not waiting:
             _join(shard, manifest, out, record)
         return waiting
 
@@ -81,15 +88,16 @@ def _rows(shard: Shard, extractor: Extractor, manifest: Manifest) -> list[bool]:
 
 def _join(shard: Shard, manifest: Manifest, out: Path, record: Claim) -> None:
     """Move the frames of all shares into the folder of the whole; after an interruption, the next call goes on."""
-    content: dict[str, list[str]] = {"too_short": [], "unreadable": []}
+    too_short: list[str] = []
+    unreadable: list[str] = []
     (out / FRAMES).mkdir(exist_ok=True)
     for folder in shard.all_folders(out):
         found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        for key, utterances in content.items():
-            utterances += found.get(key, [])
+        too_short += found.get("too_short", [])
+        unreadable += found.get("unreadable", [])
         for path in folder.glob(f"{FRAMES}/*.npy"):
             os.replace(path, out / FRAMES / path.name)
-    there = {path.stem for path in (out / FRAMES).glob("*.npy")}.union(*content.values())
+    there = {path.stem for path in (out / FRAMES).glob("*.npy")}.union(too_short, unreadable)
     if missing := sorted(set(manifest.utterances) - there):
         raise FeaturesError(
             f"{out}: {len(missing)} utterances are in no share ({first_names(missing)}), so not all shares are of "
@@ -97,5 +105,5 @@ def _join(shard: Shard, manifest: Manifest, out: Path, record: Claim) -> None:
         )
     write_manifest(manifest, out / MANIFEST)
     join_sources([folder / SOURCES for folder in shard.all_folders(out)], out / SOURCES)
-    record.finish(**{key: utterances for key, utterances in content.items() if utterances or key == "too_short"})
+    finish_features(record, too_short, unreadable)
     shutil.rmtree(out / SHARDS)

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from cpc.data import Batch
+from cpc.data import Batch, tolerated
 from cpc.runs import read_checkpoint, save_checkpoint
 from cpc.train.setup import Parts
 
-MAX_SKIPPED = 0.01  # of a run's updates; if more cannot be done, the trouble is not in single files
 _NAMED = 8  # utterances in a message; the file names all
 
 
@@ -52,17 +51,17 @@ def leave_out(run: Path, parts: Parts, batches: Sequence[Batch], update: int, nu
         TrainingError: the run stops at such an update, or too many were left out. The weights and the batches are in
             not_finite.pt.
     """
-    names = [parts.data.train.manifest.utterances[row] for batch in batches for row in batch.utterance]
-    unique = list(dict.fromkeys(names))
-    shown = ", ".join(unique[:_NAMED]) + (", …" if len(unique) > _NAMED else "")
+    contents = [_content(parts, batch) for batch in batches]
+    names = list(dict.fromkeys(name for content in contents for name in content["utterances"]))
+    shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
     what = f"the gradient of update {update} is not finite, from windows of {shown}"
-    limit = max(1, int(MAX_SKIPPED * parts.config.train.num_updates))
-    if parts.config.train.on_not_finite == "skip" and num_skipped <= limit:
+    skips, limit = parts.config.train.on_not_finite == "skip", tolerated(parts.config.train.num_updates)
+    if skips and num_skipped <= limit:
         return f"{what}: left out ({num_skipped} of at most {limit})"
     path = run / ("not_finite.pt" if parts.ranks.size == 1 else f"not_finite.{parts.ranks.rank}.pt")
-    save_checkpoint(path, parts.config, parts.network, update=update - 1, batches=[_content(parts, b) for b in batches])
+    save_checkpoint(path, parts.config, parts.network, update=update - 1, batches=contents)
     advice = f"{path.name} holds them and the weights before it; lower --optim.lr, set --optim.clip-norm"
-    if parts.config.train.on_not_finite == "skip":
+    if skips:
         raise diverged(run, f"{what}, and {num_skipped} updates were left out, more than {limit}", advice)
     raise diverged(run, what, f"{advice}, or leave such updates out by --train.on-not-finite skip")
 
