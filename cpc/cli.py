@@ -209,7 +209,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
 
         Args:
             toml: A preset or a TOML file. Fields that it leaves out keep the defaults shown here.
-            out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.pt.
+            out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.safetensors.
             resume: Run folder to continue with its own configuration, but for --device and --threads.
             profile: Time the stages of some early updates: a table on the screen, and trace.json in the run folder.
             max_hours: Hours after which the run stops, to be resumed.

@@ -264,13 +264,13 @@ class TrainConfig:
     log_every: PositiveInt = 20
     """Updates between lines of metrics.jsonl."""
     validate_every: PositiveInt = 1000
-    """Updates between passes over the dev split. best.pt holds the weights with the lowest dev loss."""
+    """Updates between passes over the dev split. best.safetensors holds the weights with the lowest dev loss."""
     validate_batches: PositiveInt = 50
     """Largest number of batches in a pass over the dev split."""
     checkpoint_every: PositiveInt = 1000
     """Updates between writes of last.pt."""
     keep_every: NotNegativeInt = 0
-    """Updates between checkpoints of the weights that are kept as kept/UPDATE.pt; 0 keeps none."""
+    """Updates between checkpoints of the weights that are kept as kept/UPDATE.safetensors; 0 keeps none."""
     on_not_finite: Literal["error", "skip"] = "error"
     """What happens at a gradient with NaN or infinity: stop and name the utterances, or leave the update out, up to 1 %
     of all."""

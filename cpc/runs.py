@@ -1,8 +1,8 @@
-"""A run folder: last.pt to continue from, best.pt with the lowest dev loss, metrics.jsonl; and the model in it.
+"""A run folder: last.pt to continue from, best.safetensors with the lowest dev loss, metrics.jsonl; and the model.
 
-A checkpoint holds tensors and plain values only and is read with `weights_only`, so nothing in it can execute. The
-configuration is part of it, so the weights need no other file. torch is imported on first use: reading metrics does not
-need it.
+Weights are safetensors, whose header holds the configuration, so they need no other file. What training continues from
+is a .pt file of tensors and plain values, read with `weights_only`. Nothing in either can execute. torch is imported on
+first use: reading metrics does not need it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from cpc.model import CPC
 
 FORMAT = 1
+BEST = "best.safetensors"
+WEIGHTS = ".safetensors"
+_HEADER = "cpc"  # the one entry of the header, because the library does not keep the order of several
 Which = Literal["best", "last"]
 
 
@@ -76,7 +79,7 @@ def load(run: str | Path, which: Which = "best", device: str = "cpu") -> CPC:
     """Load the trained model of a run folder (or of a checkpoint file), ready to represent audio.
 
     Args:
-        run: folder that `cpc train` wrote, or a .pt file in it.
+        run: folder that `cpc train` wrote, or a checkpoint in it.
         which: "best" (lowest dev loss) or "last".
         device: device to put the model on.
 
@@ -105,6 +108,16 @@ def config_of_run(run: str | Path, which: Which = "best") -> Config:
 # --- checkpoints
 
 
+def save_weights(path: Path, config: Config, model: CPC, **rest: Any) -> None:
+    """Write a model's weights as safetensors, atomically; `rest` are plain values of JSON, for the header."""
+    from safetensors.torch import save
+
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in sorted(model.state_dict().items())}
+    header = {"format": FORMAT, "config": config_to_dict(config), **rest}
+    header["checksum"] = checksum({**header, "model": weights})
+    write_bytes(path, save(weights, {_HEADER: json.dumps(header)}))
+
+
 def save_checkpoint(path: Path, config: Config, model: CPC, **rest: Any) -> None:
     """Write a checkpoint atomically; `rest` are further tensors and plain values (optimiser states, the update)."""
     import torch
@@ -116,18 +129,22 @@ def save_checkpoint(path: Path, config: Config, model: CPC, **rest: Any) -> None
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Config, dict[str, Any]]:
-    """Read a checkpoint: its configuration, and its whole content.
+    """Read a checkpoint, or weights: the configuration, and the whole content.
 
     Raises:
         CheckpointError: missing, damaged, or not written by cpc.
     """
     import torch
+    from safetensors import SafetensorError
 
     try:
-        payload = torch.load(path, map_location=device, weights_only=True)
+        if path.suffix == WEIGHTS:
+            payload = _read_weights(path, device)
+        else:
+            payload = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint; `cpc train` writes it into its --out folder") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{path}: cannot be read as weights ({reason}); it is damaged, or no checkpoint of cpc"
@@ -145,6 +162,16 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Con
     if payload.pop("checksum", None) not in (None, checksum(payload)):  # those of earlier versions have none
         raise CheckpointError(f"{path}: damaged, its content does not have its checksum; use a copy of it")
     return config_from_dict(payload["config"], where=str(path)), payload
+
+
+def _read_weights(path: Path, device: torch.device | str) -> dict[str, Any]:
+    """Read a safetensors file as `read_checkpoint` wants it; one that is not of cpc lacks the configuration."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device=str(device)) as f:
+        header = json.loads((f.metadata() or {}).get(_HEADER, "{}"))
+        weights = {name: f.get_tensor(name) for name in sorted(f.keys())}
+    return {**header, "model": weights} if isinstance(header, dict) else {}
 
 
 def checksum(value: Any) -> str:
@@ -204,11 +231,17 @@ def locate_checkpoint(run: str | Path, which: Which = "best") -> Path:
         return run
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run folder; `cpc train CONFIG.toml --out {run}` makes it")
-    path = run / f"{which}.pt"
+    path = best_weights(run) if which == "best" else run / "last.pt"
     if not path.exists():
-        there = ", ".join(sorted(p.name for p in run.glob("*.pt"))) or "none"
+        there = ", ".join(sorted(p.name for p in run.iterdir() if p.suffix in (WEIGHTS, ".pt"))) or "none"
         raise CheckpointError(f"{path}: no such checkpoint; in this folder: {there}")
     return path
+
+
+def best_weights(run: Path) -> Path:
+    """Return the file that holds, or will hold, the weights with the lowest dev loss."""
+    before = run / "best.pt"  # earlier versions wrote this one
+    return before if before.exists() and not (run / BEST).exists() else run / BEST
 
 
 # --- metrics

@@ -1,6 +1,7 @@
 """Fixtures: a small corpus of synthetic sounds in LibriSpeech's layout, and a configuration that trains in seconds."""
 
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from cpc.config import (
     AutoregressorConfig,
@@ -32,7 +34,7 @@ from cpc.data import Manifest, read_manifest, scan_folder, split_manifest, write
 from cpc.probes import AbxResult, AbxScore
 from cpc.probes.abx import CONDITIONS
 from cpc.probes.result import Origin
-from cpc.runs import read_metrics
+from cpc.runs import read_checkpoint, read_metrics
 
 
 def load_script(path: Path) -> ModuleType:
@@ -112,7 +114,11 @@ def measured(run: Path) -> list[dict[str, Any]]:
 @contextmanager
 def tampered(checkpoint: Path) -> Iterator[dict[str, Any]]:
     """Yield the content of a checkpoint to change; it is saved without a checksum, as by an earlier version."""
-    payload = torch.load(checkpoint, weights_only=True)
+    payload = read_checkpoint(checkpoint)[1]
+    payload["model"] = {name: weight.clone() for name, weight in payload["model"].items()}
     yield payload
-    payload.pop("checksum")
-    torch.save(payload, checkpoint)
+    if checkpoint.suffix == ".pt":
+        torch.save(payload, checkpoint)
+    else:
+        weights = payload.pop("model")
+        save_file(weights, checkpoint, {"cpc": json.dumps(payload)})

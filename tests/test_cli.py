@@ -366,7 +366,7 @@ def test_a_batch_too_small_for_its_scheme(labelled, tmp_path, refused):
 def test_a_checkpoint_of_another_architecture(trained, tmp_path, refused):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    with tampered(run / "best.pt") as payload:
+    with tampered(run / "best.safetensors") as payload:
         payload["config"]["autoregressor"]["kind"] = "lstm"
     before = snapshot(run)
     refused(

@@ -196,7 +196,7 @@ def test_torchrun_trains_one_run_and_bad_input_is_one_line(corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 processes × 2 windows an update" in done.stderr
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        *("config.toml", "metrics.jsonl", "last.pt", "previous.pt", "best.pt")
+        *("config.toml", "metrics.jsonl", "last.pt", "previous.pt", "best.safetensors")
     }
     refused = torchrun(path, "--out", tmp_path / "other", "--data.manifest", "nothing.csv", cwd=tmp_path)
     assert refused.returncode != 0

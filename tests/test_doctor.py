@@ -28,7 +28,7 @@ from cpc.data import read_manifest, write_manifest
 from cpc.experiments import DoctorError, examine_run
 from cpc.experiments.signals import check_collapse, check_units
 from cpc.report import Finding, ReportError, findings_text, read_findings, write_page
-from cpc.runs import build_model, read_metrics, save_checkpoint
+from cpc.runs import build_model, read_metrics, save_checkpoint, save_weights
 from cpc.train import train
 from tests.conftest import make_corpus, tampered, tiny_config
 
@@ -71,8 +71,8 @@ def sound(manifest, tmp_path_factory):
     config = tiny_config(manifest, train=LENGTH, **WIDE)
     torch.manual_seed(0)
     model = build_model(config)
-    for name in ("best.pt", "last.pt"):
-        save_checkpoint(run / name, config, model)
+    save_weights(run / "best.safetensors", config, model)
+    save_checkpoint(run / "last.pt", config, model)
     write_config(config, run / "config.toml")
     write_lines(run, [line(update, [2 - update / 400] * 3, kind=kind) for update in LATE for kind in ("train", "dev")])
     return run
@@ -88,7 +88,7 @@ def broken(sound, tmp_path):
         write_config(replace(read_config(run / "config.toml"), **sections), run / "config.toml")
         if lines is not None:
             write_lines(run, lines)
-        for path in run.glob("*.pt") if weights else ():
+        for path in (run / "best.safetensors", run / "last.pt") if weights else ():
             with tampered(path) as payload:
                 weights(payload["model"])
         return {finding.name: finding for finding in examine_run(run)}
@@ -210,7 +210,7 @@ def test_weights_that_are_not_finite(broken):
 
     found = broken(weights=spoil)["weights"]
     assert found.level == "broken"
-    assert "weights of best.pt are NaN or infinite" in found.message
+    assert "weights of best.safetensors are NaN or infinite" in found.message
 
 
 def test_constant_features(broken):

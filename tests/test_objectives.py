@@ -294,4 +294,4 @@ def test_mocos_best_model_is_judged_against_the_queue_it_had(labelled, tmp_path)
     assert min(dev, key=lambda line: line["loss"]) is dev[0]
     best = max(dev, key=lambda line: line["log_n"] - line["loss"])
     assert best is not dev[0]
-    assert read_checkpoint(run / "best.pt")[1]["update"] == best["update"]
+    assert read_checkpoint(run / "best.safetensors")[1]["update"] == best["update"]

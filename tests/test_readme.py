@@ -14,7 +14,7 @@ import tyro
 
 from cpc.cli import main
 from cpc.config import Config
-from cpc.runs import build_model, save_checkpoint
+from cpc.runs import build_model, save_weights
 from tests.bench.__main__ import TABLES
 from tests.faults.__main__ import ROWS
 
@@ -173,7 +173,7 @@ def test_one_version_everywhere():
 def test_the_python_examples_run(tmp_path):
     """They run in order and in one namespace, with a random model in place of the trained one."""
     torch.manual_seed(0)
-    save_checkpoint(tmp_path / "best.pt", Config(), build_model(Config()))
+    save_weights(tmp_path / "best.safetensors", Config(), build_model(Config()))
     names = {name: torch.randn(4, 16) for name in EMBEDDINGS}
     names |= {"torch": torch, "waveforms": torch.randn(2, 20480), "windows": torch.randn(2, 20480)}
     names |= {"speaker": [0, 1], "utterance": [0, 1]}

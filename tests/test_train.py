@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import cpc
 from cpc.config import (
@@ -21,10 +23,19 @@ from cpc.config import (
     EncoderConfig,
     OptimConfig,
     TrainConfig,
+    config_from_dict,
 )
 from cpc.data import read_manifest
 from cpc.devices import resolve_device, resolve_precision
-from cpc.runs import CheckpointError, read_checkpoint, read_metrics
+from cpc.runs import (
+    BEST,
+    CheckpointError,
+    build_model,
+    read_checkpoint,
+    read_metrics,
+    save_checkpoint,
+    save_weights,
+)
 from cpc.train import TrainingError, complete, learning_rate, loop, resume, train
 from cpc.train.stopping import Stopped
 from cpc.train.timing import Profile
@@ -32,7 +43,7 @@ from tests.conftest import make_corpus, measured, tampered, tiny_config
 
 
 def weights(run, name="last.pt"):
-    return torch.load(run / name, weights_only=True)["model"]
+    return read_checkpoint(run / name)[1]["model"]
 
 
 def test_two_identical_runs_give_bitwise_identical_weights(corpus, tmp_path):
@@ -92,7 +103,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(corpus, tmp_path, monkey
     assert torch.load(tmp_path / "cut" / "last.pt", weights_only=True)["update"] == 5
     cut = train(config, tmp_path / "cut", resume=True)
 
-    for name in ("last.pt", "best.pt"):
+    for name in ("last.pt", BEST):
         for x, y in zip(weights(whole, name).values(), weights(cut, name).values(), strict=True):
             assert torch.equal(x, y)
     ours, theirs = (torch.load(run / "last.pt", weights_only=True)["optimisers"] for run in (whole, cut))
@@ -150,7 +161,7 @@ def test_a_signal_that_was_ignored_stays_ignored(corpus, tmp_path, monkeypatch):
 
 
 def test_best_is_the_checkpoint_with_the_lowest_dev_loss(corpus, tmp_path):
-    """With a learning rate that ruins the model after a good start, best.pt is an early one and not the last."""
+    """With a learning rate that ruins the model after a good start, the best weights are early ones."""
     config = tiny_config(
         corpus,
         optim=OptimConfig(lr=0.5),
@@ -158,7 +169,7 @@ def test_best_is_the_checkpoint_with_the_lowest_dev_loss(corpus, tmp_path):
     )
     run = train(config, tmp_path / "run")
     dev = [r for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "dev"]
-    best, lowest = torch.load(run / "best.pt", weights_only=True), min(dev, key=lambda r: r["loss"])
+    best, lowest = read_checkpoint(run / BEST)[1], min(dev, key=lambda r: r["loss"])
     assert best["update"] == lowest["update"]
     assert best["best_gain"] == lowest["log_n"] - lowest["loss"]
     assert torch.load(run / "last.pt", weights_only=True)["update"] == 12
@@ -275,7 +286,7 @@ def test_updates_without_a_finite_gradient_are_left_out_if_so_asked(corpus, tmp_
     )  # fmt: skip
     spoil(monkeypatch, 6)
     run = train(tiny_config(corpus, train=times), tmp_path / "run")
-    fifth, sixth, seventh = (weights(run / "kept", f"{update:07d}.pt") for update in (5, 6, 7))
+    fifth, sixth, seventh = (weights(run / "kept", f"{update:07d}.safetensors") for update in (5, 6, 7))
     assert all(torch.equal(fifth[name], sixth[name]) for name in fifth)
     assert any(not torch.equal(sixth[name], seventh[name]) for name in sixth)
     assert read_checkpoint(run / "last.pt")[1]["skipped"] == 1
@@ -305,14 +316,14 @@ def test_no_checkpoint_ever_holds_weights_that_are_not_finite(corpus, tmp_path, 
     ):
         train(config, run)
     assert all(weight.isfinite().all() for weight in weights(run).values())
-    assert not (run / "best.pt").exists()
+    assert not (run / BEST).exists()
 
 
 def test_weights_that_are_not_finite_make_no_frames(corpus, tmp_path):
     run = train(tiny_config(corpus), tmp_path / "run")
-    with tampered(run / "best.pt") as payload:
+    with tampered(run / BEST) as payload:
         payload["model"]["W.weight"][0, 0] = float("inf")
-    with pytest.raises(CheckpointError, match=r"best.pt: W.weight: holds NaN or infinity"):
+    with pytest.raises(CheckpointError, match=r"best.safetensors: W.weight: holds NaN or infinity"):
         cpc.load(run)
 
 
@@ -339,6 +350,35 @@ def test_load_gives_the_trained_model(corpus, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(last.state_dict().values(), weights(run).values(), strict=True))
 
 
+def test_the_best_weights_are_safetensors_with_the_configuration_in_their_header(corpus, tmp_path):
+    """So other tools read them without cpc."""
+    config = tiny_config(corpus)
+    run = train(config, tmp_path / "run")
+    theirs, ours = load_file(run / BEST), cpc.load(run).state_dict()
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    with safe_open(run / BEST, framework="pt") as f:
+        header = json.loads(f.metadata()["cpc"])
+    assert config_from_dict(header["config"], where="header") == config
+
+
+def test_weights_of_an_earlier_version_are_read_until_there_are_better_ones(corpus, tmp_path):
+    """It wrote best.pt; a run that goes on with this version writes safetensors beside it."""
+    config = tiny_config(corpus)
+    model = build_model(config)
+    save_checkpoint(tmp_path / "best.pt", config, model)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), cpc.load(tmp_path).parameters(), strict=True))
+    better = build_model(config)
+    save_weights(tmp_path / BEST, config, better)
+    assert all(torch.equal(a, b) for a, b in zip(better.parameters(), cpc.load(tmp_path).parameters(), strict=True))
+
+
+def test_safetensors_of_another_tool_are_refused(tmp_path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"other.safetensors: not a checkpoint of cpc"):
+        cpc.load(tmp_path / "other.safetensors")
+
+
 def test_nothing_in_a_checkpoint_can_execute(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -351,7 +391,7 @@ def test_nothing_in_a_checkpoint_can_execute(tmp_path):
 
 def test_a_checkpoint_of_another_architecture_is_refused_naming_the_weight(corpus, tmp_path):
     run = train(tiny_config(corpus), tmp_path / "run")
-    with tampered(run / "best.pt") as payload:
+    with tampered(run / BEST) as payload:
         payload["config"]["encoder"]["channels"] = 32
     with pytest.raises(
         CheckpointError,
@@ -363,9 +403,9 @@ def test_a_checkpoint_of_another_architecture_is_refused_naming_the_weight(corpu
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
 def test_a_damaged_checkpoint_is_one_clear_error(corpus, tmp_path, content):
     run = train(tiny_config(corpus), tmp_path / "run")
-    whole = (run / "best.pt").read_bytes()
-    (run / "best.pt").write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(CheckpointError, match=r"best\.pt: cannot be read as weights"):
+    whole = (run / BEST).read_bytes()
+    (run / BEST).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(CheckpointError, match=r"best\.safetensors: cannot be read as weights"):
         cpc.load(run)
 
 
@@ -391,7 +431,7 @@ except OSError as error:
     assert "File too large" in done.stdout
     assert (run / "last.pt").read_bytes() == before
     assert sorted(p.name for p in run.iterdir()) == [
-        "best.pt",
+        "best.safetensors",
         "config.toml",
         "last.pt",
         "metrics.jsonl",
@@ -515,14 +555,14 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_anew(corpus, tmp_path,
 
 @pytest.mark.parametrize("missing", [["last.pt"], ["last.pt", "metrics.jsonl"], ["last.pt", "config.toml"]])
 def test_what_is_left_of_a_run_without_its_last_checkpoint_is_not_overwritten(corpus, tmp_path, missing):
-    """Whoever removed last.pt to save room keeps best.pt and the metrics."""
+    """Whoever removed last.pt to save room keeps the weights and the metrics."""
     run, config = tmp_path / "run", tiny_config(corpus)
     train(config, run)
     for name in ("previous.pt", *missing):
         (run / name).unlink()
     kept = {path.name: path.read_bytes() for path in run.iterdir()}
     for start in (train, complete):
-        with pytest.raises(TrainingError, match=r"best.pt.* without last.pt; pass another --out, or remove them"):
+        with pytest.raises(TrainingError, match=r"best.safetensors.* without last.pt; .* or remove them"):
             start(config, run)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == kept
 
@@ -539,7 +579,7 @@ def test_a_first_checkpoint_that_failed_is_begun_anew_but_a_finished_run_is_not(
         if num_updates == 5:
             train(tiny_config(corpus, train=times), run)
         else:
-            with pytest.raises(TrainingError, match=r"best.pt.* without last.pt; pass another --out"):
+            with pytest.raises(TrainingError, match=r"best.safetensors.* without last.pt; pass another --out"):
                 train(tiny_config(corpus, train=times), run)
 
 
@@ -579,9 +619,9 @@ def flip_a_bit(data: bytes, weight: torch.Tensor) -> bytes:
 
 def test_no_flipped_bit_of_a_weight_passes_unseen(corpus, tmp_path):
     run = train(tiny_config(corpus), tmp_path / "run")
-    whole = (run / "best.pt").read_bytes()
-    (run / "best.pt").write_bytes(flip_a_bit(whole, weights(run, "best.pt")["g_ar.rnn.weight_hh_l0"]))
-    with pytest.raises(CheckpointError, match=r"best.pt: damaged, its content does not have its checksum"):
+    whole = (run / BEST).read_bytes()
+    (run / BEST).write_bytes(flip_a_bit(whole, weights(run, BEST)["g_ar.rnn.weight_hh_l0"]))
+    with pytest.raises(CheckpointError, match=r"best.safetensors: damaged, its content does not have its checksum"):
         cpc.load(run)
 
 
@@ -633,13 +673,12 @@ def test_a_checkpoint_of_an_earlier_version_is_told(corpus, tmp_path):
 def test_kept_checkpoints_are_the_weights_of_their_update(corpus, tmp_path):
     config = tiny_config(corpus)
     run = train(replace(config, train=replace(config.train, keep_every=5)), tmp_path / "run")
-    assert [path.name for path in sorted((run / "kept").iterdir())] == ["0000005.pt", "0000010.pt"]
+    assert [path.name for path in sorted((run / "kept").iterdir())] == ["0000005.safetensors", "0000010.safetensors"]
     short = replace(config, train=replace(config.train, num_updates=12, checkpoint_every=5, keep_every=10))
     other = train(short, tmp_path / "other")
-    for x, y in zip(weights(run / "kept", "0000010.pt").values(), weights(other / "kept", "0000010.pt").values(),
-                    strict=True):  # fmt: skip
+    last, kept, again = weights(run), *(weights(one / "kept", "0000010.safetensors") for one in (run, other))
+    for x, y in zip(kept.values(), again.values(), strict=True):
         assert torch.equal(x, y)
-    last, kept = weights(run), weights(run / "kept", "0000010.pt")
     assert any(not torch.equal(x, y) for x, y in zip(last.values(), kept.values(), strict=True))
 
 
@@ -653,7 +692,7 @@ def test_the_best_of_a_checkpoint_without_a_gain_is_looked_up_in_the_metrics(cor
     dev = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "dev"]
     assert expected == max(row["log_n"] - row["loss"] for row in dev)
     train(config, run, resume=True)
-    best = torch.load(run / "best.pt", weights_only=True)
+    best = read_checkpoint(run / BEST)[1]
     assert best["best_gain"] >= expected
 
 

@@ -19,7 +19,7 @@ from cpc.experiments.symptoms import check_metrics, judge
 from cpc.infonce import Rule
 from cpc.model import Geometry
 from cpc.report import Finding, write_findings
-from cpc.runs import build_model, locate_checkpoint, read_checkpoint, read_metrics
+from cpc.runs import best_weights, build_model, locate_checkpoint, read_checkpoint, read_metrics
 from cpc.train import PATIENCE_UPDATES, Data, build_data
 
 _MIN_DEV_WINDOWS = 50  # minispeech's windows deviate by 0.22 nats, so the mean of 50 is known to 0.03
@@ -71,7 +71,7 @@ def _or_unread(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 def check_weights(run: Path) -> Finding:
-    """Check that the weights of best.pt and last.pt are finite."""
+    """Check that the weights of best.safetensors and last.pt are finite."""
     bad: dict[str, int] = {}
     for path in _checkpoints(run):
         _, payload = read_checkpoint(path)
@@ -150,9 +150,9 @@ def check_speakers(data: Data, config: Config) -> Finding:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    """List the checkpoints of a run, best.pt first.
+    """List the checkpoints of a run, best.safetensors first.
 
     Raises:
         CheckpointError: there is none.
     """
-    return [path for path in (run / "best.pt", run / "last.pt") if path.exists()] or [locate_checkpoint(run, "last")]
+    return [path for path in (best_weights(run), run / "last.pt") if path.exists()] or [locate_checkpoint(run, "last")]

@@ -28,6 +28,7 @@ from cpc.files import write_json
 from cpc.labels import read_phone_labels
 from cpc.probes import Options, missing_for_abx
 from cpc.report import results_table, row_key, write_page
+from cpc.runs import best_weights
 from cpc.train import complete
 
 ROWS: Mapping[str, Mapping[Task, str]] = {  # the rows of the table, and which features are probed for each task
@@ -43,7 +44,7 @@ class Pipeline:
     """One training run, and what probes read from its features."""
 
     out: Path
-    """Run folder: best.pt, last.pt, features/, topline/, probes/, results.json, report.html."""
+    """Run folder: best.safetensors, last.pt, features/, topline/, probes/, results.json, report.html."""
     config: Config
     """The run; its manifest has splits."""
     labels: Path
@@ -68,12 +69,12 @@ class Pipeline:
 
     def stages(self) -> list[Stage]:
         """List the stages: train, features, topline if it is wanted, probes."""
-        manifest, checkpoint = Path(self.config.data.manifest), self.out / "best.pt"
+        manifest, checkpoint = Path(self.config.data.manifest), best_weights(self.out)
         train = Stage(
             "train",
             lambda: train_run(self.config, self.out),
             inputs={"manifest": manifest},
-            outputs=[self.out / name for name in ("config.toml", "metrics.jsonl", "last.pt", "best.pt")],
+            outputs=[*(self.out / name for name in ("config.toml", "metrics.jsonl", "last.pt")), checkpoint],
             settings=config_identity(self.config),
             keep=True,
         )

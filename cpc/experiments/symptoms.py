@@ -170,17 +170,17 @@ def check_overfitting(lines: Sequence[Line]) -> Finding | None:
     if ahead > _OVERFITTING_NATS:
         change = f"{'better' if train_gain > 0 else 'worse'} by {abs(train_gain):.3f}"
         seen += (
-            f", and {last['loss']:.3f} at update {last['update']}, while the train loss became {change}; best.pt is "
-            f"ahead of last.pt by {ahead:.3f} nats"
+            f", and {last['loss']:.3f} at update {last['update']}, while the train loss became {change}; "
+            f"best.safetensors is ahead of last.pt by {ahead:.3f} nats"
         )
     return judge(
         "overfitting",
         "warning" if ahead > _OVERFITTING_NATS else "ok",
         seen,
-        "the network learns the training utterances by heart: use best.pt (the default of cpc features), fewer "
-        "--train.num-updates, a smaller network, or more audio"
+        "the network learns the training utterances by heart: use best.safetensors (the default of cpc features), "
+        "fewer --train.num-updates, a smaller network, or more audio"
         if train_gain > 0
-        else "training has become unstable: use best.pt, and try a lower --optim.lr or --optim.clip-norm 1",
+        else "training has become unstable: use best.safetensors, and try a lower --optim.lr or --optim.clip-norm 1",
         best_update=best["update"],
         last_update=last["update"],
         ahead_nats=ahead,

@@ -123,7 +123,7 @@ def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", ho
 
     Args:
         run: the run folder.
-        which: the last dev measurement, or the one with the largest log N − loss, as in best.pt.
+        which: the last dev measurement, or the one with the largest log N − loss, as in best.safetensors.
         hop_seconds: time from one frame to the next.
 
     Raises:

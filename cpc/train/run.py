@@ -26,7 +26,7 @@ from cpc.train.stopping import Flag
 def train(
     config: Config, run: str | Path, *, resume: bool = False, profile: bool = False, max_hours: float = math.inf
 ) -> Path:
-    """Train CPC and write config.toml, metrics.jsonl, last.pt and best.pt into the run folder.
+    """Train CPC and write config.toml, metrics.jsonl, last.pt and best.safetensors into the run folder.
 
     Args:
         config: the whole run; its `data.manifest` must have a `split` column with train and dev.

@@ -12,13 +12,17 @@ from typing import Any
 from cpc.config import Config, config_text, read_config
 from cpc.files import replacing
 from cpc.runs import (
+    BEST,
+    WEIGHTS,
     CheckpointError,
+    best_weights,
     gain,
     keep_metrics_until,
     read_checkpoint,
     read_metrics,
     restore_weights,
     save_checkpoint,
+    save_weights,
 )
 from cpc.train.metrics import RunningMean
 from cpc.train.setup import Parts
@@ -59,7 +63,7 @@ def save_last(run: Path, parts: Parts, state: State, running: RunningMean) -> No
     }
     if parts.ranks.is_first:
         keep_previous(run)
-    _save(run / "last.pt", parts, **rest, **vars(state))
+        save_checkpoint(run / "last.pt", parts.config, parts.network, data=parts.data.digest, **rest, **vars(state))
 
 
 def keep_previous(run: Path) -> None:
@@ -103,18 +107,18 @@ def read_last(run: Path) -> tuple[Config, dict[str, Any]] | None:
 
 
 def save_best(run: Path, parts: Parts, state: State) -> None:
-    """Write best.pt: the weights, and the objective's."""
-    _save(run / "best.pt", parts, objective=parts.objective.state_dict(), **vars(state))
+    """Write best.safetensors: the weights alone."""
+    _save_weights(run / BEST, parts, **vars(state))
 
 
 def save_kept(run: Path, parts: Parts, state: State) -> None:
-    """Write kept/UPDATE.pt: the weights alone."""
-    _save(run / "kept" / f"{state.update:07d}.pt", parts, update=state.update, seconds=state.seconds)
+    """Write kept/UPDATE.safetensors: the weights alone."""
+    _save_weights(run / "kept" / f"{state.update:07d}{WEIGHTS}", parts, update=state.update, seconds=state.seconds)
 
 
-def _save(path: Path, parts: Parts, **rest: Any) -> None:
+def _save_weights(path: Path, parts: Parts, **rest: Any) -> None:
     if parts.ranks.is_first:
-        save_checkpoint(path, parts.config, parts.network, data=parts.data.digest, **rest)
+        save_weights(path, parts.config, parts.network, data=parts.data.digest, **rest)
 
 
 def restore(run: Path, parts: Parts, running: RunningMean) -> State:
@@ -169,7 +173,7 @@ def begin(run: Path) -> State:
         raise TrainingError(
             f"{run}: holds a run already; continue it with `cpc train --resume {run}`, or pass another --out"
         )
-    there = [name for name in ("best.pt", "config.toml", "metrics.jsonl") if (run / name).exists()]
+    there = [name for name in (BEST, "best.pt", "config.toml", "metrics.jsonl") if (run / name).exists()]
     if there and not _stopped_at_its_start(run):
         them = "it" if len(there) == 1 else "them"
         raise TrainingError(f"{run}: holds {', '.join(there)} without last.pt; pass another --out, or remove {them}")
@@ -178,7 +182,11 @@ def begin(run: Path) -> State:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a run left that stopped before its first checkpoint."""
-    for name in ("best.pt", "metrics.jsonl"):  # in this order: without its metrics, best.pt would not be known as ours
+    for name in (
+        BEST,
+        "best.pt",
+        "metrics.jsonl",
+    ):  # in this order: without metrics, they would not look like ours
         (run / name).unlink(missing_ok=True)
 
 
@@ -191,7 +199,7 @@ def _stopped_at_its_start(run: Path) -> bool:
     if path.read_text(encoding="utf-8-sig") != config_text(there):  # somebody's own: ours has every field
         return False
     if not (run / "metrics.jsonl").exists():
-        return not (run / "best.pt").exists()
+        return not best_weights(run).exists()
     reached = max((line["update"] for line in read_metrics(run / "metrics.jsonl")), default=0)
     # The line of an update is written before its checkpoint, which may fail. A finished run had one.
     return bool(reached <= there.train.checkpoint_every and reached < there.train.num_updates)

@@ -10,7 +10,7 @@ and settings have not changed is skipped, so the same command resumes after an i
 
     manifest.csv, splits/      the utterances; splits by utterance, by chapter, by speaker
     labels/                    a phone every 10 ms, from the file that was given or from our own forced alignment
-    best.pt, last.pt           the pretrained model (cpc.load(out)), and its learning curves
+    best.safetensors, last.pt  the pretrained model (cpc.load(out)), and its learning curves
     topline/                   the same networks trained with labels
     features/, probes/         frames of each row of the table; the probes' results
     results.json, table.md     the tables; those of train-clean-100 have the paper's values beside ours

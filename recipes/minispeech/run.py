@@ -6,11 +6,11 @@
 A stage whose inputs and settings have not changed is skipped, so the same command resumes after an interruption. Other
 settings of the corpus or of the training are refused, rather than mixed with what --out holds:
 
-    corpus/              sound, labels and manifest.csv          learning_curves.png, accuracy_by_k.png
-    best.pt, last.pt     the trained model (cpc.load(out))       probes/*.json
-    features/            frames of each row of the table         results.json, the table that is printed
-    report.html          a page to look at and listen to         stages/*.json
-    topline/             with --topline: the same network trained with labels, once for phones and once for speakers
+    corpus/                    sound, labels and manifest.csv         learning_curves.png, accuracy_by_k.png
+    best.safetensors, last.pt  the trained model (cpc.load(out))      probes/*.json
+    features/                  frames of each row of the table        results.json, the table that is printed
+    report.html                a page to look at and listen to        stages/*.json
+    topline/                   with --topline: the same network trained with labels, for phones and for speakers
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ DIR holds speechocean762/, or is this folder; a selection of speakers in LibriSp
 too. A stage whose inputs and settings have not changed is skipped, so the same command resumes after an interruption.
 In --out:
 
-    manifest.csv         the utterances, with speaker, gender, age (years) and split
-    labels/              a phone every 10 ms, from forced alignment of the words
-    best.pt, last.pt     the trained model (cpc.load(out)), and its learning curves
-    features/, probes/   frames of each row of the table, and the probes' results
-    results.json         the table that is printed
-    report.html          a page to look at and listen to
+    manifest.csv               the utterances, with speaker, gender, age (years) and split
+    labels/                    a phone every 10 ms, from forced alignment of the words
+    best.safetensors, last.pt  the trained model (cpc.load(out)), and its learning curves
+    features/, probes/         frames of each row of the table, and the probes' results
+    results.json               the table that is printed
+    report.html                a page to look at and listen to
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ error is a fault, and so is a result that contradicts itself.
 
 import contextlib
 import io
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from cpc.config import ConfigError, OptimConfig, read_config, write_config
 from cpc.data import AudioError, ManifestError, audio_blocks, read_manifest
@@ -24,7 +26,7 @@ from cpc.data.audio import audio_info
 from cpc.experiments import read_ablation
 from cpc.labels import LabelsError, read_phone_labels
 from cpc.labels.intervals import Interval, read_ctm, read_textgrid, write_ctm, write_textgrid
-from cpc.runs import CheckpointError, build_model, load, save_checkpoint
+from cpc.runs import CheckpointError, build_model, load, read_checkpoint, save_checkpoint, save_weights
 from cpc.train import resume, train
 from tests.conftest import make_corpus, tiny_config, write_sound
 from tests.faults.mutations import BYTES, TEXT, Mutation, cut
@@ -215,8 +217,11 @@ def _read_config(path: Path) -> None:
 def _make_checkpoints(folder: Path) -> list[Path]:
     config = tiny_config(folder / "manifest.csv")
     torch.manual_seed(0)
-    save_checkpoint(folder / "best.pt", config, build_model(config), update=3, seconds=1.5, best_gain=0.1)
-    return [folder / "best.pt"]
+    model = build_model(config)
+    paths = [folder / "best.safetensors", folder / "last.pt"]
+    for path, save in zip(paths, (save_weights, save_checkpoint), strict=True):
+        save(path, config, model, update=3, seconds=1.5, best_gain=0.1)
+    return paths
 
 
 def _read_checkpoint(path: Path) -> None:
@@ -228,17 +233,22 @@ def _read_checkpoint(path: Path) -> None:
 
 
 def tampered_values(number: int, seed: int = 0) -> Tally:
-    """Replace values of a checkpoint by others of another type or size, and save it as a whole file."""
+    """Replace values of a checkpoint, or of weights' header, by others of another type or size, and save it whole."""
     tally, of = Tally("tampered"), Kind(_make_checkpoints, load, ValueError)
     with TemporaryDirectory() as folder:
-        (path,) = _make_checkpoints(Path(folder))
-        content = torch.load(path, weights_only=True)
-        content.pop("checksum")
+        weights, last = _make_checkpoints(Path(folder))
+        content = read_checkpoint(last)[1]
+        model = content["model"]
+        header = {key: value for key, value in content.items() if key != "model"}
         for i in range(number):
             rng = random.Random(f"tampered {seed} {i}")
-            changed, where = _tampered(rng, content)
-            torch.save(changed, path)
-            _judge(tally, of, path, where)
+            if i % 3:
+                changed, where = _tampered(rng, content)
+                torch.save(changed, last)
+            else:
+                changed, where = _tampered(rng, header)
+                save_file(model, weights, {"cpc": json.dumps(changed, default=str)})
+            _judge(tally, of, last if i % 3 else weights, where)
     return tally
 
 

@@ -175,7 +175,9 @@ def _train(corpus: Path, out: Path) -> None:
 
 
 def _trained(out: Path) -> str:
-    models = [read_checkpoint(out / name)[1]["model"] for name in ("last.pt", "best.pt", "kept/0000004.pt")]
+    models = [
+        read_checkpoint(out / name)[1]["model"] for name in ("last.pt", "best.safetensors", "kept/0000004.safetensors")
+    ]
     return checksum([measured(out), models])
 
 
