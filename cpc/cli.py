@@ -49,6 +49,7 @@ def manifest(
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     verify: bool = False,
+    shard: str = "",
 ) -> None:
     """List the sound files of a folder, and split them into train, dev and test.
 
@@ -72,8 +73,9 @@ def manifest(
         seed: Seed of the split.
         verify: Decode all files of an existing manifest again, and name those that changed; write nothing. Other
             commands compare only the size and some bytes of each file.
+        shard: K/N, such as 3/16: decode one of N shares, as a job of an array; the last one to end writes the table.
     """
-    from cpc.data import SPLITS, read_manifest, refuse_changed_files, scan_folder, split_manifest, write_manifest
+    from cpc.data import read_manifest, refuse_changed_files
 
     if verify:
         refuse_changed_files(read_manifest(source))
@@ -81,24 +83,50 @@ def manifest(
         return
     target = out or (source if source.is_file() else source / "manifest.csv")
     header = r"path,num_samples,sample_rate,speaker,utterance\b"
-    lines = []  # printed once the table is written: a closed pipe must not lose it
+    write = partial(_split_and_write, target=target, split=split, fractions=fractions, seed=seed)
     if source.is_file():
         if target != source:
             refuse_foreign(target, header, what="a manifest")
-        if split is None:
+        if split is None or shard:
             raise ConfigError(f"{source}: a manifest already; pass --split to split it, or a folder to scan")
-        table = read_manifest(source)
+        done = write(read_manifest(source))
     else:
         made = header if out else header + r".*\baudio_hash\b"  # without -o, only what a scan has made is replaced
         refuse_foreign(target, made, what="a manifest that a scan has made")
-        scan = scan_folder(source, speaker=speaker)
-        table = scan.manifest
-        lines.append(str(scan))
+        done = _scan(source, target, shard, speaker, write)
+    print(*done, sep="\n")  # once the table is written: a closed pipe must not lose it
+
+
+def _split_and_write(
+    table: Manifest, *, target: Path, split: str | None, fractions: tuple[float, float, float], seed: int
+) -> list[str]:
+    """Split a manifest, if that is wanted, and write it; return what was done."""
+    from cpc.data import SPLITS, split_manifest, write_manifest
+
+    done = []
     if split is not None:
         table = split_manifest(table, by=split, fractions=fractions, seed=seed)
-        lines.append(f"split by {split}: " + ", ".join(f"{name} {table.splits.get(name, 0)}" for name in SPLITS))
+        done = [f"split by {split}: " + ", ".join(f"{name} {table.splits.get(name, 0)}" for name in SPLITS)]
     write_manifest(table, target)
-    print(*lines, f"wrote {target}", sep="\n")
+    return [*done, f"wrote {target}"]
+
+
+def _scan(folder: Path, target: Path, shard: str, speaker: str, write: Callable[[Manifest], list[str]]) -> list[str]:
+    """Scan a folder, or a share of it, and write the manifest once all is scanned; return what was done."""
+    from cpc.data import Scan, scan_folder, scan_shard
+
+    done: list[str] = []
+
+    def take(scan: Scan) -> None:
+        done.extend([str(scan), *write(scan.manifest)])
+
+    if shard:
+        work = target.with_name(f"{target.name}.shares")
+        waiting = scan_shard(Shard.of(shard), folder, work, take, speaker=speaker)
+        done.insert(0, f"share {shard} is done" + (f"; {waiting} are not yet" if waiting else ""))
+    else:
+        take(scan_folder(folder, speaker=speaker))
+    return done
 
 
 @dataclass(frozen=True)
@@ -124,6 +152,8 @@ class AlignOptions:
     """Also write OUT/textgrids/UTTERANCE.TextGrid, to look at in Praat."""
     jobs: int = os.cpu_count() or 1
     """Number of processes."""
+    shard: str = ""
+    """K/N, such as 3/16: align one of N shares, as a job of an array; the last one to end writes the labels."""
 
 
 def align(
@@ -161,6 +191,8 @@ def align(
     table = read_manifest(manifest)
     if (transcripts is None) == (intervals is None):
         raise ConfigError("align: pass either --transcripts with the words, or --intervals from another aligner")
+    if intervals is not None and options.shard:
+        raise ConfigError("align: --shard is for aligning words; --intervals are imported in one call")
     if intervals is not None:
         without = import_labels(
             table,
@@ -175,7 +207,11 @@ def align(
     elif transcripts is not None:
         words = read_transcripts(transcripts)
         how = {"jobs": options.jobs, "dictionary": options.dictionary, "resample": options.resample}
-        print(align(table, words, out, **how))  # type: ignore[arg-type]  # each value has its argument's type
+        shard = Shard.of(options.shard) if options.shard else None
+        summary = align(table, words, out, shard=shard, **how)  # type: ignore[arg-type]  # each has its argument's type
+        print(summary)
+        if summary.num_waiting:
+            return
         if options.textgrids:
             write_textgrids(table, out)
     print(f"wrote {out}/phone_labels.txt")

@@ -102,9 +102,12 @@ def locked(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         yield
         return
     is_new, path = not folder.exists(), folder / LOCK
-    folder.mkdir(parents=True, exist_ok=True)
     while True:
-        file = path.open("a")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a")
+        except FileNotFoundError:  # its holder has just removed the folder
+            continue
         try:
             _lock(file)
         except BlockingIOError:
@@ -262,13 +265,13 @@ class Shard:
         """Return the folder of this share of what becomes `out`."""
         return out / SHARDS / f"{self.number}-of-{self.count}"
 
-    def all_folders(self, out: Path) -> list[Path]:
-        """Return the folders of all shares."""
-        return [Shard(number, self.count).folder(out) for number in range(1, self.count + 1)]
+    def all(self) -> list[Shard]:
+        """Return all shares."""
+        return [Shard(number, self.count) for number in range(1, self.count + 1)]
 
     def waits_for(self, out: Path, record: str) -> int:
         """Count the shares that are not complete, by the record of each."""
-        return sum(not _is_complete(folder / record) for folder in self.all_folders(out))
+        return sum(not _is_complete(share.folder(out) / record) for share in self.all())
 
 
 def _is_complete(record: Path) -> bool:

@@ -407,3 +407,20 @@ cli.main()
     assert snapshot(run) == before
     assert (tmp_path / "m.csv").read_bytes() == table
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_job_array_makes_a_manifest_and_refuses_what_is_no_share(labelled, tmp_path, command, refused):
+    """Only the last of three shares splits and writes the table; it equals that of one call."""
+    whole, joined = tmp_path / "whole.csv", tmp_path / "joined.csv"
+    assert command("manifest", labelled, "-o", whole, "--split", "utterance")[0] == 0
+    for number in (1, 2, 3):
+        assert not joined.exists()
+        _, out, _ = command("manifest", labelled, "-o", joined, "--split", "utterance", "--shard", f"{number}/3")
+        assert out.startswith(f"share {number}/3 is done" + ("" if number == 3 else f"; {3 - number} are not yet"))
+    assert f"wrote {joined}" in out
+    assert joined.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["joined.csv", "whole.csv"]
+    refused("manifest", labelled, "-o", tmp_path / "m.csv", "--shard", "4/3", says=["4/3", "K from 1 to N"])
+    refused("manifest", whole, "--split", "utterance", "--shard", "1/3", says=["a manifest already"])
+    imported = ("align", "--manifest", whole, "--intervals", labelled, "--out", tmp_path / "labels")
+    refused(*imported, "--shard", "1/3", says=["--shard is for aligning words"])

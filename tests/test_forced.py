@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cpc.data import AudioError, read_manifest, scan_folder, write_manifest
-from cpc.files import ClaimError
+from cpc.files import ClaimError, Shard
 from cpc.labels import LabelsError, align, labelled_utterances, read_labels, read_phones, read_transcripts
-from cpc.labels.forced import _align_one, _digest
+from cpc.labels.aligner import align_one
+from cpc.labels.forced import _digest
 from cpc.labels.intervals import phones_at_labels, read_ctm
 from tests.conftest import make_corpus
 
@@ -112,7 +113,7 @@ def test_a_finished_alignment_of_an_earlier_version_is_not_repeated(speech, mani
 def test_an_interrupted_alignment_resumes_where_it_stopped(speech, manifest, aligned, tmp_path, monkeypatch):
     """Interrupted in the third utterance, it keeps the first two and drops the incomplete line; the end is the same."""
     out, summary = aligned
-    transcripts, original, seen = read_transcripts(speech), _align_one, []
+    transcripts, original, seen = read_transcripts(speech), align_one, []
 
     def stops(task):
         seen.append(task[0])
@@ -120,7 +121,7 @@ def test_an_interrupted_alignment_resumes_where_it_stopped(speech, manifest, ali
             raise KeyboardInterrupt
         return original(task)
 
-    monkeypatch.setattr("cpc.labels.forced._align_one", stops)
+    monkeypatch.setattr("cpc.labels.forced.align_one", stops)
     with pytest.raises(KeyboardInterrupt):
         align(manifest, transcripts, tmp_path)
     partial = tmp_path / "aligned.jsonl"
@@ -128,12 +129,26 @@ def test_an_interrupted_alignment_resumes_where_it_stopped(speech, manifest, ali
     partial.write_text(partial.read_text() + '{"utterance": "to')
     with pytest.raises(ClaimError, match="holds other aligned labels: transcripts was"):
         align(manifest, {u: "other words" for u in transcripts}, tmp_path)
-    monkeypatch.setattr("cpc.labels.forced._align_one", lambda task: seen.append(task[0]) or original(task))
+    monkeypatch.setattr("cpc.labels.forced.align_one", lambda task: seen.append(task[0]) or original(task))
     assert align(manifest, transcripts, tmp_path) == summary
     assert files(tmp_path) == files(out)
     assert seen[:3] == [*seen[:2], seen[3]]
     assert len(set(seen)) == len(seen) - 1
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_shares_of_an_alignment_make_the_labels_of_one_call(speech, manifest, aligned, tmp_path, count):
+    """With more shares than utterances, too. A share that is repeated waits for the same others."""
+    out, summary = aligned
+    transcripts = read_transcripts(speech)
+    for number in range(1, count):
+        assert align(manifest, transcripts, tmp_path, shard=Shard(number, count)).num_waiting == count - number
+        assert not (tmp_path / "phone_labels.txt").exists()
+    assert align(manifest, transcripts, tmp_path, shard=Shard(1, count)).num_waiting == 1
+    assert align(manifest, transcripts, tmp_path, shard=Shard(count, count)) == summary
+    assert files(tmp_path) == files(out)
+    assert align(manifest, transcripts, tmp_path, shard=Shard(1, count)) == summary
 
 
 def test_what_cannot_be_aligned_is_left_out_counted_and_listed(speech, manifest, tmp_path):
@@ -237,7 +252,7 @@ def test_a_variant_without_its_word_is_refused_in_one_line(speech, manifest, tmp
 def test_a_process_that_dies_is_one_line_and_the_same_call_resumes(speech, manifest, tmp_path, monkeypatch):
     """It used to wait for ever. A process that cannot start ends in the same way."""
     transcripts, out = read_transcripts(speech), tmp_path / "out"
-    monkeypatch.setattr("cpc.labels.forced._start_worker", os.abort)
+    monkeypatch.setattr("cpc.labels.forced.start_worker", os.abort)
     with pytest.raises(LabelsError, match=r"one of 2 processes died or could not start, .* run the same command again"):
         align(manifest, transcripts, out, jobs=2)
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cpc.config import Config, EncoderConfig
-from cpc.data import read_manifest, scan_folder
+from cpc.data import read_manifest, scan_folder, scan_shard, write_manifest
 from cpc.experiments.parallel import run_side_by_side
 from cpc.features import CPCExtractor, FeaturesError, SpectralExtractor, extract_features, extract_shard, open_features
 from cpc.files import ClaimError, Shard
@@ -113,3 +113,43 @@ def test_shares_name_what_is_too_short_or_cannot_be_read(tmp_path):
     for number in (1, 2):
         extract_shard(Shard(number, 2), SpectralExtractor("mfcc"), manifest, tmp_path / "out", **how)
     assert same(tmp_path / "whole", tmp_path / "out")
+
+
+# --- scans
+
+
+def _scan(shard, folder, target, **how):
+    """Scan one share, as `cpc manifest` does."""
+    work = target.with_name("work")
+    write = lambda scan: write_manifest(scan.manifest, target)  # noqa: E731
+    return scan_shard(shard, folder, work, write, speaker="{speaker}/{chapter}/*", progress=False, **how)
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_shares_of_a_scan_make_the_manifest_of_one_call(corpus, tmp_path, count):
+    """With more shares than files, too; the working folder goes when the manifest is written."""
+    folder, whole, joined = corpus.parent, tmp_path / "whole.csv", tmp_path / "joined.csv"
+    (folder / "1" / "10" / "silent.wav").write_bytes(b"no sound")
+    write_manifest(scan_folder(folder, progress=False).manifest, whole)
+    for number in range(1, count + 1):
+        assert not joined.exists()
+        assert _scan(Shard(number, count), folder, joined) == count - number
+    assert joined.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "work").exists()
+
+
+def test_shares_of_a_scan_that_end_at_the_same_time_are_joined_once(corpus, tmp_path):
+    folder, whole, joined = corpus.parent, tmp_path / "whole.csv", tmp_path / "joined.csv"
+    write_manifest(scan_folder(folder, progress=False).manifest, whole)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: _scan(Shard(number, 4), folder, joined), range(1, 5)))
+    assert joined.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_share_of_a_scan_is_refused_when_files_came_in_between(corpus, tmp_path):
+    folder = corpus.parent
+    _scan(Shard(1, 2), folder, tmp_path / "m.csv")
+    write_sound(folder / "1" / "10" / "new.wav", 1.0, seed=0)
+    with pytest.raises(ClaimError, match="holds other facts of sound files"):
+        _scan(Shard(2, 2), folder, tmp_path / "m.csv")

@@ -14,7 +14,7 @@ from cpc.data.audio import (
 from cpc.data.bad import BadAudio, tolerated
 from cpc.data.manifest import SPLITS, Manifest, ManifestError, read_manifest, write_manifest
 from cpc.data.resampling import Waveform, num_resampled
-from cpc.data.scan import refuse_changed_files, scan_folder
+from cpc.data.scan import Scan, refuse_changed_files, scan_folder, scan_shard
 from cpc.data.splits import By, read_utterance_list, refuse_leaks, split_as_listed, split_manifest
 from cpc.doors import lazily
 
@@ -37,6 +37,7 @@ __all__ = [
     "Composition",
     "Manifest",
     "ManifestError",
+    "Scan",
     "Waveform",
     "WindowOptions",
     "Windows",
@@ -54,6 +55,7 @@ __all__ = [
     "refuse_changed_files",
     "refuse_leaks",
     "scan_folder",
+    "scan_shard",
     "split_as_listed",
     "split_manifest",
     "statistics_of",

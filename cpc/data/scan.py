@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +18,9 @@ from tqdm import tqdm
 
 from cpc.data.audio import EXTENSIONS, AudioError, audio_blocks, audio_info, file_digest
 from cpc.data.manifest import Manifest, ManifestError
+from cpc.files import SHARDS, Claim, Shard, claim, locked
+
+_FACTS = "facts.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +77,58 @@ def scan_folder(folder: str | Path, *, speaker: str = "{speaker}/{chapter}/*", p
     """
     folder = Path(folder)
     paths = _find(folder)
+    _fields(folder, paths, speaker)  # what does not match is refused before anything is decoded
+    return _scan_of(folder, paths, speaker, _inspect_all(folder, paths, "scan", progress))
+
+
+def scan_shard(
+    shard: Shard, folder: Path, work: Path, write: Callable[[Scan], None], *, speaker: str, progress: bool = True
+) -> int:
+    """Decode one share of a folder's sound files; the last share to end hands the scan of all to `write`.
+
+    Args:
+        shard: which share.
+        folder: as for `scan_folder`.
+        work: folder for what the shares find; the last one removes it.
+        write: writes the manifest.
+        speaker: as for `scan_folder`.
+        progress: as for `scan_folder`.
+
+    Returns:
+        The number of shares that are not complete yet; 0 if the manifest is written.
+
+    Raises:
+        ManifestError: as `scan_folder`.
+        ClaimError: the shares that are there are of other files.
+    """
+    paths = _find(folder)
+    _fields(folder, paths, speaker)
+    own, identity = shard.folder(work), {"files": blake2b("\n".join(paths).encode(errors="replace")).hexdigest()}
+
+    def claimed(share: Shard) -> Claim:
+        return claim(share.folder(work), identity, record=_FACTS, what="facts of sound files")
+
+    with locked(own, "share of a scan"):
+        if not claimed(shard).complete:
+            claimed(shard).finish(facts=_inspect_all(folder, list(shard.take(paths)), f"scan {own.name}", progress))
+    waiting = 0
+    with locked(work, "scan", wait=True):
+        if own.exists() and not (waiting := shard.waits_for(work, _FACTS)):  # otherwise the last share has joined all
+            facts: dict[str, Any] = {}
+            for share in shard.all():
+                facts |= zip(share.take(paths), claimed(share).content["facts"], strict=True)
+            write(_scan_of(folder, paths, speaker, [facts[path] for path in paths]))
+            shutil.rmtree(work / SHARDS)
+    if not waiting:
+        with suppress(OSError):  # another share is about to lock it
+            work.rmdir()
+    return waiting
+
+
+def _scan_of(folder: Path, paths: list[str], speaker: str, facts: list[dict[str, Any] | str]) -> Scan:
+    """Put what is known about files together."""
     fields = _fields(folder, paths, speaker)
     utterances = _utterances(folder, paths)
-    facts = _inspect_all(folder, paths, "scan", progress)
     left_out = [(path, fact) for path, fact in zip(paths, facts, strict=True) if isinstance(fact, str)]
     rows = [
         {"path": path, **fact, "speaker": "unknown", "utterance": utterance, **field}

@@ -91,7 +91,8 @@ def _join(shard: Shard, manifest: Manifest, out: Path, record: Claim) -> None:
     too_short: list[str] = []
     unreadable: list[str] = []
     (out / FRAMES).mkdir(exist_ok=True)
-    for folder in shard.all_folders(out):
+    folders = [share.folder(out) for share in shard.all()]
+    for folder in folders:
         found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         too_short += found.get("too_short", [])
         unreadable += found.get("unreadable", [])
@@ -104,6 +105,6 @@ def _join(shard: Shard, manifest: Manifest, out: Path, record: Claim) -> None:
             "this manifest; remove the folder and extract again"
         )
     write_manifest(manifest, out / MANIFEST)
-    join_sources([folder / SOURCES for folder in shard.all_folders(out)], out / SOURCES)
+    join_sources([folder / SOURCES for folder in folders], out / SOURCES)
     finish_features(record, too_short, unreadable)
     shutil.rmtree(out / SHARDS)

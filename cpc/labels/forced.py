@@ -7,9 +7,8 @@ A finished folder holds
     left_out.csv                    the utterances without labels, and why
     alignment.json                  the identity of the alignment
 
-An unfinished one keeps what is done in aligned.jsonl, one line for each utterance.
-
-pocketsphinx's frames are 25.6 ms long, every 10 ms and without padding, so frame i is centred 0.3 ms after label i.
+An unfinished one keeps what is done in aligned.jsonl, one line for each utterance; in shares (`cpc.files.Shard`), each
+share has a folder with its own.
 """
 
 from __future__ import annotations
@@ -17,29 +16,29 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cpc.data import AudioError, Manifest, read_audio
-from cpc.files import Claim, claim, locked, write_bytes
+from cpc.data import AudioError, Manifest
+from cpc.files import SHARDS, Claim, Shard, claim, locked, write_bytes
+from cpc.labels.aligner import Task, align_one, require_pocketsphinx, start, start_worker
 from cpc.labels.grid import LABEL_SAMPLE_RATE, LabelsError
 from cpc.labels.intervals import SILENCE, Interval, read_ctm, write_ctm, write_interval_labels, write_textgrid
 from cpc.labels.words import ARPABET, read_dictionary
-from cpc.processes import end_with_parent
 
 PHONES = (SILENCE, *ARPABET)
-_HOP, _HALF_WINDOW = 0.010, 0.0128  # seconds, geometry of pocketsphinx's frames
-_RECORD, _PARTIAL = "alignment.json", "aligned.jsonl"
+_WHAT, _RECORD, _PARTIAL = "folder of labels", "alignment.json", "aligned.jsonl"
 
 
 @dataclass(frozen=True)
@@ -49,26 +48,21 @@ class Summary:
     Attributes:
         num_aligned: number of utterances with labels.
         left_out: the reason of each utterance without labels.
+        num_waiting: number of shares that are not complete yet; there are no labels before they are.
     """
 
     num_aligned: int
     left_out: dict[str, str]
+    num_waiting: int = 0
 
     def __str__(self) -> str:
         """Summarise in a few lines for a terminal."""
+        if self.num_waiting:
+            return f"this share is done; {self.num_waiting} are not yet"
         lines = [f"aligned: {self.num_aligned} utterances; left out: {len(self.left_out)}"]
         reasons = Counter(re.sub(r": .*", "", why) for why in self.left_out.values())
         lines += [f"  {count} × {reason}" for reason, count in reasons.most_common()]
         return "\n".join(lines)
-
-
-class _Task(NamedTuple):
-    """An utterance to align."""
-
-    utterance: str
-    path: str
-    text: str
-    resample: bool
 
 
 def align(
@@ -79,6 +73,7 @@ def align(
     jobs: int = 1,
     dictionary: Path | None = None,
     resample: bool = False,
+    shard: Shard | None = None,
 ) -> Summary:
     """Align every utterance of a manifest whose transcript has only words that the dictionary has.
 
@@ -91,6 +86,7 @@ def align(
         jobs: number of processes.
         dictionary: file of further words (`read_dictionary`).
         resample: whether files of another rate are resampled to 16 kHz; otherwise they are an error.
+        shard: align this share alone; the last share to end writes the labels of all.
 
     Returns:
         The number of aligned utterances, and those that were left out.
@@ -103,32 +99,86 @@ def align(
     """
     if jobs < 1:
         raise LabelsError(f"jobs: got {jobs}, expected 1 or more")
+    texts = _texts(manifest, transcripts)
+    if not resample:
+        _refuse_other_rates(manifest)
+    words = read_dictionary(dictionary) if dictionary else {}
+    require_pocketsphinx()
+    if words:  # a word that cannot be added is refused here, and not by every process
+        start(words)
+    tasks = [
+        Task(utterance, str(manifest.audio_path(i)), text, resample)
+        for i, (utterance, text) in enumerate(texts.items())
+        if text is not None
+    ]
+    job = _Job(manifest, tasks, words, jobs, out, _identity(out, manifest, texts, words))
+    return job.align() if shard is None else job.align_share(shard)
+
+
+def _texts(manifest: Manifest, transcripts: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the words of each utterance, None without a transcript.
+
+    Raises:
+        LabelsError: no utterance has one.
+    """
     texts = {utterance: transcripts.get(utterance) for utterance in manifest.utterances}
     if all(text is None for text in texts.values()):
         raise LabelsError(
             f"no utterance of the manifest (e.g. {next(iter(texts), 'none at all')}) has a transcript "
             f"(e.g. {next(iter(transcripts), 'none at all')}); are they of another corpus?"
         )
-    if not resample:
-        _refuse_other_rates(manifest)
-    words = read_dictionary(dictionary) if dictionary else {}
-    _pocketsphinx()
-    if words:  # a word that cannot be added is refused here, and not by every process
-        _start(words)
+    return texts
 
-    with locked(out, "folder of labels"):
-        claimed = _claim(out, manifest, texts, words)
-        if claimed.complete:
-            return Summary(claimed.content["num_aligned"], claimed.content["left_out"])
-        tasks = [
-            _Task(utterance, str(manifest.audio_path(i)), text, resample)
-            for i, (utterance, text) in enumerate(texts.items())
-            if text is not None
-        ]
-        done = _align_all(tasks, out / _PARTIAL, jobs, words)
-        summary = _write(manifest, done, out)
+
+@dataclass(frozen=True)
+class _Job:
+    """What is aligned, and the folder that it goes to."""
+
+    manifest: Manifest
+    tasks: Sequence[Task]
+    words: dict[str, str]
+    jobs: int
+    out: Path
+    identity: Mapping[str, str]
+
+    def align(self) -> Summary:
+        """Align all utterances."""
+        with locked(self.out, _WHAT):
+            claimed = self._claim(self.out)
+            if claimed.complete:
+                return Summary(**claimed.content)
+            return self._finish(claimed, _align_all(self.tasks, self.out / _PARTIAL, self.jobs, self.words))
+
+    def align_share(self, shard: Shard) -> Summary:
+        """Align one share; write the labels if all shares are complete."""
+        with locked(self.out, _WHAT, wait=True):
+            if (claimed := self._claim(self.out)).complete:
+                return Summary(**claimed.content)
+        folder = shard.folder(self.out)
+        with locked(folder, _WHAT):
+            own = self._claim(folder)
+            if not own.complete:
+                _align_all(shard.take(self.tasks), folder / _PARTIAL, self.jobs, self.words)
+                own.finish()
+        with locked(self.out, _WHAT, wait=True):
+            if (claimed := self._claim(self.out)).complete:
+                return Summary(**claimed.content)
+            if waiting := shard.waits_for(self.out, _RECORD):
+                return Summary(0, {}, waiting)
+            done: dict[str, dict[str, Any]] = {}
+            for share in shard.all():
+                done |= _read_partial(share.folder(self.out) / _PARTIAL)
+            return self._finish(claimed, done)
+
+    def _claim(self, folder: Path) -> Claim:
+        return claim(folder, self.identity, record=_RECORD, what="aligned labels")
+
+    def _finish(self, claimed: Claim, done: Mapping[str, Mapping[str, Any]]) -> Summary:
+        """Write the labels, record that the folder is complete, and remove what an interrupted call would need."""
+        summary = _write(self.manifest, done, self.out)
         claimed.finish(num_aligned=summary.num_aligned, left_out=summary.left_out)
-        (out / _PARTIAL).unlink()
+        (self.out / _PARTIAL).unlink(missing_ok=True)
+        shutil.rmtree(self.out / SHARDS, ignore_errors=True)
         return summary
 
 
@@ -142,26 +192,27 @@ def _refuse_other_rates(manifest: Manifest) -> None:
         )
 
 
-def _claim(out: Path, manifest: Manifest, texts: Mapping[str, str | None], words: Mapping[str, str]) -> Claim:
-    """Claim the folder for these utterances, transcripts and words of the dictionary."""
+def _identity(
+    out: Path, manifest: Manifest, texts: Mapping[str, str | None], words: Mapping[str, str]
+) -> dict[str, str]:
+    """Digests of the utterances, the transcripts and the words of the dictionary."""
     utterances, lengths, spoken = manifest.utterances, manifest.num_samples.tolist(), list(texts.values())
-    identity = {
+    record = out / _RECORD
+    # An earlier version recorded a single digest.
+    if record.is_file() and record.read_text(encoding="utf-8", errors="replace").startswith('{\n "identity"'):
+        return {"identity": _digest([utterances, lengths, spoken, words])}
+    return {
         "utterances": _digest([utterances, lengths]),
         "transcripts": _digest(spoken),
         "dictionary": _digest(words),
     }
-    record = out / _RECORD
-    # An earlier version recorded a single digest.
-    if record.is_file() and record.read_text(encoding="utf-8", errors="replace").startswith('{\n "identity"'):
-        identity = {"identity": _digest([utterances, lengths, spoken, words])}
-    return claim(out, identity, record=_RECORD, what="aligned labels")
 
 
 def _digest(value: Any) -> str:
     return blake2b(json.dumps(value).encode(), digest_size=12).hexdigest()
 
 
-def _align_all(tasks: list[_Task], partial: Path, jobs: int, words: dict[str, str]) -> dict[str, dict[str, Any]]:
+def _align_all(tasks: Sequence[Task], partial: Path, jobs: int, words: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Align what `partial` does not hold yet; return the results by utterance."""
     done = _read_partial(partial)
     missing = [task for task in tasks if task.utterance not in done]
@@ -221,104 +272,18 @@ def write_textgrids(manifest: Manifest, out: Path) -> None:
             write_textgrid(by_utterance[utterance], seconds, out / "textgrids" / f"{utterance}.TextGrid")
 
 
-def _results(tasks: list[_Task], jobs: int, words: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _results(tasks: Sequence[Task], jobs: int, words: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Align tasks in `jobs` processes; yield their results in order."""
     if jobs == 1 or len(tasks) < 2:
-        _start(words)
-        yield from map(_align_one, tasks)
+        start(words)
+        yield from map(align_one, tasks)
         return
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(words,)) as pool:
-            yield from pool.map(_align_one, tasks, chunksize=4)
+        with ProcessPoolExecutor(jobs, context, initializer=start_worker, initargs=(words,)) as pool:
+            yield from pool.map(align_one, tasks, chunksize=4)
     except BrokenProcessPool:
         raise LabelsError(
             f"one of {jobs} processes died or could not start, as happens when memory runs out; what is aligned stays: "
             "run the same command again, with fewer --jobs"
         ) from None
-
-
-def _start_worker(words: dict[str, str]) -> None:
-    end_with_parent()
-    _start(words)
-
-
-_decoders: list[Any] = []  # those of this process; each takes half a second to load
-# The search drops what is less likely than the best hypothesis by these factors: first by pocketsphinx's own, then, for
-# an utterance that is lost with them, by factors that drop hardly anything.
-_BEAMS: tuple[dict[str, float], ...] = ({}, {"beam": 1e-200, "pbeam": 1e-200, "wbeam": 1e-150})
-
-
-def _start(words: dict[str, str]) -> None:
-    """Load this process's decoders, one for each set of beams, with further words in their dictionaries."""
-    _decoders.clear()
-    for beams in _BEAMS:
-        decoder = _pocketsphinx().Decoder(samprate=LABEL_SAMPLE_RATE, bestpath=False, loglevel="FATAL", **beams)
-        for word, phones in words.items():
-            try:
-                if decoder.lookup_word(word) is None:
-                    decoder.add_word(word, phones, False)
-            except RuntimeError:
-                raise LabelsError(f"dictionary: {word} cannot be added; a variant needs its word beside it") from None
-        _decoders.append(decoder)
-
-
-def _align_one(task: _Task) -> dict[str, Any]:
-    """Find an utterance's intervals, or the reason why there are none."""
-    words, unknown = _words(task.text)
-    if unknown:
-        return {"utterance": task.utterance, "left_out": f"not in the dictionary: {' '.join(unknown)}"}
-    if not words:
-        return {"utterance": task.utterance, "left_out": "no word in its transcript"}
-    waveform = read_audio(task.path, sample_rate=LABEL_SAMPLE_RATE, resample=task.resample)
-    peak = max(1.0, float(np.abs(waveform).max(initial=0)))
-    pcm = np.round(waveform / peak * 32767).astype("<i2").tobytes()
-    found = next(filter(None, (_phones(decoder, words, pcm) for decoder in _decoders)), None)
-    if found is None:
-        return {"utterance": task.utterance, "left_out": "the words do not fit the sound"}
-    borders = [0.0, *(round(_HOP * start + _HALF_WINDOW - _HOP / 2, 4) for _, start, _ in found[1:])]
-    ends = [*borders[1:], round(len(waveform) / LABEL_SAMPLE_RATE, 4)]
-    names = [name.lower() if name.lower() in ARPABET else SILENCE for name, _, _ in found]
-    return {"utterance": task.utterance, "intervals": list(zip(borders, ends, names, strict=True))}
-
-
-def _phones(decoder: Any, words: list[str], pcm: bytes) -> list[tuple[str, int, int]]:
-    """Find the phones, each with its first frame and its number of frames.
-
-    The result is empty if the search lost the way to the last word.
-    """
-
-    def decode() -> None:
-        decoder.reinit_feat()  # otherwise its running estimates of noise and mean come from earlier utterances
-        decoder.start_utt()
-        decoder.process_raw(pcm, full_utt=True)
-        decoder.end_utt()
-
-    try:
-        decoder.set_align_text(" ".join(words))
-        decode()
-        decoder.set_alignment()  # the first pass found the words; the second finds their phones
-        decode()
-        return [(phone.name, phone.start, phone.duration) for word in decoder.get_alignment() for phone in word]
-    except (RuntimeError, TypeError):  # TypeError: get_alignment() returned None
-        return []
-
-
-def _words(text: str) -> tuple[list[str], list[str]]:
-    """Split a transcript into words as the dictionary has them, and words that it lacks."""
-    words, unknown = [], []
-    for word in re.findall(r"[^\W_]+(?:'[^\W_]+)*'?|'[^\W_]+", text.lower().replace("’", "'")):
-        known = next((form for form in (word, word.strip("'")) if _decoders[0].lookup_word(form) is not None), None)
-        if known is None:
-            unknown.append(word)
-        else:
-            words.append(known)
-    return words, unknown
-
-
-def _pocketsphinx() -> Any:
-    try:
-        import pocketsphinx
-    except ImportError:
-        raise LabelsError("forced alignment needs pocketsphinx: pip install 'cpc-audio[align]'") from None
-    return pocketsphinx
