@@ -5,7 +5,7 @@ microphone's frequency response. Sounds keep their place in time, so frame t of 
 window. Reverberation and microphone are causal. A shift of pitch by 300 cents moves samples by up to 10 ms either way,
 so c may have heard one step of the future.
 
-On one thread (Intel Xeon, AVX-512), a window of 1.28 s at 16 kHz takes 3.1 ms for pitch, 0.8 ms for reverberation,
+On one thread (Intel Xeon, AVX-512), a window of 1.28 s at 16 kHz takes 1.8 ms for the pitch's stretch and 0.6 to resample it, 0.8 ms for reverberation,
 0.6 ms for noise and 0.8 ms for the microphone.
 
 The result has the same bits whatever the number of threads, so a window's copy does not depend on the process that
@@ -120,18 +120,18 @@ def stretch(waveform: Waveform, factor: float, sample_rate: int) -> Waveform:
     # Frame 0 is centred on sample 0, and the zeros before and after are as much as any search can reach.
     before, after = hop + reach, math.ceil(num_frames * hop / factor) + size + hop + reach
     padded = np.pad(waveform, (before, max(0, after - len(waveform))))
-    result = np.zeros((num_frames + 1) * hop, np.float32)
-    start = reach  # of the frame in `padded`
-    for i in range(num_frames):
-        if i:
-            lowest = round(i * hop / factor)
-            candidates = padded[lowest : lowest + 2 * reach + size]
-            following = padded[start + hop : start + hop + size]
-            energy = np.cumsum(np.concatenate([[0.0], np.square(candidates, dtype=np.float64)]))
-            scale = np.sqrt(np.maximum(energy[size:] - energy[:-size], 1e-12))
-            start = lowest + int(np.argmax(np.correlate(candidates, following) / scale))
-        result[i * hop : i * hop + size] += window * padded[start : start + size]
-    return result[hop : hop + num_samples]
+    energy = np.cumsum(np.concatenate([[0.0], np.square(padded, dtype=np.float64)]))
+    scale = 1 / np.sqrt(np.maximum(energy[size:] - energy[:-size], 1e-12))  # of a frame that starts at each sample
+    starts = [reach]  # of each frame in `padded`
+    for i in range(1, num_frames):
+        lowest, following = round(i * hop / factor), starts[-1] + hop
+        similarity = np.correlate(padded[lowest : lowest + 2 * reach + size], padded[following : following + size])
+        starts.append(lowest + int(np.argmax(similarity * scale[lowest : lowest + 2 * reach + 1])))
+    frames = padded[np.add.outer(starts, np.arange(size))] * window
+    result = np.zeros((num_frames + 1, hop), np.float32)
+    result[:-1] += frames[:, :hop]
+    result[1:] += frames[:, hop:]
+    return result.reshape(-1)[hop : hop + num_samples]
 
 
 def reverberate(
