@@ -266,7 +266,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
             return
         if not toml:
             raise ConfigError(
-                "train: no configuration given; pass a TOML file or a preset: small, bidirectional, paper"
+                "train: no configuration given; pass a TOML file or a preset: logmel, bidirectional, small, paper"
             )
         if out is None:
             raise ConfigError("train: pass --out RUN, the folder to write to")

@@ -284,7 +284,7 @@ class AugmentConfig:
     default. Dev windows are never augmented, and the same (seed, epoch, window) always gives the same copy.
 
     Where it is on, an update encodes the batch twice, clean and augmented, and reading a window of 1.28 s takes 5.5 ms
-    longer with all four operations: 3.1 ms for pitch and below 1 ms for each of the others. `data.workers` moves that
+    longer with all four operations: 3.3 ms for pitch and below 1 ms for each of the others. `data.workers` moves that
     to other processes.
     """
 

@@ -59,7 +59,7 @@ def test_a_wrong_configuration_is_one_line_that_says_what_is_allowed(tmp_path, t
 
 def test_a_missing_configuration_names_the_presets(tmp_path):
     with pytest.raises(
-        ConfigError, match="no such configuration; give a TOML file or a preset: bidirectional, paper, small"
+        ConfigError, match="no such configuration; give a TOML file or a preset: bidirectional, logmel, paper, small"
     ):
         read_config(tmp_path / "none.toml")
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
-from cpc.probes.classifiers import Fit, Progress, fit_logistic, fit_mlp
+from cpc.probes.classifiers import Fit, Progress, fit_logistic
 from cpc.probes.frames import Census, Sample, Targets, blocks, draw
 from cpc.probes.options import DEV_SHARE, Options, ProbeError
 
@@ -72,8 +72,12 @@ def _fit_drawn(train: Sample, dev: Sample, options: Options, tell: Progress) -> 
     """Fit classifiers to the drawn frames, which are standardised in place."""
     scaler = _scaler_of([train.x])
     y = np.random.default_rng((options.seed, 3)).permutation(train.y) if options.shuffle_labels else train.y
-    fit = fit_mlp if options.classifier == "mlp" else fit_logistic
-    fits = fit(Sample(scaler.transform(train.x), y), Sample(scaler.transform(dev.x), dev.y), options, tell)
+    samples = Sample(scaler.transform(train.x), y), Sample(scaler.transform(dev.x), dev.y)
+    if options.classifier == "linear":
+        return scaler, fit_logistic(*samples, options, tell)
+    from cpc.probes.hidden import fit_hidden_layer  # which imports torch
+
+    fits = fit_hidden_layer(*samples, options, tell)
     return scaler, fits
 
 

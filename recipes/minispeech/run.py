@@ -1,7 +1,7 @@
 """minispeech from end to end: synthesise speech, train CPC, extract features, probe phones and speakers.
 
-    python recipes/minispeech/run.py [--out runs/minispeech] [--minutes 60] [--preset small] [--updates N] [--seed 0]
-                                     [--topline] [--split sentence]
+    python recipes/minispeech/run.py [--out runs/minispeech] [--minutes 60] [--preset bidirectional] [--updates N]
+                                     [--seed 0] [--topline] [--split sentence]
 
 A stage whose inputs and settings have not changed is skipped, so the same command resumes after an interruption. Other
 settings of the corpus or of the training are refused, rather than mixed with what --out holds:
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/minispeech"), help="folder of the run")
     parser.add_argument("--minutes", type=float, default=60, help="minutes of speech to synthesise")
     parser.add_argument("--speakers", type=int, help="number of speakers; all of the corpus's by default")
-    parser.add_argument("--preset", default="bidirectional", help="bidirectional, small, or a TOML file")
+    parser.add_argument("--preset", default="logmel", help="logmel, bidirectional, small, or a TOML file")
     parser.add_argument("--updates", type=int, help="training updates; those of the preset by default")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the corpus, the split, the training and the probes"

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with speechocean762")
     parser.add_argument("--download", action="store_true", help="fetch speechocean762 to --root if it is not there")
     parser.add_argument("--out", type=Path, default=Path("runs/speechocean762"), help="folder of the run")
-    parser.add_argument("--preset", default="bidirectional", help="a preset or a TOML file")
+    parser.add_argument("--preset", default="logmel", help="a preset or a TOML file")
     parser.add_argument("--updates", type=int, help="training updates; those of the preset by default")
     parser.add_argument("--probe-frames", type=int, default=100_000, help="train frames of each linear probe")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split, the training and the probes")

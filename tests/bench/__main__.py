@@ -14,6 +14,7 @@ from tests.bench.corpus import print_data, print_features, print_hours
 from tests.bench.losses import print_losses
 from tests.bench.parts import print_account, print_criterion, print_encoder
 from tests.bench.probes import print_probes
+from tests.bench.ranks import print_ranks
 from tests.bench.steps import print_steps
 
 TABLES = {
@@ -27,6 +28,7 @@ TABLES = {
     "features": print_features,
     "probes": print_probes,
     "contention": print_contention,
+    "ranks": print_ranks,
 }
 
 
@@ -44,7 +46,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--manifest",
         default="runs/minispeech/corpus/manifest.csv",
-        help="data, hours, features, contention: the corpus (CSV)",
+        help="data, hours, features, contention, ranks: the corpus (CSV)",
     )
     parser.add_argument("--rows", type=int, default=1_000_000, help="data: rows of the large manifest")
     parser.add_argument(

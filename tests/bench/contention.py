@@ -20,8 +20,8 @@ from cpc.devices import Threads
 from cpc.experiments import override
 from cpc.features import CPCExtractor, extract_features
 from cpc.probes import Options
-from cpc.probes.classifiers import fit_mlp
 from cpc.probes.frames import Sample
+from cpc.probes.hidden import fit_hidden_layer
 from cpc.runs import build_model
 from cpc.train.distributed import Ranks
 from cpc.train.loop import step
@@ -128,7 +128,7 @@ def _probing(options: Namespace, threads: int | str) -> Iterator[Rate]:
 
         while time.monotonic() < began + seconds:  # a fit may end sooner
             with contextlib.suppress(_TimeIsUp):
-                fit_mlp(train, dev, Options(), tell)
+                fit_hidden_layer(train, dev, Options(), tell)
         return epochs / (time.monotonic() - began)
 
     assert threads == "auto"
