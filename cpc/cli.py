@@ -77,6 +77,8 @@ def manifest(
     """
     from cpc.data import read_manifest, refuse_changed_files
 
+    if shard and (verify or source.is_file()):
+        raise ConfigError("manifest: --shard is for scanning a folder")
     if verify:
         refuse_changed_files(read_manifest(source))
         print(f"{source}: all sound files are as they were")
@@ -87,7 +89,7 @@ def manifest(
     if source.is_file():
         if target != source:
             refuse_foreign(target, header, what="a manifest")
-        if split is None or shard:
+        if split is None:
             raise ConfigError(f"{source}: a manifest already; pass --split to split it, or a folder to scan")
         done = write(read_manifest(source))
     else:

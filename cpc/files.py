@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -103,11 +103,13 @@ def locked(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         return
     is_new, path = not folder.exists(), folder / LOCK
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             file = path.open("a")
-        except FileNotFoundError:  # its holder has just removed the folder
-            continue
+        except (FileNotFoundError, FileExistsError):
+            if folder.exists() or folder.is_symlink():
+                raise
+            continue  # the lock's holder has just removed the folder
         try:
             _lock(file)
         except BlockingIOError:
@@ -127,8 +129,9 @@ def locked(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is still locked, so that nobody locks a file that is gone
         file.close()
-        if is_new and not any(folder.iterdir()):  # what was refused leaves nothing
-            folder.rmdir()
+        if is_new:  # what was refused leaves nothing
+            with suppress(OSError):  # it is not empty, or somebody else has removed it
+                folder.rmdir()
 
 
 def _lock(file: IO[str]) -> None:
@@ -206,8 +209,7 @@ def claim(folder: Path, identity: Mapping[str, Any], *, record: str, what: str) 
 
     Raises:
         ClaimError: the folder is a file, is not empty without a record, or belongs to another identity; the message
-        names
-            the first key that differs, and both values.
+            names the first key that differs, and both values.
     """
     path, ours = folder / record, json.loads(json.dumps(identity))
     way_out = "pass another folder, or remove this one"

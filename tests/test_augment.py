@@ -1,9 +1,11 @@
 """Augmentation: each operation does what its numbers say, and a window's copy depends on nothing but its seed."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 from torch.utils.data import DataLoader
 
@@ -122,6 +124,33 @@ def test_pitch_moves_no_sound_by_more_than_10_ms(cents):
         assert shifted[begin + 4000 + margin :].max() < 1e-6
         inside = shifted[begin + margin : begin + 4000 - margin]
         assert inside[: len(inside) // 64 * 64].reshape(-1, 64).max(1).min() > 0.5
+
+
+def stretch_by_a_loop(waveform, factor, sample_rate):
+    """WSOLA frame by frame, with the energies of one search at a time."""
+    hop, reach = round(0.01 * sample_rate), round(0.008 * sample_rate)
+    size, num_samples = 2 * hop, math.ceil(len(waveform) * factor)
+    num_frames = math.ceil(num_samples / hop) + 1
+    window = scipy.signal.get_window("hann", size).astype(np.float32)
+    before, after = hop + reach, math.ceil(num_frames * hop / factor) + size + hop + reach
+    padded = np.pad(waveform, (before, max(0, after - len(waveform))))
+    result, start = np.zeros((num_frames + 1) * hop, np.float32), reach
+    for i in range(num_frames):
+        if i:
+            lowest = round(i * hop / factor)
+            following = padded[start + hop : start + hop + size]
+            candidates = [padded[lowest + lag : lowest + lag + size] for lag in range(2 * reach + 1)]
+            energies = [max(1e-12, float(np.square(one, dtype=np.float64).sum())) for one in candidates]
+            similar = [one @ following / np.sqrt(energy) for one, energy in zip(candidates, energies, strict=True)]
+            start = lowest + int(np.argmax(similar))
+        result[i * hop : i * hop + size] += window * padded[start : start + size]
+    return result[hop : hop + num_samples]
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.03, 1.2])
+def test_stretching_equals_a_loop(factor):
+    waveform = np.random.default_rng(0).standard_normal(6000).astype(np.float32)
+    assert np.array_equal(stretch(waveform, factor, RATE), stretch_by_a_loop(waveform, factor, RATE))
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])

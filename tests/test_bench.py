@@ -20,6 +20,7 @@ CASES = [
     ("data", ["--rows", "2000"], "cache"),
     ("features", ["--channels", "16", "--minutes", "1", "2"], "a file of 2 min"),
     ("contention", ["--seconds", "0.2"], "probe, epochs, --threads auto"),
+    ("ranks", ["--rounds", "1"], "bidirectional, DistributedDataParallel"),
 ]
 
 

@@ -421,6 +421,6 @@ def test_a_job_array_makes_a_manifest_and_refuses_what_is_no_share(labelled, tmp
     assert joined.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["joined.csv", "whole.csv"]
     refused("manifest", labelled, "-o", tmp_path / "m.csv", "--shard", "4/3", says=["4/3", "K from 1 to N"])
-    refused("manifest", whole, "--split", "utterance", "--shard", "1/3", says=["a manifest already"])
+    refused("manifest", whole, "--split", "utterance", "--shard", "1/3", says=["--shard is for scanning a folder"])
     imported = ("align", "--manifest", whole, "--intervals", labelled, "--out", tmp_path / "labels")
     refused(*imported, "--shard", "1/3", says=["--shard is for aligning words"])

@@ -5,12 +5,34 @@ from typing import get_args
 
 import pytest
 
-from cpc.config import Config, ConfigError, CriterionConfig, EncoderConfig, config_identity, read_config, write_config
+from cpc.config import (
+    PRESETS,
+    Config,
+    ConfigError,
+    CriterionConfig,
+    EncoderConfig,
+    config_identity,
+    read_config,
+    write_config,
+)
 
 
-@pytest.mark.parametrize("name", ["small", "paper"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.toml")))
 def test_presets_are_read_by_name(name):
     assert isinstance(read_config(name), Config)
+
+
+def test_logmel_is_bidirectional_with_another_front_end_regularised():
+    """The criterion differs in the weight of the first set alone."""
+    logmel, waveform = read_config("logmel"), read_config("bidirectional")
+    same = replace(logmel.criterion.negatives[0], weight=waveform.criterion.negatives[0].weight)
+    assert replace(logmel.criterion, negatives=(same, *logmel.criterion.negatives[1:])) == waveform.criterion
+    assert replace(logmel.encoder, kind="conv") == waveform.encoder
+    assert (logmel.autoregressor, logmel.optim, logmel.batches) == (
+        waveform.autoregressor,
+        waveform.optim,
+        waveform.batches,
+    )
 
 
 def test_the_paper_preset_is_the_papers():

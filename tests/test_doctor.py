@@ -365,7 +365,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_examined(broken, with_mani
 
 def test_a_run_without_checkpoints_is_examined(sound, tmp_path):
     """It may have diverged before the first one."""
-    shutil.copytree(sound, tmp_path / "run", ignore=shutil.ignore_patterns("*.pt"))
+    shutil.copytree(sound, tmp_path / "run", ignore=shutil.ignore_patterns("*.pt", "*.safetensors"))
     findings = {one.name: one for one in examine_run(tmp_path / "run")}
     assert faults(findings) == {"weights", "representations"}
 

@@ -137,9 +137,27 @@ def test_an_interrupted_alignment_resumes_where_it_stopped(speech, manifest, ali
     assert not partial.exists()
 
 
+def test_a_share_that_lost_what_it_aligned_is_not_joined(speech, manifest, tmp_path):
+    transcripts = read_transcripts(speech)
+    align(manifest, transcripts, tmp_path, shard=Shard(1, 2))
+    (tmp_path / "shards" / "1-of-2" / "aligned.jsonl").write_text("")
+    with pytest.raises(LabelsError, match=r"utterances are in no share .*; remove .*shards and align again"):
+        align(manifest, transcripts, tmp_path, shard=Shard(2, 2))
+    assert not (tmp_path / "phone_labels.txt").exists()
+
+
+def test_what_is_left_out_stands_in_the_manifests_order_also_after_shares(speech, manifest, tmp_path):
+    transcripts = {utterance: "xyzzyx" for utterance in manifest.utterances[:3]} | read_transcripts(speech)
+    transcripts |= {utterance: "xyzzyx" for utterance in manifest.utterances[:3]}
+    for number in (2, 1):
+        align(manifest, transcripts, tmp_path, shard=Shard(number, 2))
+    left_out = (tmp_path / "left_out.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in left_out][:3] == manifest.utterances[:3]
+
+
 @pytest.mark.parametrize("count", [2, 20])
 def test_shares_of_an_alignment_make_the_labels_of_one_call(speech, manifest, aligned, tmp_path, count):
-    """With more shares than utterances, too. A share that is repeated waits for the same others."""
+    """With more shares than utterances, too. A repeated share changes nothing."""
     out, summary = aligned
     transcripts = read_transcripts(speech)
     for number in range(1, count):

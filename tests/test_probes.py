@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from cpc.features import Features, FeaturesError, open_features
 from cpc.labels import LabelsError, PhoneLabels, num_labels
 from cpc.probes import Options, ProbeError, Result, probe_phones, probe_speakers
-from cpc.probes.frames import blocks, census_of, draw
+from cpc.probes.frames import Sample, blocks, census_of, draw
+from cpc.probes.hidden import fit_hidden_layer
 from cpc.probes.result import ClassScore, Origin
 from cpc.probes.scores import _over_frames, bootstrap, score
 
@@ -521,6 +523,39 @@ def test_one_hidden_layer_learns_what_no_linear_classifier_can(tmp_path: Path) -
     assert without_time(probe_phones(opened, corpus.phones, options)) == without_time(mlp)
 
 
+def blobs(labels, num_frames, seed):
+    """Frames around a point of their own for each label, and where they belong."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice(labels, num_frames)
+    points = np.random.default_rng(0).normal(size=(max(labels) + 1, 6))
+    return Sample((points[y] * 3 + rng.normal(size=(num_frames, 6))).astype(np.float32), y)
+
+
+@pytest.mark.parametrize("labels", [[2, 9], [3, 4, 11, 30]])
+@pytest.mark.parametrize("num_frames", [20, 3000])
+def test_the_hidden_layers_estimator_predicts_as_the_network_that_was_fitted(labels, num_frames):
+    """With two classes and with more, whatever their numbers, and with fewer frames than a batch."""
+    train, dev = blobs(labels, num_frames, 1), blobs(labels, 500, 2)
+    before, random = torch.get_num_threads(), torch.random.get_rng_state()
+    (fit,) = fit_hidden_layer(train, dev, Options(classifier="mlp", hidden=16), lambda line: None)
+    assert fit.dev_accuracy > (0.9 if num_frames > 20 else 0.5)
+    assert (fit.model.predict(dev.x) == dev.y).mean() == pytest.approx(fit.dev_accuracy, abs=1e-9)
+    assert fit.model.classes_.tolist() == labels
+    assert torch.get_num_threads() == before
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def test_the_hidden_layer_in_bf16_is_as_good_as_in_float32(monkeypatch):
+    train, dev = blobs([0, 1, 2, 3, 4], 3000, 1), blobs([0, 1, 2, 3, 4], 2000, 2)
+    reached = []
+    for precision in ("float32", "bf16"):
+        monkeypatch.setattr("cpc.probes.hidden.resolve_precision", lambda *_, precision=precision: precision)
+        (fit,) = fit_hidden_layer(train, dev, Options(classifier="mlp", hidden=16), lambda line: None)
+        reached.append(fit.dev_accuracy)
+    assert reached[0] == pytest.approx(reached[1], abs=0.01)
+    assert min(reached) > 0.9
+
+
 @pytest.mark.parametrize("max_frames", [10**6, 0])
 def test_shuffled_labels_teach_nothing_about_phones(tmp_path: Path, max_frames: int) -> None:
     corpus = Corpus(signal=1, num_each=24)
@@ -660,9 +695,9 @@ def test_files_that_hold_no_json_object_are_no_results(tmp_path: Path) -> None:
             Result.read(path)
 
 
-def test_a_seed_beyond_32_bits_works_for_every_classifier(tmp_path: Path) -> None:
+def test_a_seed_of_any_size_works_for_every_classifier(tmp_path: Path) -> None:
     corpus = Corpus(signal=3, num_each=4)
     opened = corpus.write(tmp_path / "f")
     for classifier in ("linear", "mlp"):
-        options = Options(classifier=classifier, hidden=4, seed=2**40 + 1, Cs=(1.0,), max_iter=500)  # type: ignore[arg-type]
-        assert probe_speakers(opened, options).seed == 2**40 + 1
+        options = Options(classifier=classifier, hidden=4, seed=2**70 + 1, Cs=(1.0,), max_iter=500)  # type: ignore[arg-type]
+        assert probe_speakers(opened, options).seed == 2**70 + 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cpc.config import Config, EncoderConfig
-from cpc.data import read_manifest, scan_folder, scan_shard, write_manifest
+from cpc.data import ManifestError, read_manifest, scan_folder, scan_shard, write_manifest
 from cpc.experiments.parallel import run_side_by_side
 from cpc.features import CPCExtractor, FeaturesError, SpectralExtractor, extract_features, extract_shard, open_features
 from cpc.files import ClaimError, Shard
@@ -118,38 +118,69 @@ def test_shares_name_what_is_too_short_or_cannot_be_read(tmp_path):
 # --- scans
 
 
-def _scan(shard, folder, target, **how):
+@pytest.fixture
+def folder(tmp_path):
+    """Sound files, of which three cannot be used."""
+    root = make_corpus(tmp_path / "sounds", speakers=2, utterances=3).parent
+    for name in ("a", "b", "z"):
+        (root / "1" / "10" / f"{name}.wav").write_bytes(b"no sound")
+    return root
+
+
+def _scan(shard, folder, target, scans=None):
     """Scan one share, as `cpc manifest` does."""
+
+    def write(scan):
+        write_manifest(scan.manifest, target)
+        if scans is not None:
+            scans.append(scan)
+
     work = target.with_name("work")
-    write = lambda scan: write_manifest(scan.manifest, target)  # noqa: E731
-    return scan_shard(shard, folder, work, write, speaker="{speaker}/{chapter}/*", progress=False, **how)
+    return scan_shard(shard, folder, work, write, speaker="{speaker}/{chapter}/*", progress=False)
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])
-def test_shares_of_a_scan_make_the_manifest_of_one_call(corpus, tmp_path, count):
+def test_shares_of_a_scan_make_the_manifest_of_one_call(folder, tmp_path, count):
     """With more shares than files, too; the working folder goes when the manifest is written."""
-    folder, whole, joined = corpus.parent, tmp_path / "whole.csv", tmp_path / "joined.csv"
-    (folder / "1" / "10" / "silent.wav").write_bytes(b"no sound")
-    write_manifest(scan_folder(folder, progress=False).manifest, whole)
+    whole, joined, scans = tmp_path / "whole.csv", tmp_path / "joined.csv", []
+    expected = scan_folder(folder, progress=False)
+    write_manifest(expected.manifest, whole)
     for number in range(1, count + 1):
         assert not joined.exists()
-        assert _scan(Shard(number, count), folder, joined) == count - number
+        assert _scan(Shard(number, count), folder, joined, scans) == count - number
     assert joined.read_bytes() == whole.read_bytes()
+    assert [scan.left_out for scan in scans] == [expected.left_out]
+    assert len(expected.left_out) == 3
     assert not (tmp_path / "work").exists()
 
 
-def test_shares_of_a_scan_that_end_at_the_same_time_are_joined_once(corpus, tmp_path):
-    folder, whole, joined = corpus.parent, tmp_path / "whole.csv", tmp_path / "joined.csv"
+def test_shares_of_a_scan_that_end_at_the_same_time_are_joined_once(folder, tmp_path):
+    whole, joined, scans = tmp_path / "whole.csv", tmp_path / "joined.csv", []
     write_manifest(scan_folder(folder, progress=False).manifest, whole)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda number: _scan(Shard(number, 4), folder, joined), range(1, 5)))
+        list(pool.map(lambda number: _scan(Shard(number, 4), folder, joined, scans), range(1, 5)))
     assert joined.read_bytes() == whole.read_bytes()
+    assert len(scans) == 1
     assert not (tmp_path / "work").exists()
 
 
-def test_a_share_of_a_scan_is_refused_when_files_came_in_between(corpus, tmp_path):
-    folder = corpus.parent
+@pytest.mark.parametrize("change", ["another file", "other sound", "another folder"])
+def test_a_share_of_a_scan_of_other_files_is_refused_before_it_decodes(folder, tmp_path, change, monkeypatch):
     _scan(Shard(1, 2), folder, tmp_path / "m.csv")
-    write_sound(folder / "1" / "10" / "new.wav", 1.0, seed=0)
+    if change == "another file":
+        write_sound(folder / "1" / "10" / "new.wav", 1.0, seed=0)
+    elif change == "other sound":
+        write_sound(folder / "1" / "10" / "a.wav", 1.0, seed=0)
+    else:
+        folder = folder.rename(tmp_path / "moved")
+    monkeypatch.setattr("cpc.data.scan._inspect_all", None)  # it cannot be called
     with pytest.raises(ClaimError, match="holds other facts of sound files"):
         _scan(Shard(2, 2), folder, tmp_path / "m.csv")
+
+
+def test_two_files_of_one_utterance_are_refused_before_anything_is_decoded(folder, monkeypatch):
+    (folder / "1" / "10" / "x y.wav").write_bytes(b"")
+    (folder / "1" / "10" / "x_y.wav").write_bytes(b"")
+    monkeypatch.setattr("cpc.data.scan._inspect_all", None)
+    with pytest.raises(ManifestError, match="x_y"):
+        scan_folder(folder, progress=False)

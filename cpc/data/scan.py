@@ -1,5 +1,7 @@
 """Make a manifest by scanning a folder of sound files."""
 
+from __future__ import annotations
+
 import os
 import re
 import shutil
@@ -20,7 +22,7 @@ from cpc.data.audio import EXTENSIONS, AudioError, audio_blocks, audio_info, fil
 from cpc.data.manifest import Manifest, ManifestError
 from cpc.files import SHARDS, Claim, Shard, claim, locked
 
-_FACTS = "facts.json"
+_FACTS, _JOINED = "facts.json", "joined"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +77,8 @@ def scan_folder(folder: str | Path, *, speaker: str = "{speaker}/{chapter}/*", p
         ManifestError: there is no such folder, no sound file, none that is usable, a path that does not match the
             pattern, or two files that would get one utterance id.
     """
-    folder = Path(folder)
-    paths = _find(folder)
-    _fields(folder, paths, speaker)  # what does not match is refused before anything is decoded
-    return _scan_of(folder, paths, speaker, _inspect_all(folder, paths, "scan", progress))
+    listing = _Listing.of(Path(folder), speaker)
+    return listing.scan(_inspect_all(listing.folder, listing.paths, "scan", progress))
 
 
 def scan_shard(
@@ -101,47 +101,81 @@ def scan_shard(
         ManifestError: as `scan_folder`.
         ClaimError: the shares that are there are of other files.
     """
-    paths = _find(folder)
-    _fields(folder, paths, speaker)
-    own, identity = shard.folder(work), {"files": blake2b("\n".join(paths).encode(errors="replace")).hexdigest()}
+    listing, own = _Listing.of(folder, speaker), shard.folder(work)
+    identity = listing.identity()
 
-    def claimed(share: Shard) -> Claim:
-        return claim(share.folder(work), identity, record=_FACTS, what="facts of sound files")
+    def claimed(part: Path) -> Claim:
+        return claim(part, identity, record=_FACTS, what="facts of sound files")
 
+    with locked(work, "scan", wait=True):
+        claimed(work)  # shares of other files are refused before anything is decoded
     with locked(own, "share of a scan"):
-        if not claimed(shard).complete:
-            claimed(shard).finish(facts=_inspect_all(folder, list(shard.take(paths)), f"scan {own.name}", progress))
+        if not claimed(own).complete:
+            mine = list(shard.take(listing.paths))
+            claimed(own).finish(facts=_inspect_all(folder, mine, f"scan {own.name}", progress))
     waiting = 0
     with locked(work, "scan", wait=True):
-        if own.exists() and not (waiting := shard.waits_for(work, _FACTS)):  # otherwise the last share has joined all
+        if own.exists() and not (waiting := shard.waits_for(work, _FACTS)):  # gone if the last share has joined all
             facts: dict[str, Any] = {}
             for share in shard.all():
-                facts |= zip(share.take(paths), claimed(share).content["facts"], strict=True)
-            write(_scan_of(folder, paths, speaker, [facts[path] for path in paths]))
-            shutil.rmtree(work / SHARDS)
+                facts |= zip(share.take(listing.paths), claimed(share.folder(work)).content["facts"], strict=True)
+            write(listing.scan([facts[path] for path in listing.paths]))
+            os.replace(work / SHARDS, work / _JOINED)  # at once: half of them would count as not complete
+            shutil.rmtree(work / _JOINED, ignore_errors=True)
+            (work / _FACTS).unlink()
     if not waiting:
         with suppress(OSError):  # another share is about to lock it
             work.rmdir()
     return waiting
 
 
-def _scan_of(folder: Path, paths: list[str], speaker: str, facts: list[dict[str, Any] | str]) -> Scan:
-    """Put what is known about files together."""
-    fields = _fields(folder, paths, speaker)
-    utterances = _utterances(folder, paths)
-    left_out = [(path, fact) for path, fact in zip(paths, facts, strict=True) if isinstance(fact, str)]
-    rows = [
-        {"path": path, **fact, "speaker": "unknown", "utterance": utterance, **field}
-        for path, fact, utterance, field in zip(paths, facts, utterances, fields, strict=True)
-        if not isinstance(fact, str)
-    ]
-    if not rows:
-        raise ManifestError(
-            f"{folder}: none of its {len(paths)} sound files is usable; the first, {paths[0]}: {facts[0]}"
-        )
-    # The last columns, which interest a reader least.
-    hashes = {name: [row.pop(name) for row in rows] for name in ("file_hash", "audio_hash")}
-    return Scan(Manifest(folder, pd.DataFrame(rows).assign(**hashes)), left_out)
+@dataclass(frozen=True)
+class _Listing:
+    """The sound files of a folder, before any of them is decoded."""
+
+    folder: Path
+    paths: list[str]
+    fields: list[dict[str, str]]
+    utterances: list[str]
+
+    @classmethod
+    def of(cls, folder: Path, speaker: str) -> _Listing:
+        """List a folder.
+
+        Raises:
+            ManifestError: as `scan_folder`.
+        """
+        paths = _find(folder)
+        return cls(folder, paths, _fields(folder, paths, speaker), _utterances(folder, paths))
+
+    def identity(self) -> dict[str, str]:
+        """State where the files are, and digest their names, sizes and times of change."""
+        digest = blake2b(digest_size=12)
+        for path in self.paths:
+            try:
+                found = (self.folder / path).stat()
+                stamp = f"{found.st_size} {found.st_mtime_ns}"
+            except OSError:  # a broken link, of which the scan says more
+                stamp = "unreadable"
+            digest.update(f"{path} {stamp}\n".encode(errors="surrogateescape"))
+        return {"folder": str(self.folder.resolve()), "files": digest.hexdigest()}
+
+    def scan(self, facts: list[dict[str, Any] | str]) -> Scan:
+        """Put together what is known about the files; `facts` is what `_inspect` returned for each."""
+        folder, paths = self.folder, self.paths
+        left_out = [(path, fact) for path, fact in zip(paths, facts, strict=True) if isinstance(fact, str)]
+        rows = [
+            {"path": path, **fact, "speaker": "unknown", "utterance": utterance, **field}
+            for path, fact, utterance, field in zip(paths, facts, self.utterances, self.fields, strict=True)
+            if not isinstance(fact, str)
+        ]
+        if not rows:
+            raise ManifestError(
+                f"{folder}: none of its {len(paths)} sound files is usable; the first, {paths[0]}: {facts[0]}"
+            )
+        # The last columns, which interest a reader least.
+        hashes = {name: [row.pop(name) for row in rows] for name in ("file_hash", "audio_hash")}
+        return Scan(Manifest(folder, pd.DataFrame(rows).assign(**hashes)), left_out)
 
 
 def refuse_changed_files(manifest: Manifest, *, progress: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What pocketsphinx does: find the phones of one utterance, given its words.
+"""Find the phones of one utterance, given its words, with pocketsphinx.
 
 pocketsphinx's frames are 25.6 ms long, every 10 ms and without padding, so frame i is centred 0.3 ms after label i.
 """

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
 import shutil
 from collections import Counter
@@ -146,14 +147,18 @@ class _Job:
         with locked(self.out, _WHAT):
             claimed = self._claim(self.out)
             if claimed.complete:
-                return Summary(**claimed.content)
+                return _summary_of(claimed)
             return self._finish(claimed, _align_all(self.tasks, self.out / _PARTIAL, self.jobs, self.words))
 
     def align_share(self, shard: Shard) -> Summary:
-        """Align one share; write the labels if all shares are complete."""
+        """Align one share; write the labels if all shares are complete.
+
+        Raises:
+            LabelsError: a share that is complete has lost what it aligned.
+        """
         with locked(self.out, _WHAT, wait=True):
             if (claimed := self._claim(self.out)).complete:
-                return Summary(**claimed.content)
+                return _summary_of(claimed)
         folder = shard.folder(self.out)
         with locked(folder, _WHAT):
             own = self._claim(folder)
@@ -162,12 +167,17 @@ class _Job:
                 own.finish()
         with locked(self.out, _WHAT, wait=True):
             if (claimed := self._claim(self.out)).complete:
-                return Summary(**claimed.content)
+                return _summary_of(claimed)
             if waiting := shard.waits_for(self.out, _RECORD):
                 return Summary(0, {}, waiting)
             done: dict[str, dict[str, Any]] = {}
             for share in shard.all():
                 done |= _read_partial(share.folder(self.out) / _PARTIAL)
+            if lost := [task.utterance for task in self.tasks if task.utterance not in done]:
+                raise LabelsError(
+                    f"{self.out}: {len(lost)} utterances are in no share (e.g. {lost[0]}); remove {self.out / SHARDS} "
+                    "and align again"
+                )
             return self._finish(claimed, done)
 
     def _claim(self, folder: Path) -> Claim:
@@ -195,7 +205,7 @@ def _refuse_other_rates(manifest: Manifest) -> None:
 def _identity(
     out: Path, manifest: Manifest, texts: Mapping[str, str | None], words: Mapping[str, str]
 ) -> dict[str, str]:
-    """Digests of the utterances, the transcripts and the words of the dictionary."""
+    """Digest the utterances, the transcripts and the words of the dictionary."""
     utterances, lengths, spoken = manifest.utterances, manifest.num_samples.tolist(), list(texts.values())
     record = out / _RECORD
     # An earlier version recorded a single digest.
@@ -206,6 +216,11 @@ def _identity(
         "transcripts": _digest(spoken),
         "dictionary": _digest(words),
     }
+
+
+def _summary_of(finished: Claim) -> Summary:
+    """Read the result of an alignment that is complete."""
+    return Summary(finished.content["num_aligned"], finished.content["left_out"])
 
 
 def _digest(value: Any) -> str:
@@ -225,6 +240,7 @@ def _align_all(tasks: Sequence[Task], partial: Path, jobs: int, words: dict[str,
             f.flush()
             done[result["utterance"]] = result
             bar.update()
+        os.fsync(f.fileno())  # before a record says that it is complete
     return done
 
 
@@ -243,13 +259,13 @@ def _write(manifest: Manifest, done: Mapping[str, Mapping[str, Any]], out: Path)
     Raises:
         LabelsError: nothing could be aligned.
     """
-    left_out = {u: "no transcript" for u in manifest.utterances if u not in done}
-    left_out |= {u: result["left_out"] for u, result in done.items() if "left_out" in result}
+    reasons = {u: done[u].get("left_out") if u in done else "no transcript" for u in manifest.utterances}
+    left_out = {u: reason for u, reason in reasons.items() if reason}
     by_utterance = {
         u: [Interval(*interval) for interval in done[u]["intervals"]] for u in manifest.utterances if u not in left_out
     }
-    reasons = pd.DataFrame(left_out.items(), columns=["utterance", "reason"])
-    write_bytes(out / "left_out.csv", reasons.to_csv(index=False).encode())
+    table = pd.DataFrame(left_out.items(), columns=["utterance", "reason"])
+    write_bytes(out / "left_out.csv", table.to_csv(index=False).encode())
     if not by_utterance:
         reason = next(iter(left_out.values()))
         raise LabelsError(

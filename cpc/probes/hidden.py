@@ -32,20 +32,22 @@ MAX_EPOCHS, PATIENCE = 50, 4
 def fit_hidden_layer(train: Sample, dev: Sample, options: Options, tell: Progress) -> list[Fit]:
     """Fit a ReLU network with one hidden layer by Adam, and keep the epoch with the highest dev accuracy.
 
-    Products are in bf16 where the hardware multiplies it.
+    Products of the training are in bf16 where the hardware multiplies it.
     """
     classes = np.unique(train.y)
     size = min(len(train.x), MAX_BATCH, max(MIN_BATCH, len(train.x) // BATCHES))
-    generator = torch.Generator().manual_seed(options.seed)
+    seed = options.seed % 2**63
+    generator = torch.Generator().manual_seed(seed + 1)  # another one than that of the weights
     x, y = torch.from_numpy(train.x), torch.from_numpy(np.searchsorted(classes, train.y))
     with Threads() as threads, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+        torch.manual_seed(seed)
         network = _Network(x.shape[1], options.hidden, len(classes))
         optimiser = network.build_optimiser(size)
         best, best_accuracy, best_epoch, epoch = network, -1.0, 0, 0
         while epoch < MAX_EPOCHS and epoch - best_epoch < PATIENCE:
             epoch += 1
-            threads.adapt()
+            if changed := threads.adapt():
+                tell(f"  {changed}")
             for batch in torch.split(torch.randperm(len(x), generator=generator), size):
                 optimiser.zero_grad(set_to_none=True)
                 F.cross_entropy(network(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
@@ -77,18 +79,18 @@ class _Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (n, classes) of frames (n, D)."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16 and torch.is_grad_enabled()):
             logits: Tensor = self.second(F.relu(self.first(x))).float()
         return logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], dim=1)
 
     @torch.no_grad()
     def accuracy(self, sample: Sample, classes: NDArray[np.int64]) -> float:
-        """The share of frames that are classified correctly."""
+        """Compute the share of frames that are classified correctly, in float32."""
         predicted = classes[self(torch.from_numpy(sample.x)).argmax(1).numpy()]
         return float((predicted == sample.y).mean())
 
     def as_estimator(self, train: Sample, classes: NDArray[np.int64]) -> MLPClassifier:
-        """The network as scikit-learn's estimator, which predicts in float32."""
+        """Convert the network to scikit-learn's estimator, which predicts the same."""
         layers = self.first, self.second
         model = MLPClassifier((self.first.out_features,), random_state=0)
         model.partial_fit(train.x[:1], train.y[:1], classes=classes)  # makes all that an estimator has

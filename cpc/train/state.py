@@ -107,12 +107,12 @@ def read_last(run: Path) -> tuple[Config, dict[str, Any]] | None:
 
 
 def save_best(run: Path, parts: Parts, state: State) -> None:
-    """Write best.safetensors: the weights alone."""
+    """Write best.safetensors: the network's weights; the header holds the configuration and the progress."""
     _save_weights(run / BEST, parts, **vars(state))
 
 
 def save_kept(run: Path, parts: Parts, state: State) -> None:
-    """Write kept/UPDATE.safetensors: the weights alone."""
+    """Write kept/UPDATE.safetensors, as best.safetensors."""
     _save_weights(run / "kept" / f"{state.update:07d}{WEIGHTS}", parts, update=state.update, seconds=state.seconds)
 
 
@@ -182,11 +182,8 @@ def begin(run: Path) -> State:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a run left that stopped before its first checkpoint."""
-    for name in (
-        BEST,
-        "best.pt",
-        "metrics.jsonl",
-    ):  # in this order: without metrics, they would not look like ours
+    # In this order: without metrics.jsonl, the weights would not be known as ours.
+    for name in (BEST, "best.pt", "metrics.jsonl"):
         (run / name).unlink(missing_ok=True)
 
 

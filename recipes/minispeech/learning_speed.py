@@ -59,7 +59,7 @@ def learn(name: str, corpus: Path, out: Path) -> Curve:
     run = out / "".join(c if c.isalnum() else "-" for c in name)
     complete(override(read_config(preset), changes, where=name), run)
     curve = []
-    for kept in sorted((run / "kept").glob("*.safetensors")):
+    for kept in sorted((run / "kept").iterdir()):  # .pt of earlier versions, too
         payload = read_checkpoint(kept)[1]
         result = accuracy(corpus, extractor_of_run(kept, "c"), run / "probes" / f"{kept.stem}.json")
         curve.append((payload["update"], payload["seconds"], result))

@@ -79,7 +79,10 @@ def _theirs(parts: Parts, encode: Encode) -> Callable[[Batch], object]:
         def forward(self, batch: Batch) -> Tensor:
             return score(parts, encode, batch, seed=0)["loss"]
 
-    module = DistributedDataParallel(Objective())
+    module = DistributedDataParallel(Objective(), broadcast_buffers=False)  # ours sends none
+
+    clip_norm = parts.config.optim.clip_norm
+    assert clip_norm  # as both presets have it
 
     def update(batch: Batch) -> None:
         parts.trained.zero_grad(set_to_none=True)
@@ -87,7 +90,7 @@ def _theirs(parts: Parts, encode: Encode) -> Callable[[Batch], object]:
         gradients = [p.grad for p in parts.trained.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         assert norm.isfinite()
-        torch.nn.utils.clip_grads_with_norm_(parts.trained.parameters(), parts.config.optim.clip_norm, norm)
+        torch.nn.utils.clip_grads_with_norm_(parts.trained.parameters(), clip_norm, norm)
         for optimiser in parts.optimisers:
             optimiser.step()
 
