@@ -150,11 +150,13 @@ def _introduction(run: Path, config: Config) -> str:
         if config.loss.name == "cpc"
         else config.loss.name
     )
+    has = "maps log-mel energies to" if config.encoder.kind == "logmel" else "has"
+    each = " in each direction" if config.autoregressor.directions == "both" else ""
     text = (
-        f"g_enc has {config.encoder.channels} channels; g_ar is a {config.autoregressor.kind.upper()} with "
-        f"{config.autoregressor.hidden} units. The objective is {objective}. The run trains on {config.data.manifest} "
-        f"with {windows} windows of {seconds:.2f} s per update, {config.optim.name} with learning "
-        f"rate {config.optim.lr:g}, and seed {config.seed}. It has made {last['update']} of "
+        f"g_enc {has} {config.encoder.channels} channels; g_ar is a {config.autoregressor.kind.upper()} with "
+        f"{config.autoregressor.hidden} units{each}. The objective is {objective}. The run trains on "
+        f"{config.data.manifest} with {windows} windows of {seconds:.2f} s per update, {config.optim.name} with "
+        f"learning rate {config.optim.lr:g}, and seed {config.seed}. It has made {last['update']} of "
         f"{config.train.num_updates} updates in {last['seconds'] / 60:.1f} minutes."
     )
     if dev := [line for line in lines if line["kind"] == "dev"]:
