@@ -46,9 +46,9 @@ def fit_hidden_layer(train: Sample, dev: Sample, options: Options, tell: Progres
         best, best_accuracy, best_epoch, epoch = network, -1.0, 0, 0
         while epoch < MAX_EPOCHS and epoch - best_epoch < PATIENCE:
             epoch += 1
-            if changed := threads.adapt():
-                tell(f"  {changed}")
             for batch in torch.split(torch.randperm(len(x), generator=generator), size):
+                if changed := threads.adapt():
+                    tell(f"  {changed}")
                 optimiser.zero_grad(set_to_none=True)
                 F.cross_entropy(network(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()

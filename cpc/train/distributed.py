@@ -5,6 +5,10 @@ Gradients are averaged over the ranks, so the learning rate means the same with 
 compute alike (the optimiser's step, the pass over dev) is not sent. Rank 0 writes all files. A single process is rank 0
 of one.
 
+`torch.nn.parallel.DistributedDataParallel` sends the gradients while the backward pass goes on. With two ranks it is as
+fast to 6 % either way and takes as much memory (`python -m tests.bench ranks`), and it wants the whole objective in one
+module's `forward`, so the average stays here, where it can be read.
+
 When a rank dies, torchrun ends the others. With `--max-restarts N` it starts all of them again, and the run continues
 from its last checkpoint. A run may continue with another number of ranks; from then on, batch i of update u of rank r
 is batch (u · R + r) · A + i of the order that the seed defines, for R ranks and A batches an update.

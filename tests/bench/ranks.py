@@ -19,8 +19,8 @@ from cpc.devices import Threads
 from cpc.experiments import override
 from cpc.runs import build_model
 from cpc.train.distributed import Ranks
-from cpc.train.loop import score, step
-from cpc.train.setup import Encode, Parts, build_data, build_encode, build_parts
+from cpc.train.loop import Encode, score, step
+from cpc.train.setup import Parts, build_data, build_encode, build_parts
 from tests.bench.common import peak_megabytes, print_result, result_of_variant
 
 RANKS = 2
