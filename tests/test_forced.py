@@ -147,8 +147,7 @@ def test_a_share_that_lost_what_it_aligned_is_not_joined(speech, manifest, tmp_p
 
 
 def test_what_is_left_out_stands_in_the_manifests_order_also_after_shares(speech, manifest, tmp_path):
-    transcripts = {utterance: "xyzzyx" for utterance in manifest.utterances[:3]} | read_transcripts(speech)
-    transcripts |= {utterance: "xyzzyx" for utterance in manifest.utterances[:3]}
+    transcripts = read_transcripts(speech) | dict.fromkeys(manifest.utterances[:3], "xyzzyx")
     for number in (2, 1):
         align(manifest, transcripts, tmp_path, shard=Shard(number, 2))
     left_out = (tmp_path / "left_out.csv").read_text().splitlines()[1:]

@@ -110,9 +110,8 @@ def scan_shard(
     with locked(work, "scan", wait=True):
         claimed(work)  # shares of other files are refused before anything is decoded
     with locked(own, "share of a scan"):
-        if not claimed(own).complete:
-            mine = list(shard.take(listing.paths))
-            claimed(own).finish(facts=_inspect_all(folder, mine, f"scan {own.name}", progress))
+        if not (mine := claimed(own)).complete:
+            mine.finish(facts=_inspect_all(folder, list(shard.take(listing.paths)), f"scan {own.name}", progress))
     waiting = 0
     with locked(work, "scan", wait=True):
         if own.exists() and not (waiting := shard.waits_for(work, _FACTS)):  # gone if the last share has joined all

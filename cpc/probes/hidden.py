@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpc.devices import Threads, resolve_precision
-from cpc.probes.classifiers import BATCHES, MIN_BATCH, Fit, Progress
+from cpc.probes.classifiers import BATCHES, MIN_BATCH, Fit, Progress, accuracy
 from cpc.probes.frames import Sample
 from cpc.probes.options import Options
 
@@ -41,7 +41,7 @@ def fit_hidden_layer(train: Sample, dev: Sample, options: Options, tell: Progres
     x, y = torch.from_numpy(train.x), torch.from_numpy(np.searchsorted(classes, train.y))
     with Threads() as threads, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _Network(x.shape[1], options.hidden, len(classes))
+        network = _Network(x.shape[1], options.hidden, classes)
         optimiser = network.build_optimiser(size)
         best, best_accuracy, best_epoch, epoch = network, -1.0, 0, 0
         while epoch < MAX_EPOCHS and epoch - best_epoch < PATIENCE:
@@ -52,20 +52,21 @@ def fit_hidden_layer(train: Sample, dev: Sample, options: Options, tell: Progres
                 optimiser.zero_grad(set_to_none=True)
                 F.cross_entropy(network(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
-            reached = network.accuracy(dev, classes)
+            reached = accuracy(network, dev)
             tell(f"  epoch {epoch}: dev accuracy {reached:.4f}")
             if reached > best_accuracy:
                 best, best_accuracy, best_epoch = deepcopy(network), reached, epoch
     warning = f"dev accuracy was still rising at epoch {MAX_EPOCHS}" if best_epoch == MAX_EPOCHS else None
-    return [Fit(best.as_estimator(train, classes), None, best_accuracy, best_epoch, warning)]
+    return [Fit(best.as_estimator(train), None, best_accuracy, best_epoch, warning)]
 
 
 class _Network(nn.Module):
     """One hidden layer; for two classes, one output, as in scikit-learn."""
 
-    def __init__(self, dim: int, hidden: int, num_classes: int) -> None:
+    def __init__(self, dim: int, hidden: int, classes: NDArray[np.int64]) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(dim, hidden), nn.Linear(hidden, num_classes if num_classes > 2 else 1)
+        self.classes, num_outputs = classes, len(classes) if len(classes) > 2 else 1
+        self.first, self.second = nn.Linear(dim, hidden), nn.Linear(hidden, num_outputs)
         self.bf16 = resolve_precision("auto", torch.device("cpu")) == "bf16"
 
     def build_optimiser(self, batch_size: int) -> torch.optim.Adam:
@@ -84,16 +85,16 @@ class _Network(nn.Module):
         return logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], dim=1)
 
     @torch.no_grad()
-    def accuracy(self, sample: Sample, classes: NDArray[np.int64]) -> float:
-        """Compute the share of frames that are classified correctly, in float32."""
-        predicted = classes[self(torch.from_numpy(sample.x)).argmax(1).numpy()]
-        return float((predicted == sample.y).mean())
+    def predict(self, x: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Classify frames (n, D), in float32."""
+        predicted: NDArray[np.int64] = self.classes[self(torch.from_numpy(x)).argmax(1).numpy()]
+        return predicted
 
-    def as_estimator(self, train: Sample, classes: NDArray[np.int64]) -> MLPClassifier:
+    def as_estimator(self, train: Sample) -> MLPClassifier:
         """Convert the network to scikit-learn's estimator, which predicts the same."""
         layers = self.first, self.second
         model = MLPClassifier((self.first.out_features,), random_state=0)
-        model.partial_fit(train.x[:1], train.y[:1], classes=classes)  # makes all that an estimator has
+        model.partial_fit(train.x[:1], train.y[:1], classes=self.classes)  # makes all that an estimator has
         model.coefs_ = [layer.weight.detach().numpy().T.copy() for layer in layers]
         model.intercepts_ = [layer.bias.detach().numpy().copy() for layer in layers]
         return model
