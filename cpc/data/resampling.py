@@ -13,6 +13,7 @@ Waveform = npt.NDArray[np.float32]
 _Counts = TypeVar("_Counts", int, npt.NDArray[np.int64])
 
 _MAX_WEIGHTS = 1 << 26  # 256 MB; the filter from 44101 Hz to 16000 Hz would have 700 M weights
+_KEPT = 128  # filters; shifts of pitch by up to 300 cents need 71 small ones
 
 
 def num_resampled(num_samples: _Counts, source_rate: _Counts, target_rate: int) -> _Counts:
@@ -71,7 +72,7 @@ class Resampler:
         return result
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=_KEPT)
 def resampler(source_rate: int, target_rate: int) -> Resampler:
     """Build the resampler between two rates, Hz; a pair of rates shares one."""
     import torch
