@@ -68,6 +68,22 @@ def test_blocks_change_nothing(scheme, monkeypatch):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_embedding_bags_score_as_the_product_does(scheme, dtype, tolerance, monkeypatch):
+    """Few of many candidates are scored one by one; losses and gradients are those of the product with all."""
+    outcomes = []
+    for many_to_one in (0, 10**6):
+        monkeypatch.setattr("cpc.infonce.drawn._MANY_TO_ONE", many_to_one)
+        z, predictions = (x.detach().to(dtype).requires_grad_() for x in batch())
+        negatives = Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES, num_negatives=3, seed=4)
+        result = infonce(z, predictions, negatives)
+        weights = torch.tensor([1.0, -2.0, 0.5])
+        outcomes.append([*result[:4], *torch.autograd.grad((result.losses * weights).sum(), [z, predictions])])
+    for bags, product in zip(*outcomes, strict=True):
+        torch.testing.assert_close(bags, product, atol=tolerance, rtol=tolerance)
+
+
 def test_the_softmax_is_over_candidates_not_contexts():
     """One context that scores everything high must not lower the others' losses."""
     z, predictions = batch()
@@ -123,7 +139,9 @@ def test_drawn_infonce_has_n_equal_to_one_plus_the_negatives():
     assert torch.equal(result.bounds, result.log_n - result.losses)
 
 
-def test_drawn_gradient_equals_finite_differences():
+@pytest.mark.parametrize("many_to_one", [0, 10**6])
+def test_drawn_gradient_equals_finite_differences(many_to_one, monkeypatch):
+    monkeypatch.setattr("cpc.infonce.drawn._MANY_TO_ONE", many_to_one)  # 0: by embedding bags
     z, predictions = batch()
 
     def loss(z, predictions):

@@ -113,15 +113,20 @@ class Pool:
         length = self.num_frames - step
         x[self.index, :length] = values.reshape(-1, length, values.shape[2])
 
-    def anchors(self, step: int) -> Iterator[Anchors]:
-        """Yield the anchors of a step in blocks; each group has A = R · (T − k) of them in all."""
+    def anchors(self, step: int, held: int | None = None) -> Iterator[Anchors]:
+        """Yield the anchors of a step in blocks; each group has A = R · (T − k) of them in all.
+
+        Args:
+            step: k.
+            held: numbers that an anchor takes at once; None: the scores of all candidates.
+        """
         length, (num_groups, num_rows) = self.num_frames - step, self.rows.shape
         device = self.candidates.device
         frame = torch.arange(length, device=device)
         anchor_row = torch.arange(num_rows, device=device).repeat_interleave(length)  # (A,)
         positives = anchor_row * self.num_frames + frame.repeat(num_rows) + step  # (A,) places among the candidates
         is_anchor = None if self.valid is None else (frame + step < self.valid[:, :, None]).flatten(1)  # (G, A)
-        size = max(1, block_scores(device) // (num_groups * self.candidates.shape[1]))
+        size = max(1, block_scores(device) // (num_groups * (held or self.candidates.shape[1])))
         for first in range(0, len(positives), size):
             block = slice(first, first + size)
             yield Anchors(
