@@ -53,6 +53,25 @@ def test_orthogonalise_keeps_singular_vectors_and_brings_singular_values_near_on
         assert ((in_its_basis.diag() > 0.6) & (in_its_basis.diag() < 1.25))[large].all()
 
 
+def test_muon_moves_each_matrix_as_if_it_were_alone():
+    """Matrices of one shape are orthogonalised side by side; none of them shows in another's step."""
+    torch.manual_seed(0)
+    matrices = [torch.nn.Parameter(torch.randn(6, 3)) for _ in range(3)]
+    gradients = [torch.randn(6, 3) for _ in matrices]
+
+    def step(places):
+        moved = {i: torch.nn.Parameter(matrices[i].detach().clone()) for i in places}
+        for i, p in moved.items():
+            p.grad = gradients[i].clone()
+        maps = {p: 2 if i else 1 for i, p in moved.items()}  # the first is one map of another shape
+        Muon(maps, lr=0.1, momentum=0.9, weight_decay=0.1, dtype=torch.float32).step()
+        return moved
+
+    together = step([0, 1, 2])
+    for i in together:
+        torch.testing.assert_close(together[i], step([i])[i])
+
+
 def test_orthogonalising_in_bf16_is_close():
     x = torch.randn(2, 16, 40, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(orthogonalise(x, torch.bfloat16), orthogonalise(x), atol=0.03, rtol=0)

@@ -150,44 +150,59 @@ class _Recurrence(torch.autograd.Function):
 
         Without `keeps`, nothing is stored for a backward pass.
         """
-        x, hidden = x.float(), w_hh.shape[1]
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        w, b = w_hh.t().to(dtype).contiguous(), b_hh.to(dtype)
-        x_ru, x_n = x[..., : 2 * hidden].unbind(0), x[..., 2 * hidden :].unbind(0)
-        hs, rus, ns, h_ns = x.new_empty(len(x) + 1, *h.shape), [], [], []
+        hidden, w = w_hh.shape[1], w_hh.t().to(torch.bfloat16 if bf16 else torch.float32).contiguous()
+        # Of each frame, first what is added to W h, then r, u and W_n h + b_n. A view takes as long as an operation on
+        # a few sequences, so the views of all frames are made in advance.
+        gates, x_n = x + b_hh, x[..., 2 * hidden :].float()
+        gates[..., 2 * hidden :] = b_hh[2 * hidden :]
+        hs = gates.new_empty(len(x) + 1, *h.shape)
         hs[0] = h
+        ns = torch.empty_like(hs[1:]) if keeps else gates.new_empty(1, *h.shape).expand_as(hs[1:])
+        rus, thirds = gates[..., : 2 * hidden], gates.chunk(3, dim=2)
+        views = [all_frames.unbind() for all_frames in (hs[:-1], hs[1:], x_n, ns, gates, rus, *thirds)]
         with torch.autocast("cpu", enabled=False):
-            for t, h_after in enumerate(hs[1:].unbind(0)):
-                gates = torch.addmm(b, hs[t].to(dtype), w)  # (B, 3 H)
-                ru = torch.sigmoid(x_ru[t] + gates[:, : 2 * hidden])
-                h_n = gates[:, 2 * hidden :].float()
-                n = torch.tanh(torch.addcmul(x_n[t], ru[:, :hidden], h_n))
-                torch.lerp(n, hs[t], ru[:, hidden:], out=h_after)
-                if keeps:
-                    rus.append(ru)
-                    ns.append(n)
-                    h_ns.append(h_n)
+            for before, after, from_x, n, gate, ru, r, u, h_n in zip(*views, strict=True):
+                _add_product(gate, before, w)
+                ru.sigmoid_()
+                torch.addcmul(from_x, r, h_n, out=n).tanh_()
+                torch.lerp(n, before, u, out=after)
         if keeps:
-            ctx.save_for_backward(hs, torch.stack(rus), torch.stack(ns), torch.stack(h_ns), w_hh)
+            ctx.save_for_backward(hs, gates, ns, w_hh)
             ctx.bf16 = bf16
         return hs[1:]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_hs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
-        hs, ru, n, h_n, w_hh = ctx.saved_tensors
+        hs, gates, n, w_hh = ctx.saved_tensors
         dtype = torch.bfloat16 if ctx.bf16 else torch.float32
-        r, u = ru.chunk(2, dim=2)  # (T, B, H)
-        # Derivatives of h_t by what enters r, u, n, and by W_n h + b_n.
+        w = w_hh.to(dtype)
+        r, u, h_n = gates.chunk(3, dim=2)  # (T, B, H)
+        # Derivatives of h_t by what enters r, u, and by W_n h + b_n; then, frame by frame, those of the loss.
         by_n = (1 - u) * (1 - n * n)
-        by_gates = torch.stack([by_n * h_n * r * (1 - r), (hs[:-1] - n) * u * (1 - u), by_n * r], dim=2)  # (T, B, 3, H)
-        d_gates, totals = torch.empty_like(by_gates), torch.empty_like(n)
-        w, d_h = w_hh.to(dtype), torch.zeros_like(n[0])
-        for t in range(len(n) - 1, -1, -1):
-            total = torch.add(d_h, d_hs[t], out=totals[t])
-            torch.mul(total[:, None], by_gates[t], out=d_gates[t])
-            d_h = torch.addcmul((d_gates[t].flatten(1).to(dtype) @ w).float(), total, u[t])
-        d_x = torch.cat([d_gates[:, :, :2].flatten(2), totals * by_n], dim=2)
-        flat = d_gates.flatten(2).flatten(0, 1)  # (T · B, 3 H)
+        d_gates = torch.empty_like(gates)
+        thirds = d_gates.chunk(3, dim=2)
+        torch.mul(by_n * h_n * r, 1 - r, out=thirds[0])
+        torch.mul((hs[:-1] - n) * u, 1 - u, out=thirds[1])
+        torch.mul(by_n, r, out=thirds[2])
+        totals = torch.cat([torch.zeros_like(d_hs[:1]), d_hs])  # derivatives by h, those that follow included
+        views = [all_frames.unbind() for all_frames in (totals[:-1], totals[1:], u, d_gates, *thirds)]
+        for before, total, keep, d, d_r, d_u, d_h_n in reversed(list(zip(*views, strict=True))):
+            d_r *= total
+            d_u *= total
+            d_h_n *= total
+            before.addcmul_(total, keep)
+            _add_product(before, d, w)
+        d_x = d_gates.clone()
+        torch.mul(totals[1:], by_n, out=d_x[..., 2 * w_hh.shape[1] :])
+        flat = d_gates.flatten(0, 1)  # (T · B, 3 H)
         d_w = (flat.t().to(dtype) @ hs[:-1].flatten(0, 1).to(dtype)).float()
-        return d_x, d_w, flat.sum(0), d_h, None, None
+        return d_x, d_w, flat.sum(0), totals[0], None, None
+
+
+def _add_product(total: Tensor, x: Tensor, w: Tensor) -> None:
+    """Add x @ w to the total, which is float32, in place; compute it in the type of w."""
+    if w.dtype == total.dtype:
+        total.addmm_(x, w)
+    else:
+        total += x.to(w.dtype) @ w

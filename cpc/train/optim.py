@@ -109,19 +109,23 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every matrix from its gradient."""
         assert closure is None
+        by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, dict[str, Any], Tensor]]] = {}
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            for p in (p for p in group["params"] if p.grad is not None):
                 state = self.state[p]
                 if not state:
                     state["mean"] = torch.zeros_like(p)
                 mean: Tensor = state["mean"].lerp_(p.grad, 1 - group["momentum"])
                 nesterov = p.grad.lerp(mean, group["momentum"])
                 maps = nesterov.view(group["num_maps"], -1, p.shape[1])  # (n, A, B)
-                scale = _ADAM_RMS * max(maps.shape[1:]) ** 0.5
+                by_shape.setdefault(maps.shape[1:], []).append((p, group, maps))
+        for shape, matrices in by_shape.items():
+            # All maps of one shape at once, whatever matrix they belong to: fewer and larger products.
+            stacked = torch.cat([maps for _, _, maps in matrices])
+            steps = torch.split(orthogonalise(stacked, self.dtype), [len(maps) for _, _, maps in matrices])
+            for (p, group, _), step in zip(matrices, steps, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(orthogonalise(maps, self.dtype).reshape(p.shape), alpha=-group["lr"] * scale)
+                p.add_(step.reshape(p.shape), alpha=-group["lr"] * _ADAM_RMS * max(shape) ** 0.5)
 
 
 def orthogonalise(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
