@@ -1,7 +1,4 @@
-"""Probes whose results are files: each runs once, several run side by side, and their results are rows of a table.
-
-This file does not import torch, so that the processes that probe start fast; ABX alone needs it.
-"""
+"""Probes whose results are files: each runs once, several run side by side, and their results are rows of a table."""
 
 from __future__ import annotations
 
