@@ -5,6 +5,7 @@ Peaks of memory are measured in a process of their own.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,7 @@ from tests.bench.corpus import print_data, print_features, print_hours
 from tests.bench.losses import print_losses
 from tests.bench.parts import print_account, print_criterion, print_encoder
 from tests.bench.probes import print_probes
+from tests.bench.race import print_race
 from tests.bench.ranks import print_ranks
 from tests.bench.steps import print_steps
 
@@ -29,6 +31,7 @@ TABLES = {
     "probes": print_probes,
     "contention": print_contention,
     "ranks": print_ranks,
+    "race": print_race,
 }
 
 
@@ -46,7 +49,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--manifest",
         default="runs/minispeech/corpus/manifest.csv",
-        help="data, hours, features, contention, ranks: the corpus (CSV)",
+        help="data, hours, features, contention, ranks, race: the corpus (CSV)",
     )
     parser.add_argument("--rows", type=int, default=1_000_000, help="data: rows of the large manifest")
     parser.add_argument(
@@ -59,6 +62,8 @@ def read_options() -> argparse.Namespace:
         "--minutes", type=int, nargs="+", default=[10, 60], help="features: lengths of the long files, ascending"
     )
     parser.add_argument("--seconds", type=float, default=10, help="contention: length of a measurement")
+    parser.add_argument("--theirs", type=Path, default=Path("CPC_audio"), help="race: a clone of CPC_audio")
+    parser.add_argument("--race-minutes", type=float, default=20, help="race: minutes of training that theirs has")
     parser.add_argument("--variant", help=argparse.SUPPRESS)  # one row of a table, in a process of its own
     parser.add_argument("--default-malloc", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
