@@ -139,6 +139,9 @@ class AlignOptions:
     """Format of imported intervals: TextGrid; .phn with sample numbers at 16 kHz, as TIMIT has them; HTK's .lab in
     units of 100 ns; three columns start, end, phone in seconds; CTM. By default, a file is CTM, and a folder has the
     format of the first of .TextGrid, .phn, .lab and .txt that it has."""
+    normalise: Literal["verbatim", "arpabet"] = "verbatim"
+    """Names of imported labels: as they stand, or an English aligner's marks as phones (AH0 and ah_B become ah; sp, spn
+    and noise become sil)."""
     fold: Path | None = None
     """Table of imported phones that share a label (CSV: phone, folded), such as data/timit_39.csv for TIMIT's 61. A
     phone without a label, there the glottal stop q, becomes silence."""
@@ -174,8 +177,8 @@ def align(
 
         cpc align --manifest manifest.csv --transcripts LibriSpeech/train-clean-100 --out labels
         cpc align --manifest manifest.csv --transcripts words.txt --out labels --textgrids
-        cpc align --manifest manifest.csv --intervals mfa_output --out labels      (a folder of TextGrids)
-        cpc align --manifest manifest.csv --intervals phones.ctm --out labels
+        cpc align --manifest manifest.csv --intervals calls.ctm --out labels
+        cpc align --manifest manifest.csv --intervals mfa_output --normalise arpabet --out labels      (TextGrids)
         cpc align --manifest manifest.csv --intervals TIMIT --fold data/timit_39.csv --out labels      (.phn files)
 
     Args:
@@ -196,21 +199,16 @@ def align(
     if intervals is not None and options.shard:
         raise ConfigError("align: --shard is for aligning words; --intervals are imported in one call")
     if intervals is not None:
-        without = import_labels(
-            table,
-            intervals,
-            out,
-            label_format=options.format,
-            tier=options.tier,
-            phones=options.phones,
-            fold=options.fold,
-        )
+        how = {"label_format": options.format, "tier": options.tier, "phones": options.phones, "fold": options.fold}
+        found = import_labels(table, intervals, out, naming=options.normalise, **how)  # type: ignore[arg-type]
+        without = found.without
         print(f"imported: {len(table) - len(without)} utterances; without intervals: {len(without)} {without[:3]}")
+        print(f"{len(found.counts)} classes, by labels: {', '.join(f'{k} {n}' for k, n in found.counts.items())}")
     elif transcripts is not None:
         words = read_transcripts(transcripts)
-        how = {"jobs": options.jobs, "dictionary": options.dictionary, "resample": options.resample}
+        aligning = {"jobs": options.jobs, "dictionary": options.dictionary, "resample": options.resample}
         shard = Shard.of(options.shard) if options.shard else None
-        summary = align(table, words, out, shard=shard, **how)  # type: ignore[arg-type]  # each has its argument's type
+        summary = align(table, words, out, shard=shard, **aligning)  # type: ignore[arg-type]  # each has its argument's type
         print(summary)
         if summary.num_waiting:
             return

@@ -7,6 +7,7 @@ from cpc.data import read_manifest
 from cpc.labels import LabelsError, import_labels, labelled_utterances, read_labels, read_phones
 from cpc.labels.intervals import (
     Interval,
+    label_name,
     phone_name,
     phones_at_labels,
     read_ctm,
@@ -120,7 +121,7 @@ def test_an_import_fits_the_manifest_and_names_the_utterances_without_intervals(
         source = tmp_path / "grids"
         for u, of in given.items():
             write_textgrid(of, float(manifest.seconds[names.index(u)]), source / u[0] / f"{u}.TextGrid")
-    assert import_labels(manifest, source, tmp_path / "out") == names[:1]
+    assert import_labels(manifest, source, tmp_path / "out").without == names[:1]
     labels = read_labels(tmp_path / "out" / "phone_labels.txt")
     assert labelled_utterances(manifest, labels) == names[1:]
     assert read_phones(tmp_path / "out" / "phones.txt") == {0: "sil", 1: "aa", 2: "zh"}
@@ -154,4 +155,5 @@ def test_intervals_of_another_corpus_or_longer_than_the_audio_are_refused(manife
 
 
 def test_a_mark_with_blanks_becomes_a_name_that_a_file_of_phones_can_hold():
+    assert label_name(" Glottal  stop\t") == "Glottal_stop"
     assert phone_name(" Glottal  stop\t") == "glottal_stop"

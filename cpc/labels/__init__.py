@@ -1,7 +1,7 @@
 """Labels of frames in time: label files, phone intervals, forced alignment and training targets."""
 
 from cpc.labels.forced import PHONES, align, write_textgrids
-from cpc.labels.formats import LabelFormat, import_labels
+from cpc.labels.formats import Imported, LabelFormat, import_labels
 from cpc.labels.grid import (
     LABEL_FIRST_CENTRE_SECONDS,
     LABEL_HOP_SAMPLES,
@@ -40,6 +40,7 @@ __all__ = [
     "STANDARD_GRID",
     "UNLABELLED",
     "FrameGrid",
+    "Imported",
     "LabelFormat",
     "LabelGrid",
     "LabelsError",

@@ -14,9 +14,9 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cpc.data import Manifest
 from cpc.files import claim
@@ -24,6 +24,7 @@ from cpc.labels.grid import LABEL_SAMPLE_RATE, LABEL_WINDOW_SECONDS, LabelsError
 from cpc.labels.intervals import (
     SILENCE,
     Interval,
+    label_name,
     phone_name,
     read_ctm,
     read_textgrid,
@@ -33,6 +34,8 @@ from cpc.labels.phones import read_lines, read_phones
 
 _RECORD = "imported.json"
 LabelFormat = Literal["textgrid", "phn", "htk", "seconds", "ctm"]
+Naming = Literal["verbatim", "arpabet"]
+_NAMES: dict[Naming, Callable[[str], str]] = {"verbatim": label_name, "arpabet": phone_name}
 
 # Endings of files that hold one utterance each, in the order in which a folder is searched. Text files come last, since
 # transcripts stand beside .phn files.
@@ -41,6 +44,18 @@ _SUFFIXES: dict[LabelFormat, str] = {"textgrid": ".TextGrid", "phn": ".phn", "ht
 _SECONDS = ("seconds", 1.0)
 _UNITS = {"phn": (f"samples at {LABEL_SAMPLE_RATE} Hz", 1 / LABEL_SAMPLE_RATE), "htk": ("units of 100 ns", 1e-7)}
 _LEAST_SHARE = 0.05  # of every utterance; below it, intervals are taken to be in another unit
+
+
+class Imported(NamedTuple):
+    """What an import found.
+
+    Attributes:
+        counts: how many labels each class has, the most frequent one first.
+        without: the manifest's utterances without intervals.
+    """
+
+    counts: dict[str, int]
+    without: list[str]
 
 
 def import_labels(
@@ -52,7 +67,8 @@ def import_labels(
     tier: str = "phones",
     phones: Path | None = None,
     fold: Path | None = None,
-) -> list[str]:
+    naming: Naming = "verbatim",
+) -> Imported:
     """Convert labels of another tool or corpus to label files.
 
     Args:
@@ -64,10 +80,9 @@ def import_labels(
         label_format: the format; by default, a file is CTM, and a folder has that of its files' ending.
         tier: the tier of the TextGrids to read.
         phones: file of the phones' ids (`read_phones`); by default silence is 0, and the others follow by name.
-        fold: table of the phones that share a label (`read_folding`).
-
-    Returns:
-        The manifest's utterances without intervals.
+        fold: table of the phones that share a label (`read_folding`), under their names after `naming`.
+        naming: "verbatim" keeps the labels as they stand. "arpabet" takes an aligner's marks to phones (`phone_name`):
+            lower case, without stress and position, and its marks of noise are silence.
 
     Raises:
         LabelsError: a file cannot be read, does not fit the manifest, or seems to be in another unit.
@@ -82,6 +97,10 @@ def import_labels(
             raise LabelsError(f"{source}: --format {label_format} reads a folder with a file for each utterance")
         chosen, by_utterance = "ctm", read_ctm(source)
     _check_unit(manifest, by_utterance, chosen)
+    by_utterance = {
+        utterance: [interval._replace(phone=_NAMES[naming](interval.phone)) for interval in intervals]
+        for utterance, intervals in by_utterance.items()
+    }
     if fold is not None:
         by_utterance = _folded(by_utterance, read_folding(fold), fold)
     names: list[str] = []
@@ -91,9 +110,9 @@ def import_labels(
             raise LabelsError(f"{phones}: ids {min(by_id)} to {max(by_id)} with gaps, expected 0 to {len(by_id) - 1}")
         names = [by_id[i] for i in range(len(by_id))]
     claimed = claim(out, {"from": "intervals"}, record=_RECORD, what="imported labels")
-    without = write_interval_labels(manifest, by_utterance, out, names)
+    counts = write_interval_labels(manifest, by_utterance, out, names)
     claimed.finish()
-    return without
+    return Imported(counts, [utterance for utterance in manifest.utterances if utterance not in by_utterance])
 
 
 def read_interval_lines(path: Path, unit_seconds: float) -> list[Interval]:
@@ -119,7 +138,7 @@ def read_interval_lines(path: Path, unit_seconds: float) -> list[Interval]:
             raise LabelsError(
                 f"{path}, line {number}: found {line[:60]!r}, expected `start end phone` with start ≤ end"
             )
-        intervals.append(Interval(round(start * unit_seconds, 7), round(end * unit_seconds, 7), phone_name(mark)))
+        intervals.append(Interval(round(start * unit_seconds, 7), round(end * unit_seconds, 7), label_name(mark)))
     if not intervals:
         raise LabelsError(f"{path}: empty; expected lines `start end phone`")
     return intervals
@@ -138,7 +157,7 @@ def read_folding(path: Path) -> dict[str, str]:
     rows = list(csv.DictReader(read_lines(path, "table of folded phones")))
     if not rows or set(rows[0]) != {"phone", "folded"} or any(None in (*row, *row.values()) for row in rows):
         raise LabelsError(f"{path}: expected a CSV table with the columns phone,folded")
-    return {phone_name(row["phone"]): phone_name(row["folded"]) for row in rows}
+    return {label_name(row["phone"]): label_name(row["folded"]) for row in rows}
 
 
 def _folded(

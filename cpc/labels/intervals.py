@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,12 +40,14 @@ class Interval(NamedTuple):
     phone: str
 
 
-def phone_name(mark: str) -> str:
-    """Return the phone of an aligner's mark, without stress or position: AH0, ah_B → ah; "sil" if it is no phone.
+def label_name(mark: str) -> str:
+    """Return the name of a label as it stands, but in one word, as a file of names needs it; "sil" if it is empty."""
+    return "_".join(mark.split()) or SILENCE
 
-    A name is one word in a file of phones, so blanks become "_".
-    """
-    mark = "_".join(mark.lower().split())
+
+def phone_name(mark: str) -> str:
+    """Return the phone of an aligner's mark, without stress or position: AH0, ah_B → ah; "sil" if it is no phone."""
+    mark = label_name(mark).lower()
     if mark in _NO_PHONES:
         return SILENCE
     return re.sub(r"(_[bies])?$", "", mark).rstrip("0123456789") or mark
@@ -66,7 +69,7 @@ def read_textgrid(path: str | Path, *, tier: str = "phones") -> list[Interval]:
         raise LabelsError(f"{path}: cannot be read as a TextGrid: {reason}") from None
     if tier not in grid.tierNames:
         raise LabelsError(f"{path}: no tier {tier!r}, it has {', '.join(grid.tierNames)}; pass --tier")
-    return [Interval(float(start), float(end), phone_name(mark)) for start, end, mark in grid.getTier(tier).entries]
+    return [Interval(float(start), float(end), label_name(mark)) for start, end, mark in grid.getTier(tier).entries]
 
 
 def write_textgrid(intervals: Sequence[Interval], seconds: float, path: Path) -> None:
@@ -110,7 +113,7 @@ def read_ctm(path: str | Path) -> dict[str, list[Interval]]:
                 f"{path}, line {number}: found {line[:60]!r}, expected `utterance channel start duration phone`, "
                 "times in seconds"
             )
-        found.setdefault(utterance, []).append(Interval(start, round(start + duration, 6), phone_name(mark)))
+        found.setdefault(utterance, []).append(Interval(start, round(start + duration, 6), label_name(mark)))
     if not found:
         raise LabelsError(f"{path}: empty; expected lines `utterance channel start duration phone`")
     return {utterance: sorted(intervals) for utterance, intervals in found.items()}
@@ -151,7 +154,7 @@ def phones_at_labels(intervals: Sequence[Interval], count: int) -> list[str]:
 
 def write_interval_labels(
     manifest: Manifest, by_utterance: Mapping[str, Sequence[Interval]], out: Path, phones: Sequence[str] = ()
-) -> list[str]:
+) -> Counter[str]:
     """Write OUT/phone_labels.txt and OUT/phones.txt for the manifest's utterances that have intervals.
 
     Args:
@@ -161,7 +164,7 @@ def write_interval_labels(
         phones: names of phones 0, 1, …; by default silence is 0, and the other phones that occur follow by name.
 
     Returns:
-        The manifest's utterances without intervals.
+        How many labels each phone has, the most frequent one first.
 
     Raises:
         LabelsError: no utterance of the manifest has intervals; some overlap; or a phone is not in `phones`.
@@ -182,7 +185,7 @@ def write_interval_labels(
     ids = {name: i for i, name in enumerate(names)}
     write_labels(out / "phone_labels.txt", {u: [ids[phone] for phone in spoken] for u, spoken in named.items()})
     write_phones(out / "phones.txt", names)
-    return [utterance for utterance in manifest.utterances if utterance not in named]
+    return Counter(dict(Counter(itertools.chain.from_iterable(named.values())).most_common()))
 
 
 def _named(utterance: str, intervals: Sequence[Interval], num_samples: int, sample_rate: int) -> list[str]:
