@@ -33,8 +33,9 @@ from cpc.probes import Evaluate, Options
 
 if TYPE_CHECKING:
     from cpc.data import Manifest
-    from cpc.features import Extractor
+    from cpc.features import Extractor, Features
     from cpc.labels import PhoneLabels
+    from cpc.probes import AbxResult, Regression, Result
 
 _REPORT_SECONDS = 5.0  # for which the other processes leave the first one time to report what all of them refuse
 
@@ -435,65 +436,87 @@ class ProbedLabels:
 
 
 def probe(
-    task: Positional[Literal["phone", "speaker", "abx"]],
+    task: Positional[str],
     features: Positional[Path],
     /,
     *,
     known: Annotated[ProbedLabels, arg(name="")] = ProbedLabels(),
+    regression: bool = False,
     predictions: Path | None = None,
     out: Path | None = None,
     options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008  (frozen)
 ) -> None:
-    """Measure what features tell: which phone or speaker a classifier reads, or how well phones are apart (ABX).
+    """Measure what features tell: which phone, speaker or other label a classifier reads, or how well phones are apart.
 
     Train logistic regression, or a network with one hidden layer, on standardised frames of the train split; choose its
     regularisation on dev; measure its accuracy on test. Each label is placed at its own time.
 
         cpc probe phone features/c --labels phone_labels.txt --phones phones.txt --out phone.json
         cpc probe speaker features/c --out speaker.json
+        cpc probe diagnosis features/c --out diagnosis.json      (any column of the manifest)
+        cpc probe age features/c --regression --out age.json
         cpc probe phone features/c --labels phone_labels.txt --classifier mlp
         cpc probe phone features/c --labels phone_labels.txt --max-frames 0      (all frames, in bounded memory)
         cpc probe abx features/c --labels phone_labels.txt --phones phones.txt --out abx.json
         cpc probe abx features/c --item dev-clean.item
 
     Args:
-        task: phone: accuracy by frame; speaker: by frame, and by the mean over an utterance; abx: share of triplets in
-            which a phone is closer to another phone than to itself, within and across speakers, in any and in the same
-            context (pip install 'cpc-audio[abx]', Python 3.12). abx trains nothing: of the options below it takes
-            --evaluate and --seed.
+        task: phone: accuracy by frame. speaker, or any other column of the manifest: by frame and by the mean over an
+            utterance, with balanced accuracy, F1 and, for two classes, AUC. abx: share of triplets in which a phone is
+            closer to another phone than to itself, within and across speakers, in any and in the same context (pip
+            install 'cpc-audio[abx]', Python 3.12); it trains nothing and takes only --evaluate and --seed.
         features: Folder that `cpc features` wrote from a manifest with splits.
         known: What is known about the utterances.
+        regression: Predict the numbers of the column instead of classes: R² and mean absolute error.
         predictions: File to write with the phone predicted at every evaluated frame.
         out: File to write the result to (JSON).
         options: How the probe is trained and scored.
     """
     from cpc.features import open_features
-    from cpc.probes import AbxResult, Result, probe_abx, probe_phones, probe_speakers
 
     if out is not None:
         refuse_foreign(out, r'\s*\{\s*"task": ', what="a result of cpc probe")
     if predictions is not None:
         refuse_foreign(predictions, r"\S+( -?\d+)+(\n|$)", what="a file of predicted phones")
-    opened, progress = open_features(features), partial(print, file=sys.stderr)
-    result: Result | AbxResult
-    if task == "speaker":
-        result = probe_speakers(opened, options, progress=progress)
-    elif task == "abx":
-        if options != Options(evaluate=options.evaluate, seed=options.seed):
-            raise ConfigError("probe abx: trains no classifier; of its options, pass only --evaluate and --seed")
-        if known.item and known.labels:
-            raise ConfigError("probe abx: pass either --labels or --item")
-        how = {"evaluate": options.evaluate, "max_items": known.max_items, "seed": options.seed}
-        result = probe_abx(opened, known.item or known.read(), progress=progress, **how)  # type: ignore[arg-type]
-    elif known.classes and not known.phones:
-        raise ConfigError("probe phone: --classes goes by the phones' names; pass --phones as well")
-    else:
-        result = probe_phones(opened, known.read(), options, predictions=predictions, progress=progress)
+    if predictions is not None and (task != "phone" or regression):
+        raise ConfigError(f"probe {task}: --predictions is for phones")
+    opened = open_features(features)
+    result = _probe_number(opened, task, options) if regression else _probe(opened, task, known, predictions, options)
     if out is not None:
         result.save(out)
     print(result)
     if out is not None:
         print(f"wrote {out}")
+
+
+def _probe(
+    features: Features, task: str, known: ProbedLabels, predictions: Path | None, options: Options
+) -> Result | AbxResult:
+    """Run the probe of a task."""
+    from cpc.probes import probe_abx, probe_column, probe_phones, probe_speakers
+
+    progress = partial(print, file=sys.stderr)
+    if task == "speaker":
+        return probe_speakers(features, options, progress=progress)
+    if task not in ("phone", "abx"):
+        return probe_column(features, task, options, progress=progress)
+    if task == "phone":
+        if known.classes and not known.phones:
+            raise ConfigError("probe phone: --classes goes by the phones' names; pass --phones as well")
+        return probe_phones(features, known.read(), options, predictions=predictions, progress=progress)
+    if options != Options(evaluate=options.evaluate, seed=options.seed):
+        raise ConfigError("probe abx: trains no classifier; of its options, pass only --evaluate and --seed")
+    if known.item and known.labels:
+        raise ConfigError("probe abx: pass either --labels or --item")
+    how = {"evaluate": options.evaluate, "max_items": known.max_items, "seed": options.seed}
+    return probe_abx(features, known.item or known.read(), progress=progress, **how)  # type: ignore[arg-type]
+
+
+def _probe_number(features: Features, column: str, options: Options) -> Regression:
+    """Run the probe of a column that holds numbers."""
+    from cpc.probes import probe_number
+
+    return probe_number(features, column, options, progress=partial(print, file=sys.stderr))
 
 
 def ablate(

@@ -15,12 +15,15 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from sklearn import metrics
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
 
 from cpc.features import Features, FeaturesError, open_features
 from cpc.labels import LabelsError, PhoneLabels, num_labels
-from cpc.probes import Options, ProbeError, Result, probe_phones, probe_speakers
+from cpc.probes import Options, ProbeError, Result, probe_column, probe_number, probe_phones, probe_speakers
 from cpc.probes.frames import Sample, blocks, census_of, draw
 from cpc.probes.hidden import fit_hidden_layer
 from cpc.probes.result import ClassScore, Origin
@@ -633,19 +636,136 @@ def test_a_saved_result_has_the_keys_that_older_versions_wrote(tmp_path: Path) -
     text = (tmp_path / "phone.json").read_text()
     keys = (
         "task evaluate classifier control interval_clusters num_interval_clusters accuracy accuracy_interval majority "
-        "C dev_accuracy hidden converged num_iterations warning num_train_frames num_dev_frames num_test_frames "
-        "num_evaluated_frames num_available_train_frames num_classes num_unlabelled_frames num_unlabelled_utterances "
-        "num_unseen_class_frames max_frames seed max_iter tol seconds features per_class"
+        "balanced_accuracy macro_f1 C dev_accuracy hidden converged num_iterations warning num_train_frames "
+        "num_dev_frames num_test_frames num_evaluated_frames num_available_train_frames num_classes "
+        "num_unlabelled_frames num_unlabelled_utterances num_unseen_class_frames max_frames seed max_iter tol seconds "
+        "features per_class"
     )
     common = keys.split()
     assert list(json.loads(text)) == [*common, "unlabelled_utterances", "confusion", "by_manner", "by_place"]
     assert len(text.splitlines()) == len(common) + 4 + 2
     place = common.index("C")
-    of_utterances = ["utterance_accuracy", "utterance_accuracy_interval"]
+    of_utterances = ["accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1"]
+    of_utterances = [f"utterance_{measure}" for measure in of_utterances]
     expected = [*common[:place], *of_utterances, *common[place:], "num_left_out_utterances"]
     assert list(json.loads((tmp_path / "speaker.json").read_text())) == expected
     assert Result.read(tmp_path / "phone.json") == phones
     assert Result.read(tmp_path / "speaker.json") == speakers
+
+
+@pytest.mark.parametrize("classifier", ["linear", "mlp"])
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_any_column_is_probed_by_frame_and_by_utterance(tmp_path: Path, num_classes: int, classifier: str) -> None:
+    """The measures are scikit-learn's of the same predictions; rows with an empty value are left out."""
+    corpus = Corpus(signal=0.15, num_each=24, num_speakers=num_classes)
+    corpus.table["call"] = corpus.table["speaker"].str.replace("speaker", "call")
+    corpus.table.loc[[4, 6], "call"] = ""
+    corpus.table.loc[3, "call"] = "call1"  # of test, which no classifier gets right, so that the measures differ
+    opened = corpus.write(tmp_path / "f")
+    options = replace(FAST, classifier=classifier)
+    result = probe_column(opened, "call", options)
+    assert result.task == "call"
+    assert result.unlabelled_utterances == sorted(corpus.table["utterance"][[4, 6]])
+    assert [entry.name for entry in result.per_class] == [f"call{i}" for i in range(num_classes)]
+
+    for confusion, prefix in ((result.confusion, ""), (result.utterance_confusion, "utterance_")):
+        true, guess = (np.repeat(i.ravel(), np.ravel(confusion)) for i in np.indices((num_classes, num_classes)))
+        assert 0.4 < metrics.accuracy_score(true, guess) < 1  # else all measures are alike
+        expected = {
+            "accuracy": metrics.accuracy_score(true, guess),
+            "balanced_accuracy": metrics.balanced_accuracy_score(true, guess),
+            "macro_f1": metrics.f1_score(true, guess, average="macro"),
+        }
+        assert {name: getattr(result, prefix + name) for name in expected} == pytest.approx(expected)
+    assert np.sum(result.utterance_confusion) == len(set(corpus.of("test")) - set(result.unlabelled_utterances))
+    assert np.sum(result.confusion) == result.num_evaluated_frames
+    assert (result.auc is None) == (result.utterance_auc is None) == (num_classes > 2)
+    if num_classes == 2:
+        assert result.accuracy < result.auc < result.utterance_auc <= 1  # more is known than the threshold tells
+    assert "balanced accuracy (UAR)" in str(result)
+
+
+def test_the_area_under_the_curve_is_scikit_learns(tmp_path: Path) -> None:
+    corpus = Corpus(signal=0.15, num_each=16, num_speakers=2)
+    opened = corpus.write(tmp_path / "f")
+    result = probe_column(opened, "speaker", FAST)
+    speakers = probe_speakers(opened, FAST)
+    assert (result.accuracy, result.auc, result.utterance_auc) == (
+        speakers.accuracy,
+        speakers.auc,
+        speakers.utterance_auc,
+    )
+    sample = Sample(np.concatenate([corpus.frames[u] for u in corpus.of("train")]), np.array([]))
+    assert len(sample.x) == result.num_train_frames
+    model = LogisticRegression(C=result.C, max_iter=500)
+    scaler = StandardScaler().fit(sample.x)
+    y = {u: int(u[0]) for u in corpus.frames}
+    model.fit(scaler.transform(sample.x), np.concatenate([[y[u]] * len(corpus.frames[u]) for u in corpus.of("train")]))
+    margins = {u: model.decision_function(scaler.transform(corpus.frames[u])) for u in corpus.of("test")}
+    by_frame = np.concatenate([[y[u]] * len(of) for u, of in margins.items()])
+    assert result.auc == pytest.approx(metrics.roc_auc_score(by_frame, np.concatenate([*margins.values()])), abs=1e-3)
+    means = [of.mean() for of in margins.values()]
+    assert result.utterance_auc == pytest.approx(metrics.roc_auc_score([y[u] for u in margins], means), abs=1e-2)
+
+
+def test_a_regression_recovers_a_number_that_the_frames_hold_linearly(tmp_path: Path) -> None:
+    """R² and errors are scikit-learn's of a ridge regression fitted by hand; rows without a number are left out."""
+    corpus = Corpus(signal=0.3, num_each=24)
+    rng = np.random.default_rng(3)
+    age = {u: float(rng.integers(20, 80)) for u in corpus.frames}
+    for u, frames in corpus.frames.items():
+        frames[:, 0] += 0.1 * age[u]
+    corpus.table["age"] = [age[u] for u in corpus.table["utterance"]]
+    corpus.table["age"] = corpus.table["age"].astype(object)
+    corpus.table.loc[[3], "age"] = ""
+    left_out = corpus.table["utterance"][3]
+    opened = corpus.write(tmp_path / "f")
+    result = probe_number(opened, "age", FAST)
+    assert result.unlabelled_utterances == [left_out]
+
+    def split(name: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+        names = [u for u in corpus.of(name) if u != left_out]
+        x, y = [corpus.frames[u] for u in names], [[age[u]] * len(corpus.frames[u]) for u in names]
+        return names, np.concatenate(x), np.concatenate(y)
+
+    _, x, y = split("train")
+    scaler = StandardScaler().fit(x)
+    model = Ridge(alpha=1 / result.C).fit(scaler.transform(x), y)
+    names, x, y = split("test")
+    predicted = model.predict(scaler.transform(x))
+    ends = np.cumsum([len(corpus.frames[u]) for u in names])
+    means, truths = [part.mean() for part in np.split(predicted, ends[:-1])], [age[u] for u in names]
+    expected = [metrics.r2_score(y, predicted), metrics.mean_absolute_error(y, predicted)]
+    expected += [metrics.r2_score(truths, means), metrics.mean_absolute_error(truths, means)]
+    assert [result.r2, result.mae, result.utterance_r2, result.utterance_mae] == pytest.approx(expected, rel=1e-4)
+    assert 0 < result.r2 < result.utterance_r2 < 1
+    assert result.utterance_r2_interval[0] < result.utterance_r2 < result.utterance_r2_interval[1]
+    assert result.utterance_mae < result.mean_mae
+    shuffled = probe_number(opened, "age", replace(FAST, shuffle_labels=True))
+    assert shuffled.r2 < 0.05
+    result.save(tmp_path / "age.json")
+    assert json.loads((tmp_path / "age.json").read_text())["task"] == "age"
+    assert str(result).startswith("age: R² 0.")
+
+
+def test_a_regression_of_what_is_no_number_is_refused(tmp_path: Path) -> None:
+    opened = Corpus(signal=1).write(tmp_path / "f")
+    with pytest.raises(ProbeError, match=r"speaker: 0-0 has 'speaker0', expected a number"):
+        probe_number(opened, "speaker", FAST)
+    with pytest.raises(ProbeError, match="a regression is linear"):
+        probe_number(opened, "num_samples", replace(FAST, classifier="mlp"))
+
+
+def test_a_class_that_train_lacks_counts_as_wrong(tmp_path: Path) -> None:
+    corpus = Corpus(signal=5, num_each=12)
+    corpus.table["call"] = corpus.table["speaker"]
+    rare = corpus.table["utterance"] == corpus.of("test")[0]
+    corpus.table.loc[rare, "call"] = "rare"
+    result = probe_column(corpus.write(tmp_path / "f"), "call", FAST)
+    frames = len(corpus.frames[corpus.of("test")[0]])
+    assert result.num_unseen_class_frames == frames
+    assert (result.per_class[0].name, result.per_class[0].seen) == ("rare", False)
+    assert result.utterance_accuracy == 1 - 1 / len(corpus.of("test"))
 
 
 def test_a_result_of_the_first_version_is_read(tmp_path: Path) -> None:
@@ -668,7 +788,7 @@ def test_a_result_of_the_first_version_is_read(tmp_path: Path) -> None:
     [
         ({"accuracy": "high"}, r"accuracy: got 'high', expected a valid number"),
         ({"accuracy": None}, r"accuracy: got None, expected a valid number"),
-        ({"task": "weather"}, r"task: got 'weather', expected 'phone' or 'speaker'"),
+        ({"task": 3}, r"task: got 3, expected a valid string"),
         ({"per_class": [{"id": 1}]}, r"per_class\.0\.name: field required"),
         ({"colour": "red"}, r"colour: unknown field"),
     ],

@@ -1,4 +1,4 @@
-"""Probes measure what features on disk tell about phones and speakers. They read files, never a model."""
+"""Probes measure what features on disk tell about phones, speakers and other labels. They read files, never a model."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,8 @@ from cpc.probes.result import Result
 
 if TYPE_CHECKING:
     from cpc.probes.abx import AbxResult, AbxScore, missing_for_abx, probe_abx
-    from cpc.probes.linear import probe_phones, probe_speakers
+    from cpc.probes.linear import probe_column, probe_phones, probe_speakers
+    from cpc.probes.regression import Regression, probe_number
 
 __all__ = [
     "CONDITIONS",
@@ -17,9 +18,12 @@ __all__ = [
     "Evaluate",
     "Options",
     "ProbeError",
+    "Regression",
     "Result",
     "missing_for_abx",
     "probe_abx",
+    "probe_column",
+    "probe_number",
     "probe_phones",
     "probe_speakers",
 ]
@@ -29,9 +33,12 @@ __getattr__ = lazily(
     __name__,
     {
         "AbxResult": "abx",
+        "Regression": "regression",
         "AbxScore": "abx",
         "missing_for_abx": "abx",
         "probe_abx": "abx",
+        "probe_column": "linear",
+        "probe_number": "regression",
         "probe_phones": "linear",
         "probe_speakers": "linear",
     },

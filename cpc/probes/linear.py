@@ -1,4 +1,4 @@
-"""Measure how well a classifier recognises the phone or the speaker of frames.
+"""Measure how well a classifier recognises the phone, the speaker or another label of frames.
 
 Source: van den Oord et al. 2018 (arXiv 1807.03748), section 3.1, tables 1 and 2. The paper does not name its
 probe's optimiser; this is scikit-learn's multinomial logistic regression, fitted by L-BFGS to standardised
@@ -32,7 +32,7 @@ from cpc.probes.classifiers import Progress
 from cpc.probes.frames import Census, census_of, read_frames, splits_of
 from cpc.probes.options import Options, ProbeError
 from cpc.probes.result import ClassScore, Origin, Result
-from cpc.probes.scores import Scores, bootstrap, clusters_of, group, score
+from cpc.probes.scores import Scores, balanced_accuracy, bootstrap, clusters_of, group, macro_f1, score
 from cpc.probes.training import Task, Trained, fit_classifiers
 
 if TYPE_CHECKING:
@@ -80,15 +80,16 @@ def probe_phones(
         splits={split: [u for u in utterances if u in known] for split, utterances in splits.items()},
         targets=targets,
         class_name=labels.name,
+        by_utterance=False,
         unlabelled=sorted({u for utterances in splits.values() for u in utterances} - known),
     )
-    result, confusion = _run(task, options, progress or _silent, predictions)
+    result, scores = _run(task, options, progress or _silent, predictions)
+    confusion = scores.confusion
     names = [entry.name for entry in result.per_class]
     kinds = next(iter(labels.classes.values()), {})
     by = {kind: group(confusion, names, {n: of[kind] for n, of in labels.classes.items()}) for kind in kinds}
     return dataclasses.replace(
         result,
-        num_unlabelled_utterances=len(task.unlabelled),
         unlabelled_utterances=task.unlabelled,
         confusion=confusion.tolist(),
         by=by,
@@ -120,23 +121,66 @@ def probe_speakers(features: Features, options: Options = DEFAULTS, *, progress:
                 f"{features.folder}: {len(unseen)} of {len(here)} speakers of {split} (e.g. {unseen[0]}) are not in "
                 "train, but the probe is closed-set; `cpc manifest --split utterance` shares speakers between splits"
             )
-    index = {name: i for i, name in enumerate(speakers)}
+    return _run(_task_of_column(features, "speaker", splits), options, progress or _silent)[0]
+
+
+def probe_column(
+    features: Features, column: str, options: Options = DEFAULTS, *, progress: Progress | None = None
+) -> Result:
+    """Train and score a classifier of a column of the manifest, by frame and by utterance.
+
+    An utterance is assigned the class with the largest mean log-probability over its frames. Utterances with an empty
+    value are left out. A class that does not occur in train cannot be predicted, and its frames count as wrong.
+
+    Args:
+        features: the frames, with a manifest that has the column and a `split` column.
+        column: whose values are the classes.
+        options: what is trained and scored.
+        progress: takes a line of text after each stage.
+
+    Returns:
+        The result, with the confusion matrices of frames and of utterances.
+
+    Raises:
+        ProbeError: train, dev or test is missing or has no value; a feature is not finite.
+        ManifestError: the manifest has no such column.
+    """
+    task = _task_of_column(features, column, splits_of(features, options.evaluate))
+    result, scores = _run(task, options, progress or _silent)
+    return dataclasses.replace(
+        result,
+        unlabelled_utterances=task.unlabelled,
+        confusion=scores.confusion.tolist(),
+        utterance_confusion=scores.utterance_confusion.tolist(),
+    )
+
+
+def _task_of_column(features: Features, column: str, splits: Mapping[str, list[str]]) -> Task:
+    """Take the values of a column as classes; empty ones are no labels."""
+    value_of = dict(zip(features.manifest.utterances, features.manifest.column(column), strict=True))
+    used = {u for utterances in splits.values() for u in utterances}
+    names = sorted({value_of[u] for u in used} - {""})
+    index = {name: i for i, name in enumerate(names)}
 
     def targets(utterance: str) -> NDArray[np.int64]:
-        return np.full(features.num_frames(utterance), index[speaker_of[utterance]], dtype=np.int64)
+        return np.full(features.num_frames(utterance), index[value_of[utterance]], dtype=np.int64)
 
-    task = Task("speaker", features, splits, targets, class_name=speakers.__getitem__)
-    return _run(task, options, progress or _silent)[0]
+    return Task(
+        name=column,
+        features=features,
+        splits={split: [u for u in utterances if value_of[u]] for split, utterances in splits.items()},
+        targets=targets,
+        class_name=names.__getitem__,
+        unlabelled=sorted(u for u in used if not value_of[u]),
+    )
 
 
 def _silent(line: str) -> None:
     """Show no progress."""
 
 
-def _run(
-    task: Task, options: Options, tell: Progress, predictions: Path | None = None
-) -> tuple[Result, NDArray[np.int64]]:
-    """Train, choose and score a classifier; return the result and the confusion matrix."""
+def _run(task: Task, options: Options, tell: Progress, predictions: Path | None = None) -> tuple[Result, Scores]:
+    """Train, choose and score a classifier."""
     began = time.perf_counter()
     features = task.features
     censuses = {split: census_of(features, split, names, task.targets) for split, names in task.splits.items()}
@@ -148,7 +192,7 @@ def _run(
         write_labels(predictions, _predictions(features, evaluated.utterances, trained.scaler, model))
     result = _result(task, options, censuses, trained, scores, classes, time.perf_counter() - began)
     tell(f"{task.name} probe: accuracy {result.accuracy:.4f} on {result.num_evaluated_frames} {result.evaluate} frames")
-    return result, scores.confusion
+    return result, scores
 
 
 def _predictions(
@@ -196,7 +240,7 @@ def _result(
         num_available_train_frames=censuses["train"].total,
         num_classes=len(classes),
         num_unlabelled_frames=sum(census.num_unlabelled for census in censuses.values()),
-        num_unlabelled_utterances=0,
+        num_unlabelled_utterances=len(task.unlabelled),
         num_unseen_class_frames=int(counts[~seen].sum()),
         max_frames=options.max_frames,
         seed=options.seed,
@@ -209,20 +253,26 @@ def _result(
 
 
 def _accuracies(task: Task, scores: Scores, majority: int, clusters: list[str], seed: int) -> dict[str, Any]:
-    """Compute the fields of the result that are accuracies; utterances are only scored by speaker."""
+    """Compute the fields of the result that are accuracies, by frame, and by utterance where it has one class."""
     counts = scores.confusion.sum(axis=1)
-    by_frame: dict[str, Any] = {
+    measures: dict[str, Any] = {
         "accuracy": float(scores.correct.sum() / scores.total.sum()),
         "accuracy_interval": bootstrap(scores.correct, scores.total, seed, clusters),
+        "balanced_accuracy": balanced_accuracy(scores.confusion),
+        "macro_f1": macro_f1(scores.confusion),
+        "auc": scores.auc,
         "majority": {"accuracy": float(counts[majority] / counts.sum())},
     }
-    if task.name == "phone":
-        return by_frame
-    right = scores.utterance_correct
-    by_frame["majority"]["utterance_accuracy"] = float((scores.truths == majority).mean())
-    return by_frame | {
+    if not task.by_utterance:
+        return measures
+    right = (scores.guesses == scores.truths).astype(np.int64)
+    measures["majority"]["utterance_accuracy"] = float((scores.truths == majority).mean())
+    return measures | {
         "utterance_accuracy": float(right.mean()),
         "utterance_accuracy_interval": bootstrap(right, np.ones_like(right), seed, clusters),
+        "utterance_balanced_accuracy": balanced_accuracy(scores.utterance_confusion),
+        "utterance_macro_f1": macro_f1(scores.utterance_confusion),
+        "utterance_auc": scores.utterance_auc,
     }
 
 

@@ -39,12 +39,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The accuracy of one phone or speaker."""
+    """The accuracy of one class: a phone, a speaker, or another value of a column."""
 
     id: int
     """The integer label."""
     name: str
-    """Name of the phone or speaker."""
+    """Name of the class."""
     seen: bool
     """Whether any train frame had this class."""
     count: int
@@ -88,7 +88,8 @@ class Result:
     The fields are the keys of the JSON file, in its order. Those with a default may be missing there.
     """
 
-    task: Literal["phone", "speaker"]
+    task: str
+    """"phone", or the column of the manifest that was probed, such as "speaker"."""
     evaluate: Evaluate
     classifier: Classifier
     control: str | None
@@ -103,10 +104,19 @@ class Result:
     """95 % bootstrap interval. It holds for this probe on other utterances, not for another draw or training run."""
     majority: dict[str, float]
     """The accuracies of always answering with the most frequent train class."""
+    balanced_accuracy: float | None = None
+    """Mean recall over the classes that occur in the evaluated frames (unweighted average recall, UAR)."""
+    macro_f1: float | None = None
+    """Mean F1 over the classes that occur or are predicted."""
+    auc: float | None = None
+    """Area under the receiver operating characteristic, of two classes."""
     utterance_accuracy: float | None = None
-    """Share of evaluated utterances whose speaker was recognised from the mean log-probability."""
+    """Share of evaluated utterances whose class was recognised from the mean log-probability."""
     utterance_accuracy_interval: tuple[float, float] | None = None
     """95 % bootstrap interval."""
+    utterance_balanced_accuracy: float | None = None
+    utterance_macro_f1: float | None = None
+    utterance_auc: float | None = None
     C: float | None
     """The chosen inverse regularisation strength; None for mlp."""
     dev_accuracy: dict[str, float]
@@ -141,9 +151,11 @@ class Result:
     features: Origin
     per_class: list[ClassScore]
     unlabelled_utterances: list[str] | None = None
-    """Utterances without labels, sorted (phones only)."""
+    """Utterances without labels, sorted."""
     confusion: list[list[int]] | None = None
-    """Frame counts [true][predicted], in the order of `per_class` (phones only)."""
+    """Frame counts [true][predicted], in the order of `per_class` (not for speakers)."""
+    utterance_confusion: list[list[int]] | None = None
+    """Utterance counts likewise (other columns than the speaker)."""
     num_left_out_utterances: int | None = None
     """Utterances that the caller left out of the manifest beforehand."""
     by: dict[str, Grouping] = field(default_factory=dict)
@@ -196,6 +208,7 @@ class Result:
         if self.utterance_accuracy is not None and self.utterance_accuracy_interval is not None:
             interval = self.utterance_accuracy_interval
             lines.append(self._accuracy_line("utterance_accuracy", "utterances", self.utterance_accuracy, interval))
+        lines += [line for unit in ("frame", "utterance") if (line := self._other_measures(unit))]
         chosen = f"{self.hidden} hidden units, epoch {self.num_iterations}" if self.C is None else f"C {self.C:g}"
         lines.append(
             f"{self.num_classes} classes; {self.num_evaluated_frames} {self.evaluate} frames; "
@@ -222,6 +235,14 @@ class Result:
         if self.num_unseen_class_frames:
             lines.append(f"{self.num_unseen_class_frames} frames of classes without a train frame count as wrong")
         return "\n".join(lines)
+
+    def _other_measures(self, unit: Literal["frame", "utterance"]) -> str:
+        """Name what else was measured by frame or by utterance; "" if nothing was."""
+        prefix = "" if unit == "frame" else "utterance_"
+        names = {"balanced_accuracy": "balanced accuracy (UAR)", "macro_f1": "macro F1", "auc": "AUC"}
+        values = {name: getattr(self, prefix + key) for key, name in names.items()}
+        found = [f"{name} {100 * value:.1f}" for name, value in values.items() if value is not None]
+        return f"by {unit}: {', '.join(found)}" if found else ""
 
     def _accuracy_line(self, measure: str, unit: str, accuracy: float, interval: tuple[float, float]) -> str:
         low, high = (100 * bound for bound in interval)

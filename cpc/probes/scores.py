@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
@@ -27,9 +28,18 @@ class Scores:
 
     correct: NDArray[np.int64]  # (U,) correct frames
     total: NDArray[np.int64]  # (U,) frames
-    utterance_correct: NDArray[np.int64]  # (U,) 0 or 1
     truths: NDArray[np.int64]  # (U,) most frequent class, as an index into the classes
+    guesses: NDArray[np.int64]  # (U,) class with the largest mean log-probability, likewise
     confusion: NDArray[np.int64]  # (num_classes, num_classes) frames: [true][predicted]
+    auc: float | None  # of two classes, by frame
+    utterance_auc: float | None  # likewise, by the mean over an utterance
+
+    @property
+    def utterance_confusion(self) -> NDArray[np.int64]:
+        """Utterances [true][predicted], (num_classes, num_classes)."""
+        confusion = np.zeros_like(self.confusion)
+        np.add.at(confusion, (self.truths, self.guesses), 1)
+        return confusion
 
 
 def score(
@@ -49,12 +59,12 @@ def score(
         utterances: the utterances of the split.
         targets: the class of each frame.
         scaler: fitted on train.
-        model: has `predict`.
+        model: has `predict`, and for two classes `predict_log_proba`.
         classes: sorted classes of train and of this split.
     """
     n = len(classes)
     confusion = np.zeros((n, n), dtype=np.int64)
-    rows = []
+    rows, margins, truths = [], [], []
     for utterance in utterances:
         x, y = labelled(features, utterance, targets)
         if not len(y):
@@ -63,10 +73,40 @@ def score(
         true = np.searchsorted(classes, y)
         predicted = np.searchsorted(classes, model.predict(x))
         confusion += np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
-        truth = int(np.bincount(true).argmax())
-        rows.append((int((true == predicted).sum()), len(y), int(_over_frames(model, x) == classes[truth]), truth))
-    correct, total, utterance_correct, truths = np.array(rows, dtype=np.int64).T
-    return Scores(correct, total, utterance_correct, truths, confusion)
+        guess = np.searchsorted(classes, _over_frames(model, x))
+        rows.append((int((true == predicted).sum()), len(y), int(np.bincount(true).argmax()), int(guess)))
+        if n == len(model.classes_) == 2:
+            log_p = model.predict_log_proba(x)
+            margins.append(log_p[:, 1] - log_p[:, 0])
+            truths.append(true)
+    correct, total, truth_of, guess_of = np.array(rows, dtype=np.int64).T
+    means = np.array([of.mean() for of in margins])
+    return Scores(
+        correct,
+        total,
+        truth_of,
+        guess_of,
+        confusion,
+        auc=_auc(np.concatenate(truths), np.concatenate(margins)) if margins else None,
+        utterance_auc=_auc(truth_of, means) if margins else None,
+    )
+
+
+def _auc(truths: NDArray[np.int64], margins: NDArray[np.float64]) -> float | None:
+    """Compute the area under the receiver operating characteristic; None if only one class occurs."""
+    return float(roc_auc_score(truths, margins)) if len(np.unique(truths)) == 2 else None
+
+
+def balanced_accuracy(confusion: NDArray[np.int64]) -> float:
+    """Average the recall over the classes that occur (unweighted average recall, UAR)."""
+    counts = confusion.sum(axis=1)
+    return float((np.diag(confusion)[counts > 0] / counts[counts > 0]).mean())
+
+
+def macro_f1(confusion: NDArray[np.int64]) -> float:
+    """Average F1 over the classes that occur or are predicted."""
+    both = confusion.sum(axis=0) + confusion.sum(axis=1)
+    return float((2 * np.diag(confusion)[both > 0] / both[both > 0]).mean())
 
 
 def _over_frames(model: Any, x: NDArray[np.float32]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,13 @@ SCALER_ROWS = 8192  # rows that the scaler converts to float64 at a time
 class Task:
     """What a probe recognises, in which frames."""
 
-    name: Literal["phone", "speaker"]
+    name: str  # "phone", or a column of the manifest
     features: Features
     splits: Mapping[str, list[str]]  # utterances with labels
     targets: Targets
     class_name: Callable[[int], str]
     unlabelled: list[str] = field(default_factory=list)  # utterances without labels
+    by_utterance: bool = True  # whether all frames of an utterance have one class
 
 
 @dataclass(frozen=True)
