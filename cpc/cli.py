@@ -40,17 +40,44 @@ if TYPE_CHECKING:
 _REPORT_SECONDS = 5.0  # for which the other processes leave the first one time to report what all of them refuse
 
 
+@dataclass(frozen=True)
+class TableOptions:
+    """What is added to a manifest."""
+
+    labels: Path | None = None
+    """Table (CSV, or .tsv) with a column utterance or path, whose other columns are joined to the manifest."""
+    split: str | None = None
+    """Split by utterance (all splits share the speakers), by chapter, by speaker, or by another column of the table,
+    such as sentence (all splits share the speakers, and no two share a sentence)."""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of train, dev and test."""
+    seed: int = 0
+    """Seed of the split."""
+
+    def write(self, table: Manifest, target: Path) -> list[str]:
+        """Join labels to a manifest and split it, if that is wanted, and write it; return what was done."""
+        from cpc.data import SPLITS, join_columns, split_manifest, write_manifest
+
+        done = []
+        if self.labels is not None:
+            joined = join_columns(table, self.labels)
+            table, done = joined.manifest, [str(joined)]
+        if self.split is not None:
+            table = split_manifest(table, by=self.split, fractions=self.fractions, seed=self.seed)
+            done += [f"split by {self.split}: " + ", ".join(f"{name} {table.splits.get(name, 0)}" for name in SPLITS)]
+        write_manifest(table, target)
+        return [*done, f"wrote {target}"]
+
+
 def manifest(
     source: Positional[Path],
     /,
     *,
     out: Annotated[Path | None, arg(aliases=["-o"])] = None,
-    speaker: str = "{speaker}/{chapter}/*",
-    split: str | None = None,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
-    seed: int = 0,
+    speaker: Annotated[str, arg(name="pattern", aliases=["--speaker"])] = "{speaker}/{chapter}/*",
     verify: bool = False,
     shard: str = "",
+    options: Annotated[TableOptions, arg(name="")] = TableOptions(),
 ) -> None:
     """List the sound files of a folder, and split them into train, dev and test.
 
@@ -58,23 +85,21 @@ def manifest(
     reason.
 
         cpc manifest LibriSpeech/train-clean-100 -o manifest.csv --split utterance
-        cpc manifest fsdd -o fsdd.csv --speaker '{digit}_{speaker}_*' --split utterance
+        cpc manifest fsdd -o fsdd.csv --pattern '{digit}_{speaker}_*' --split utterance
+        cpc manifest clinic --pattern none --labels patients.csv --split patient
         cpc manifest manifest.csv --split speaker        (split an existing table again)
-        cpc manifest TIMIT --speaker '{speaker}/{sentence}' --split sentence
+        cpc manifest TIMIT --pattern '{speaker}/{sentence}' --split sentence
         cpc manifest manifest.csv --verify
 
     Args:
         source: A folder of wav, flac, ogg, mp3, … files, or an existing manifest to split.
         out: The table to write (CSV); by default the given manifest, or manifest.csv in the folder.
-        speaker: Pattern of the paths: {speaker} and other {names} become columns, * matches any text. The word none
-            means that all files are of one unknown speaker.
-        split: Split by utterance (all splits share the speakers), by chapter, by speaker, or by another column of the
-            table, such as sentence (all splits share the speakers, and no two share a sentence).
-        fractions: Shares of train, dev and test.
-        seed: Seed of the split.
+        speaker: Pattern of the paths: {speaker} and other {names} become columns, * matches any text; or a regular
+            expression with named groups. The word none means that the paths tell nothing.
         verify: Decode all files of an existing manifest again, and name those that changed; write nothing. Other
             commands compare only the size and some bytes of each file.
         shard: K/N, such as 3/16: decode one of N shares, as a job of an array; the last one to end writes the table.
+        options: What is added to the table.
     """
     from cpc.data import read_manifest, refuse_changed_files
 
@@ -86,32 +111,18 @@ def manifest(
         return
     target = out or (source if source.is_file() else source / "manifest.csv")
     header = r"path,num_samples,sample_rate,speaker,utterance\b"
-    write = partial(_split_and_write, target=target, split=split, fractions=fractions, seed=seed)
+    write = partial(options.write, target=target)
     if source.is_file():
         if target != source:
             refuse_foreign(target, header, what="a manifest")
-        if split is None:
-            raise ConfigError(f"{source}: a manifest already; pass --split to split it, or a folder to scan")
+        if options.split is None and options.labels is None:
+            raise ConfigError(f"{source}: a manifest already; pass --split or --labels, or a folder to scan")
         done = write(read_manifest(source))
     else:
         made = header if out else header + r".*\baudio_hash\b"  # without -o, only what a scan has made is replaced
         refuse_foreign(target, made, what="a manifest that a scan has made")
         done = _scan(source, target, shard, speaker, write)
     print(*done, sep="\n")  # once the table is written: a closed pipe must not lose it
-
-
-def _split_and_write(
-    table: Manifest, *, target: Path, split: str | None, fractions: tuple[float, float, float], seed: int
-) -> list[str]:
-    """Split a manifest, if that is wanted, and write it; return what was done."""
-    from cpc.data import SPLITS, split_manifest, write_manifest
-
-    done = []
-    if split is not None:
-        table = split_manifest(table, by=split, fractions=fractions, seed=seed)
-        done = [f"split by {split}: " + ", ".join(f"{name} {table.splits.get(name, 0)}" for name in SPLITS)]
-    write_manifest(table, target)
-    return [*done, f"wrote {target}"]
 
 
 def _scan(folder: Path, target: Path, shard: str, speaker: str, write: Callable[[Manifest], list[str]]) -> list[str]:

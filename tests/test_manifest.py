@@ -17,6 +17,7 @@ from cpc.data import (
     By,
     Manifest,
     ManifestError,
+    join_columns,
     read_manifest,
     read_utterance_list,
     refuse_leaks,
@@ -102,9 +103,10 @@ def test_a_field_that_comes_twice_must_be_the_same_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("{speaker}/{chapter}/*", r"a\.wav does not match .*1 of 1 files.*--speaker '\{speaker\}_\*'.*none"),
-        ("{digit}", "no {speaker} in it"),
-        ("*", "no {speaker} in it"),
+        ("{speaker}/{chapter}/*", r"a\.wav does not match .*1 of 1 files.*--pattern '\{speaker\}_\*'.*none"),
+        ("(?P<speaker>a", "no regular expression: missing"),
+        ("(?P<split>.*)", "split cannot be a field"),
+        ("(?P<speaker>[0-9]+)", "does not match"),
         ("{speaker}{path}", "{path} cannot be a field"),
         ("{speaker}{a b}", "{a b} cannot be a field"),
         ("{speaker}}", "an unpaired brace"),
@@ -114,6 +116,61 @@ def test_a_pattern_that_does_not_fit_is_an_error_and_never_a_guess(tmp_path: Pat
     put(tmp_path / "a.wav")
     with pytest.raises(ManifestError, match=message):
         scan(tmp_path, pattern)
+
+
+def test_a_pattern_needs_no_speaker(tmp_path: Path) -> None:
+    put(tmp_path / "owl" / "7.wav")
+    row = scan(tmp_path, "{species}/*").manifest.table.iloc[0]
+    assert (row["species"], row["speaker"]) == ("owl", "unknown")
+
+
+def test_a_regular_expression_with_names_reads_what_stars_cannot(tmp_path: Path) -> None:
+    put(tmp_path / "site-a" / "owl20260401_seg3.wav")
+    put(tmp_path / "site-b" / "robin20260402.wav")
+    pattern = r"site-(?P<site>\w)/(?P<species>[a-z]+)(?P<date>\d+)(?:_seg(?P<segment>\d+))?"
+    table = scan(tmp_path, pattern).manifest.table
+    assert table[["site", "species", "date", "segment"]].to_numpy().tolist() == [
+        ["a", "owl", "20260401", "3"],
+        ["b", "robin", "20260402", ""],
+    ]
+
+
+@pytest.mark.parametrize("key", ["utterance", "path", "file"])
+def test_columns_of_a_table_are_joined_by_utterance_or_path(tmp_path: Path, key: str) -> None:
+    """Rows come in any order, what is on one side alone is named, and a column of the same name is replaced."""
+    for name in "abc":
+        put(tmp_path / "deep" / f"{name}.wav")
+    manifest = scan(tmp_path, "none").manifest.with_column("call", ["old"] * 3)
+    column, name = {"utterance": ("utterance", "{}"), "path": ("path", "deep/{}.wav"), "file": ("path", "{}.wav")}[key]
+    rows = [("y", "b", 3), ("x", "a", 4), ("z", "q", 5)]
+    lines = [f"call,{column},age", *(f"{call},{name.format(u)},{age}" for call, u, age in rows)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    joined = join_columns(manifest, tmp_path / "t.csv")
+    assert joined.manifest.column("call") == ["x", "y", ""]
+    assert joined.manifest.column("age") == ["4", "3", ""]
+    assert (joined.columns, joined.without, joined.num_unknown) == (["call", "age"], ["c"], 1)
+    assert "call: x 1, y 1, (empty) 1" in str(joined)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name,call\na,x\n", r"no column utterance or path; it has name, call"),
+        ("utterance,call\na,x\na,y\n", r"utterance 'a' appears twice"),
+        ("utterance,call\nq,x\n", r"none of its 1 rows belongs to an utterance \(it has e.g. utterance 'q', the"),
+        ("utterance,sample_rate\na,5\n", r"column sample_rate is what a scan measures"),
+        ("utterance,speaker\na,\n", r"no speaker for a"),
+        ("utterance,call\n", r"no rows"),
+        ("", r"not a readable table"),
+    ],
+)
+def test_a_table_that_cannot_be_joined_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    put(tmp_path / "a.wav")
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ManifestError, match=says):
+        join_columns(scan(tmp_path, "none").manifest, tmp_path / "t.csv")
+    with pytest.raises(ManifestError, match="no such table of labels"):
+        join_columns(scan(tmp_path, "none").manifest, tmp_path / "other.csv")
 
 
 def test_without_a_pattern_every_speaker_is_unknown(tmp_path: Path) -> None:

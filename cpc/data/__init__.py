@@ -12,6 +12,7 @@ from cpc.data.audio import (
     statistics_of,
 )
 from cpc.data.bad import BadAudio, tolerated
+from cpc.data.columns import Joined, join_columns
 from cpc.data.manifest import SPLITS, Manifest, ManifestError, read_manifest, write_manifest
 from cpc.data.resampling import Waveform, num_resampled
 from cpc.data.scan import Scan, refuse_changed_files, scan_folder, scan_shard
@@ -35,6 +36,7 @@ __all__ = [
     "By",
     "CacheError",
     "Composition",
+    "Joined",
     "Manifest",
     "ManifestError",
     "Scan",
@@ -46,6 +48,7 @@ __all__ = [
     "collate",
     "count_left_out",
     "epoch_batches",
+    "join_columns",
     "normalise",
     "num_resampled",
     "read_audio",

@@ -62,11 +62,12 @@ def scan_folder(folder: str | Path, *, speaker: str = "{speaker}/{chapter}/*", p
     Args:
         folder: where to look, in all subfolders and also in linked ones. A file is taken if its suffix is that of a
             sound file (`audio.EXTENSIONS`).
-        speaker: pattern that says where the speaker's name stands in a path. It is compared with the last parts of the
-            path, as many as the pattern has, without suffix. `*` is any text within one part. `{name}` is some text, as
-            short as possible, that becomes column `name`; a name that comes twice must be the same text twice.
-            "{speaker}/{chapter}/*" fits 103/1240/103-1240-0000.flac, "{digit}_{speaker}_*" fits 0_george_12.wav. With
-            the word "none", every speaker is "unknown".
+        speaker: pattern that says where the speaker's name and other facts stand in a path. It is compared with the
+            last parts of the path, as many as the pattern has, without suffix. `*` is any text within one part.
+            `{name}` is some text, as short as possible, that becomes column `name`; a name that comes twice must be the
+            same text twice. "{speaker}/{chapter}/*" fits 103/1240/103-1240-0000.flac, "{digit}_{speaker}_*" fits
+            0_george_12.wav. A regular expression with named groups, (?P<name>…), does the same. Without the name
+            "speaker", and with the word "none" for the pattern, every speaker is "unknown".
         progress: whether to draw a progress bar on standard error.
 
     Returns:
@@ -265,17 +266,41 @@ def _inspect(folder: Path, path: str) -> dict[str, Any] | str:
 
 
 def _fields(folder: Path, paths: list[str], pattern: str) -> list[dict[str, str]]:
-    """Match every path with the speaker pattern; return the fields of each."""
+    """Match every path with the pattern; return the fields of each."""
     if pattern == "none":
         return [{} for _ in paths]
-    names = re.findall(r"\{([^{}]*)\}", pattern)
+    compiled = _compile(pattern)
+    found = [compiled.fullmatch(os.path.splitext(path)[0]) for path in paths]
+    unmatched = [path for path, match in zip(paths, found, strict=True) if match is None]
+    if unmatched:
+        depth = unmatched[0].count("/")
+        hint = "'{speaker}_*' if file names start with it" if depth == 0 else "'{speaker}" + "/*" * depth + "'"
+        raise ManifestError(
+            f"{folder}: {unmatched[0]} does not match the pattern {pattern!r} ({len(unmatched)} of "
+            f"{len(paths)} files do not); say where the speaker's name stands, as --pattern {hint}, "
+            "or --pattern none if nothing is known"
+        )
+    return [match.groupdict(default="") for match in found if match is not None]
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    """Turn a pattern of paths, or a regular expression with named groups, into an expression for whole paths."""
     taken = {"path", "num_samples", "sample_rate", "utterance", "file_hash", "audio_hash", "split"}
-    if "speaker" not in names:
-        raise ManifestError(f"speaker pattern {pattern!r}: no {{speaker}} in it; without names, use --speaker none")
+    if "(?P<" in pattern:
+        try:
+            compiled = re.compile(f"(?:.*/)?(?:{pattern})", re.DOTALL)
+        except re.error as error:
+            raise ManifestError(f"pattern {pattern!r}: no regular expression: {error}") from None
+        if wrong := sorted(taken & set(compiled.groupindex)):
+            raise ManifestError(
+                f"pattern {pattern!r}: {wrong[0]} cannot be a field; a field is none of {sorted(taken)}"
+            )
+        return compiled
+    names = re.findall(r"\{([^{}]*)\}", pattern)
     wrong = [name for name in names if not name.isidentifier() or name in taken]
     if wrong or re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", pattern)):
         what = f"{{{wrong[0]}}} cannot be a field" if wrong else "an unpaired brace"
-        raise ManifestError(f"speaker pattern {pattern!r}: {what}; a field is {{word}}, none of {sorted(taken)}")
+        raise ManifestError(f"pattern {pattern!r}: {what}; a field is {{word}}, none of {sorted(taken)}")
     expression, seen = "", set()
     for token in re.findall(r"\{[^{}]*\}|\*|[^{*]+", pattern):
         if token == "*":
@@ -286,18 +311,7 @@ def _fields(folder: Path, paths: list[str], pattern: str) -> list[dict[str, str]
             name = token[1:-1]
             expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
             seen.add(name)
-    compiled = re.compile(f"(?:.*/)?{expression}", re.DOTALL)
-    found = [compiled.fullmatch(os.path.splitext(path)[0]) for path in paths]
-    unmatched = [path for path, match in zip(paths, found, strict=True) if match is None]
-    if unmatched:
-        depth = unmatched[0].count("/")
-        hint = "'{speaker}_*' if file names start with it" if depth == 0 else "'{speaker}" + "/*" * depth + "'"
-        raise ManifestError(
-            f"{folder}: {unmatched[0]} does not match the speaker pattern {pattern!r} ({len(unmatched)} of "
-            f"{len(paths)} files do not); say where the speaker's name stands, as --speaker {hint}, "
-            "or --speaker none if nothing is known"
-        )
-    return [match.groupdict() for match in found if match is not None]
+    return re.compile(f"(?:.*/)?{expression}", re.DOTALL)
 
 
 def _utterances(folder: Path, paths: list[str]) -> list[str]:

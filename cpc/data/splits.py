@@ -209,8 +209,8 @@ def _units(table: pd.DataFrame, by: str) -> "pd.Series[str]":
     """Name the unit of each row."""
     if by not in table:
         raise ManifestError(
-            f"split by {by}: the manifest has no {by} column, it has {', '.join(table.columns)}; use a --speaker "
-            f"pattern with {{{by}}}, or add the column"
+            f"split by {by}: the manifest has no {by} column, it has {', '.join(table.columns)}; use a --pattern "
+            f"with {{{by}}}, or --labels with the column"
         )
     if by == "chapter":
         return table["speaker"] + "/" + table["chapter"]  # chapter numbers may repeat across speakers

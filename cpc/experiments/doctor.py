@@ -133,7 +133,7 @@ def check_speakers(data: Data, config: Config) -> Finding:
     if num_speakers == 1 and not all({"speaker", "utterance"} & set(rule.same) for rule in rules):
         advice = (
             "negatives of other speakers do not exist, so c need not know who speaks: name the speakers with cpc "
-            "manifest --speaker, or expect no more than phones"
+            "manifest --pattern, or expect no more than phones"
         )
     elif alone and any("speaker" in rule.same for rule in rules):
         advice = (

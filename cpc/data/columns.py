@@ -1,0 +1,107 @@
+"""Join columns of another table, such as diagnoses or classes of clips, to a manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from cpc.data.manifest import Manifest, ManifestError
+
+_KEYS = ("utterance", "path")
+_OF_FILES = {"num_samples", "sample_rate", "file_hash", "audio_hash"}  # which a scan has measured
+
+
+class Joined(NamedTuple):
+    """A manifest with more columns.
+
+    Attributes:
+        manifest: all rows of the manifest that was given, in their order.
+        columns: names of the columns that were added or replaced.
+        without: utterances that the table does not have; their values are empty.
+        num_unknown: rows of the table that belong to no utterance.
+    """
+
+    manifest: Manifest
+    columns: list[str]
+    without: list[str]
+    num_unknown: int
+
+    def __str__(self) -> str:
+        """Say what was joined, with each column's values if they are few."""
+        lines = [f"joined {', '.join(self.columns)}: {len(self.manifest) - len(self.without)} utterances"]
+        if self.without:
+            lines.append(f"  not in the table: {len(self.without)} utterances, e.g. {self.without[0]}")
+        if self.num_unknown:
+            lines.append(f"  not in the manifest: {self.num_unknown} rows of the table")
+        for name in self.columns:
+            counts = pd.Series(self.manifest.column(name)).value_counts()
+            if len(counts) <= 50:
+                lines.append(f"  {name}: " + ", ".join(f"{value or '(empty)'} {n}" for value, n in counts.items()))
+        return "\n".join(lines)
+
+
+def join_columns(manifest: Manifest, path: str | Path) -> Joined:
+    """Add the columns of a table to the utterances that it names.
+
+    Args:
+        manifest: the utterances; columns of the same names are replaced.
+        path: a CSV table, or TSV by its suffix, with a column "utterance", or a column "path" as in the manifest. A
+            path may also be the file's name alone, where that is unique.
+
+    Raises:
+        ManifestError: the file is no such table, names an utterance twice, or names none of the manifest's.
+    """
+    path = Path(path)
+    table = _read(path)
+    key = next((name for name in _KEYS if name in table), None)
+    if key is None:
+        raise ManifestError(f"{path}: no column utterance or path; it has {', '.join(map(str, table.columns))}")
+    if fixed := sorted(_OF_FILES & set(table)):
+        raise ManifestError(f"{path}: column {fixed[0]} is what a scan measures; take it out of the table")
+    names = table[key].str.strip()
+    if names.duplicated().any():
+        raise ManifestError(f"{path}: {key} {names[names.duplicated()].iloc[0]!r} appears twice; expected each once")
+    keys = _keys(manifest, key, set(names))
+    place = {name: i for i, name in enumerate(names)}
+    rows = [place.get(name, -1) for name in keys]
+    found = [row for row in rows if row >= 0]
+    if not found:
+        raise ManifestError(
+            f"{path}: none of its {len(table)} rows belongs to an utterance (it has e.g. {key} {names.iloc[0]!r}, the "
+            f"manifest {keys[0]!r})"
+        )
+    columns = [str(name) for name in table.columns if name not in _KEYS]
+    result = manifest
+    for name in columns:
+        values = [*table[name].str.strip(), ""]
+        result = result.with_column(name, [values[row] for row in rows])
+    without = [u for u, row in zip(manifest.utterances, rows, strict=True) if row < 0]
+    if "speaker" in columns and "" in result.speakers:
+        which = result.utterances[result.speakers.index("")]
+        raise ManifestError(f"{path}: no speaker for {which}, but each utterance needs one")
+    return Joined(result, columns, without, len(table) - len(found))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        sep = "\t" if path.suffix.lower() == ".tsv" else ","
+        table = pd.read_csv(path, sep=sep, dtype=str, na_filter=False, index_col=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such table of labels") from None
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ManifestError(f"{path}: not a readable table ({' '.join(str(error).split())})") from None
+    if table.empty:
+        raise ManifestError(f"{path}: no rows")
+    return table
+
+
+def _keys(manifest: Manifest, key: str, names: set[str]) -> list[str]:
+    """Return what the table would call each utterance."""
+    if key == "utterance":
+        return manifest.utterances
+    files = [path.rpartition("/")[2] for path in manifest.paths]
+    if names.isdisjoint(manifest.paths) and len(set(files)) == len(files):
+        return files
+    return manifest.paths
