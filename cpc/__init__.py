@@ -2,17 +2,52 @@
 
 import cpc
 model = cpc.load("runs/minispeech")
-z, c = model(waveforms)  # (B, S) float32 at model.sample_rate → (B, T, D_z), (B, T, D_c)
+z, c = model("speech.wav")  # (T, D_z), (T, D_c)
+z, c = model(waveforms)  # (B, S) at model.sample_rate → (B, T, D_z), (B, T, D_c)
 """
 
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from cpc.doors import lazily
 
 if TYPE_CHECKING:
     from cpc.model import CPC
-    from cpc.runs import load
 
-__all__ = ["CPC", "load"]
+__all__ = ["CPC", "__version__", "load"]
+__version__ = version("cpc-audio")
 
-__getattr__ = lazily(__name__, {"CPC": "model", "load": "runs"})
+
+def load(run: str | Path, which: Literal["best", "last"] = "best", device: str = "cpu") -> "CPC":
+    """Load the trained model of a run folder (or of a checkpoint file), ready to represent audio.
+
+    Args:
+        run: folder that `cpc train` wrote, or a checkpoint in it.
+        which: "best" (lowest dev loss) or "last".
+        device: "cpu", "cuda", "cuda:1", …, or "auto".
+
+    Returns:
+        The model in evaluation mode. It takes waveforms (S,) or (B, S), as tensors or arrays, and paths of sound files,
+        which it decodes and resamples: `CPC.forward`.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another architecture.
+        ValueError: this machine has no such device.
+    """
+    from functools import partial
+
+    from cpc.data import read_audio
+    from cpc.devices import resolve_device
+    from cpc.runs import load as load_model
+
+    model = load_model(run, which, str(resolve_device(device)))
+    model.read = partial(read_audio, sample_rate=model.sample_rate, resample=True)
+    return model
+
+
+__getattr__ = lazily(__name__, {"CPC": "model"})
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from cpc import __version__
 from cpc.config import Config, ConfigError, check_config, read_config
 from cpc.files import Shard, refuse_foreign
 from cpc.probes import Evaluate, Options
@@ -651,6 +652,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # where it is not UTF-8, a sign becomes a question mark
             stream.reconfigure(errors="replace")
+    if arguments == ["--version"]:
+        print(f"cpc {__version__}")
+        return
     try:
         if "" in arguments:  # Path("") would be the folder where the command runs
             before = arguments[arguments.index("") - 1] if arguments.index("") else "cpc"

@@ -424,3 +424,9 @@ def test_a_job_array_makes_a_manifest_and_refuses_what_is_no_share(labelled, tmp
     refused("manifest", whole, "--split", "utterance", "--shard", "1/3", says=["--shard is for scanning a folder"])
     imported = ("align", "--manifest", whole, "--intervals", labelled, "--out", tmp_path / "labels")
     refused(*imported, "--shard", "1/3", says=["--shard is for aligning words"])
+
+
+def test_version_is_one_line_and_needs_nothing_else(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cpc", "--version"])
+    main()
+    assert re.fullmatch(r"cpc \d+\.\d+\.\d+.*\n", capsys.readouterr().out)

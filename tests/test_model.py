@@ -1,24 +1,30 @@
 """The model: causality, scores as in the paper, streaming, normalisation."""
 
 import math
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
+import cpc
 from cpc.config import AutoregressorConfig, Config, CriterionConfig, EncoderConfig
+from cpc.data import read_audio
 from cpc.model import Autoregressor, Predictor
-from cpc.runs import build_model
+from cpc.runs import build_model, save_weights
+
+CONFIG = Config(
+    encoder=EncoderConfig(channels=16),
+    autoregressor=AutoregressorConfig(hidden=8),
+    criterion=CriterionConfig(num_steps=3),
+)
 
 
 def small(**encoder):
     torch.manual_seed(0)
-    return build_model(
-        Config(
-            encoder=EncoderConfig(channels=16, **encoder),
-            autoregressor=AutoregressorConfig(hidden=8),
-            criterion=CriterionConfig(num_steps=3),
-        )
-    )
+    return build_model(replace(CONFIG, encoder=replace(CONFIG.encoder, **encoder)))
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
@@ -34,12 +40,12 @@ def test_c_is_causal(kind):
 
 def test_c_sees_no_sample_behind_its_frames_field():
     """Perturbing samples after the field of frame t leaves z and c up to t unchanged."""
-    cpc = small()
+    model = small()
     x = torch.randn(1, 6000)
     y = x.clone()
     y[:, 3000:] = 0
-    t = cpc.g_enc.geometry.num_complete_frames(3000)
-    for a, b in zip(cpc.represent(x), cpc.represent(y), strict=True):
+    t = model.g_enc.geometry.num_complete_frames(3000)
+    for a, b in zip(model.represent(x), model.represent(y), strict=True):
         torch.testing.assert_close(a[:, :t], b[:, :t], atol=1e-6, rtol=1e-5)
         assert not torch.allclose(a[:, t], b[:, t], atol=1e-4)
 
@@ -57,19 +63,19 @@ def test_predictions_are_one_matrix_per_step():
 
 
 def test_tau_divides_the_scores_and_defaults_to_sqrt_dim():
-    cpc = small()
-    assert cpc.tau == math.sqrt(16)
+    model = small()
+    assert model.tau == math.sqrt(16)
     c = torch.randn(1, 4, 8)
-    torch.testing.assert_close(cpc.predict(c), cpc.W(c) / 4, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(model.predict(c), model.W(c) / 4, atol=1e-6, rtol=1e-5)
 
 
 def test_the_first_loss_is_near_log_n():
     """At the start the scores are small: the scale that reference runs needed to leave log N."""
     from cpc.infonce import Negatives, infonce
 
-    cpc = small()
-    z, c = cpc(torch.randn(4, 8000))
-    result = infonce(z, cpc.predict(c), Negatives.of("mixed_speaker", [0] * 4, range(4), [z.shape[1]] * 4))
+    model = small()
+    z, c = model(torch.randn(4, 8000))
+    result = infonce(z, model.predict(c), Negatives.of("mixed_speaker", [0] * 4, range(4), [z.shape[1]] * 4))
     torch.testing.assert_close(result.losses, result.log_n, atol=0.1, rtol=0)
 
 
@@ -77,22 +83,83 @@ def test_the_first_loss_is_near_log_n():
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
 def test_streaming_z_and_c_equals_the_whole_file(padding, kind):
     torch.manual_seed(0)
-    cpc = build_model(
+    model = build_model(
         Config(encoder=EncoderConfig(channels=16, padding=padding), autoregressor=AutoregressorConfig(kind, 8))
     )
     x = torch.randn(1, 5000)
     state, zs, cs = None, [], []
     for i, block in enumerate(x.split([100, 1400, 3000, 500], dim=1)):
-        z, c, state = cpc.stream(block, state, last=i == 3)
+        z, c, state = model.stream(block, state, last=i == 3)
         zs.append(z)
         cs.append(c)
-    for pieces, whole in zip((zs, cs), cpc.represent(x), strict=True):
+    for pieces, whole in zip((zs, cs), model.represent(x), strict=True):
         torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_the_level_of_an_utterance_does_not_matter():
     """Loudness and offset are no shortcut: each utterance is normalised."""
-    cpc = small()
+    model = small()
     x = torch.randn(2, 4000)
-    for a, b in zip(cpc(x), cpc(0.01 * x + 0.3), strict=True):
+    for a, b in zip(model(x), model(0.01 * x + 0.3), strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    save_weights(tmp_path / "best.safetensors", CONFIG, small())
+    return cpc.load(tmp_path)
+
+
+def test_a_loaded_model_takes_waveforms_as_people_have_them(loaded):
+    """One utterance or several, tensors and arrays, any usual type: the same frames, for each level of the sound."""
+    x = (torch.randn(2, 4000, generator=torch.Generator().manual_seed(1)) * 3000).round()
+    z, c = loaded(x)
+    assert (z.shape, c.shape) == ((2, 23, 16), (2, 23, 8))
+    for given in (x.double(), x.numpy(), x.short(), x.short().numpy(), x.int().numpy(), x.numpy()[:, ::-1][:, ::-1]):
+        for ours, expected in zip(loaded(given), (z, c), strict=True):
+            torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    for ours, expected in zip(loaded(x[1].numpy()), (z[1], c[1]), strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_loaded_model_decodes_and_resamples_a_sound_file(loaded, tmp_path):
+    sound = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", np.stack([sound, sound], 1), 32000, subtype="FLOAT")
+    z, c = loaded(tmp_path / "a.wav")
+    assert (z.shape, c.shape) == ((23, 16), (23, 8))
+    expected = loaded(read_audio(tmp_path / "a.wav", sample_rate=16000, resample=True))
+    assert torch.equal(z, expected[0])
+    assert torch.equal(loaded(str(tmp_path / "a.wav"))[1], c)
+    with pytest.raises(ValueError, match=r"b\.wav"):
+        loaded(tmp_path / "b.wav")
+    with pytest.raises(ValueError, match=r"only a model that cpc\.load returned"):
+        small()(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (torch.zeros(2, 1, 4000), r"got shape \(2, 1, 4000\), expected \(S,\) or \(B, S\); drop the axis of channels"),
+        (torch.zeros(2, 3, 4, 5), r"got shape \(2, 3, 4, 5\), expected"),
+        (torch.zeros(4000, 2), r"looks like \(samples, channels\); pass mono"),
+        (torch.full((2, 4000), math.nan), r"row 0 has a value that is not finite"),
+        (torch.zeros(2, 4000, dtype=torch.bool), r"got torch\.bool, expected a float type"),
+        ([0.0] * 4000, r"got a list, expected a tensor"),
+        (torch.zeros(300), r"too short for one frame"),
+    ],
+)
+def test_a_waveform_that_cannot_be_meant_is_refused_in_one_line(loaded, given, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        loaded(given)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_device_that_is_not_there_is_refused_by_name(loaded, tmp_path):
+    with pytest.raises(ValueError, match=r"device: got 'cuda:99', available here: auto, "):
+        cpc.load(tmp_path, device="cuda:99")
+
+
+def test_the_package_shows_what_it_has():
+    assert {"load", "CPC", "__version__"} <= set(dir(cpc))
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", cpc.__version__)
+    assert "sound files" in cpc.load.__doc__

@@ -16,6 +16,7 @@ from cpc.cli import main
 from cpc.config import Config
 from cpc.runs import build_model, save_weights
 from tests.bench.__main__ import TABLES
+from tests.conftest import write_sound
 from tests.faults.__main__ import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,6 +178,7 @@ def test_the_python_examples_run(tmp_path):
     names = {name: torch.randn(4, 16) for name in EMBEDDINGS}
     names |= {"torch": torch, "waveforms": torch.randn(2, 20480), "windows": torch.randn(2, 20480)}
     names |= {"speaker": [0, 1], "utterance": [0, 1]}
+    write_sound(tmp_path / "corpus" / "274" / "2741" / "274-2741-0000.flac", 1.0, seed=0)
     use, training, losses = re.findall(r"```python\n(.*?)```", README, re.S)
     exec(use.replace("runs/minispeech", str(tmp_path)), names)
     assert names["z"].shape == (2, 126, 512)

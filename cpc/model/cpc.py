@@ -5,11 +5,17 @@ waveform x → g_enc → z → g_ar → c → W_k c / tau, the prediction of z_{
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cpc.model.autoregressor import Autoregressor, Bidirectional, State
 from cpc.model.encoder import Encoder
+from cpc.model.inputs import as_batch
 from cpc.model.logmel import LogMelEncoder
 from cpc.model.predictor import Predictor
 
@@ -28,6 +34,9 @@ class CPC(nn.Module):
         tau: divisor of the scores.
         sample_rate: Hz, rate of the waveforms.
         normalise: whether `forward` normalises each utterance to zero mean and unit variance.
+
+    Attributes:
+        read: decodes a sound file to (S,) samples at `sample_rate`; None until `cpc.load` sets it.
     """
 
     def __init__(
@@ -44,20 +53,34 @@ class CPC(nn.Module):
         super().__init__()
         self.g_enc, self.g_ar, self.W, self.W_back = g_enc, g_ar, predictor, predictor_back
         self.tau, self.sample_rate, self.normalise = tau, sample_rate, normalise
+        self.read: Callable[[str | Path], NDArray[np.float32]] | None = None
 
-    def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, waveforms: Tensor | NDArray[np.generic] | str | Path) -> tuple[Tensor, Tensor]:
         """Represent whole utterances.
 
         Args:
-            waveforms: (B, S) float32 at `sample_rate`; each row is a whole utterance, at any level.
+            waveforms: one utterance (S,) or several (B, S) at `sample_rate`, at any level, as a tensor or an array of a
+                float type, int16 or int32; or the path of a sound file of any rate.
 
         Returns:
-            z (B, T, D_z) and c (B, T, D_c); frame i is centred at sample `g_enc.geometry.centre(i)`.
+            z (B, T, D_z) and c (B, T, D_c), without B for one utterance; frame i is centred at sample
+            `g_enc.geometry.centre(i)`.
+
+        Raises:
+            ValueError: another shape or type, a value that is not finite, or too few samples for a frame.
+            AudioError: the sound file cannot be read.
         """
+        if isinstance(waveforms, str | Path):
+            if self.read is None:
+                raise ValueError(f"{waveforms}: only a model that cpc.load returned reads sound files; pass samples")
+            waveforms = self.read(waveforms)
+        is_single = np.ndim(waveforms) == 1
+        waveforms = as_batch(waveforms, next(self.parameters()).device)
         if self.normalise:
             std, mean = torch.std_mean(waveforms, dim=1, correction=0, keepdim=True)
             waveforms = (waveforms - mean) / std.clamp_min(_SILENCE)
-        return self.represent(waveforms)
+        z, c = self.represent(waveforms)
+        return (z[0], c[0]) if is_single else (z, c)
 
     def represent(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Represent windows (B, S) cut from utterances that are already normalised; return z and c like `forward`."""
