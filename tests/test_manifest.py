@@ -21,6 +21,7 @@ from cpc.data import (
     read_manifest,
     read_utterance_list,
     refuse_leaks,
+    refuse_missing_files,
     scan_folder,
     split_as_listed,
     split_manifest,
@@ -171,6 +172,28 @@ def test_a_table_that_cannot_be_joined_is_refused(tmp_path: Path, text: str, say
         join_columns(scan(tmp_path, "none").manifest, tmp_path / "t.csv")
     with pytest.raises(ManifestError, match="no such table of labels"):
         join_columns(scan(tmp_path, "none").manifest, tmp_path / "other.csv")
+
+
+def test_sound_that_cannot_be_read_is_listed_and_stands_in_nobodys_way(tmp_path: Path) -> None:
+    """A converted copy may lie beside its original."""
+    put(tmp_path / "a.wav")
+    (tmp_path / "a.m4a").write_bytes(b"")
+    (tmp_path / "b.AAC").write_bytes(b"")
+    found = scan(tmp_path, "none")
+    assert found.manifest.utterances == ["a"]
+    assert [path for path, _ in found.left_out] == ["a.m4a", "b.AAC"]
+    assert "libsndfile cannot read .m4a; convert it" in str(found)
+
+
+def test_missing_sound_files_are_named_at_once(tmp_path: Path) -> None:
+    for i in range(30):
+        put(tmp_path / f"{i:02d}.wav")
+    paths = [tmp_path / f"{i:02d}.wav" for i in range(30)]
+    refuse_missing_files(paths)
+    for path in paths[3:28]:
+        path.unlink()
+    with pytest.raises(ManifestError, match=r"25 of 30 sound files do not exist: .*03\.wav, .*22\.wav and 5 more"):
+        refuse_missing_files(paths)
 
 
 def test_without_a_pattern_every_speaker_is_unknown(tmp_path: Path) -> None:

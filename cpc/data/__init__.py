@@ -13,7 +13,14 @@ from cpc.data.audio import (
 )
 from cpc.data.bad import BadAudio, tolerated
 from cpc.data.columns import Joined, join_columns
-from cpc.data.manifest import SPLITS, Manifest, ManifestError, read_manifest, write_manifest
+from cpc.data.manifest import (
+    SPLITS,
+    Manifest,
+    ManifestError,
+    read_manifest,
+    refuse_missing_files,
+    write_manifest,
+)
 from cpc.data.resampling import Waveform, num_resampled
 from cpc.data.scan import Scan, refuse_changed_files, scan_folder, scan_shard
 from cpc.data.splits import By, read_utterance_list, refuse_leaks, split_as_listed, split_manifest
@@ -57,6 +64,7 @@ __all__ = [
     "refuse_changed",
     "refuse_changed_files",
     "refuse_leaks",
+    "refuse_missing_files",
     "scan_folder",
     "scan_shard",
     "split_as_listed",

@@ -29,6 +29,9 @@ SPLITS = ("train", "dev", "test")
 _LARGEST = {"num_samples": 10**12, "sample_rate": MAX_SAMPLE_RATE}  # years of sound; beyond them, a table is wrong
 
 
+_MOST_NAMED = 20  # missing files in a message
+
+
 class ManifestError(ValueError):
     """A manifest that cannot be used or made. The message is one line: where, what is wrong, the way out."""
 
@@ -236,6 +239,21 @@ def _refuse(path: Path, table: pd.DataFrame, name: str, bad: Any, expected: str)
         raise ManifestError(
             f"{path}: line {row + 2}, {name} is {table[name].iloc[row]!r}, expected {expected} "
             f"({int(bad.sum())} such rows)"
+        )
+
+
+def refuse_missing_files(paths: Sequence[Path]) -> None:
+    """Check that sound files exist, before hours of work end at the first one that does not.
+
+    Raises:
+        ManifestError: naming those that do not, up to 20 of them.
+    """
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+        raise ManifestError(
+            f"{len(missing)} of {len(paths)} sound files do not exist: {', '.join(missing[:_MOST_NAMED])}{more}; check "
+            "the paths, or run cpc manifest again if files moved"
         )
 
 

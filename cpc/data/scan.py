@@ -22,6 +22,8 @@ from cpc.data.audio import EXTENSIONS, AudioError, audio_blocks, audio_info, fil
 from cpc.data.manifest import Manifest, ManifestError
 from cpc.files import SHARDS, Claim, Shard, claim, locked
 
+# Sound that libsndfile does not decode. It is listed, so that nobody misses it later.
+_OTHER_SOUND = frozenset({".3gp", ".aac", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mp4", ".webm", ".wma", ".wv"})
 _FACTS, _JOINED = "facts.json", "joined"
 
 
@@ -135,6 +137,7 @@ class _Listing:
 
     folder: Path
     paths: list[str]
+    others: list[str]  # sound files of other formats
     fields: list[dict[str, str]]
     utterances: list[str]
 
@@ -145,8 +148,8 @@ class _Listing:
         Raises:
             ManifestError: as `scan_folder`.
         """
-        paths = _find(folder)
-        return cls(folder, paths, _fields(folder, paths, speaker), _utterances(folder, paths))
+        paths, others = _find(folder)
+        return cls(folder, paths, others, _fields(folder, paths, speaker), _utterances(folder, paths))
 
     def identity(self) -> dict[str, str]:
         """State where the files are, and digest their names, sizes and times of change."""
@@ -164,6 +167,10 @@ class _Listing:
         """Put together what is known about the files; `facts` is what `_inspect` returned for each."""
         folder, paths = self.folder, self.paths
         left_out = [(path, fact) for path, fact in zip(paths, facts, strict=True) if isinstance(fact, str)]
+        left_out += [
+            (path, f"libsndfile cannot read {os.path.splitext(path)[1]}; convert it, as by ffmpeg -i IN OUT.flac")
+            for path in self.others
+        ]
         rows = [
             {"path": path, **fact, "speaker": "unknown", "utterance": utterance, **field}
             for path, fact, utterance, field in zip(paths, facts, self.utterances, self.fields, strict=True)
@@ -200,12 +207,17 @@ def refuse_changed_files(manifest: Manifest, *, progress: bool = True) -> None:
         )
 
 
-def _find(folder: Path) -> list[str]:
-    """List the sound files below a folder, sorted, as paths relative to it with "/" between their parts."""
+def _find(folder: Path) -> tuple[list[str], list[str]]:
+    """List the sound files below a folder that can be read, and those that cannot.
+
+    Returns:
+        Paths relative to the folder with "/" between their parts, sorted.
+    """
     if not folder.is_dir():
         what = "a file" if folder.exists() else "no such folder"
         raise ManifestError(f"{folder}: {what}, expected a folder of sound files")
     paths: list[str] = []
+    unreadable: list[str] = []
     others: Counter[str] = Counter()
     visited: set[str] = set()
     for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
@@ -221,12 +233,14 @@ def _find(folder: Path) -> list[str]:
             if suffix in EXTENSIONS:
                 paths.append((within / name).as_posix())
             else:
+                if suffix in _OTHER_SOUND:
+                    unreadable.append((within / name).as_posix())
                 others[suffix] += 1
     if not paths:
         seen = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.most_common(3)) or "nothing"
         known = " ".join(sorted(EXTENSIONS))
         raise ManifestError(f"{folder}: no sound file, found {seen}; convert to one of {known}")
-    return sorted(paths)
+    return sorted(paths), sorted(unreadable)
 
 
 def _refuse_unreadable(error: OSError) -> None:
@@ -236,9 +250,22 @@ def _refuse_unreadable(error: OSError) -> None:
 
 def _inspect_all(folder: Path, paths: list[str], what: str, progress: bool) -> list[dict[str, Any] | str]:
     """Inspect files side by side, with a progress bar; `what` names the work."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile decodes outside the interpreter lock
-        found = pool.map(lambda path: _inspect(folder, path), paths)
-        return list(tqdm(found, total=len(paths), unit="file", desc=what, disable=not progress))
+    sizes = [_size(folder / path) for path in paths]  # files differ in length, so their number would mislead
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,  # libsndfile decodes outside the interpreter lock
+        tqdm(total=sum(sizes), unit="B", unit_scale=True, desc=what, disable=not progress) as bar,
+    ):
+        facts = []
+        for fact, size in zip(pool.map(lambda path: _inspect(folder, path), paths), sizes, strict=True):
+            facts.append(fact)
+            bar.update(size)
+    return facts
+
+
+def _size(file: Path) -> int:
+    with suppress(OSError):  # a broken link, of which the inspection says more
+        return file.stat().st_size
+    return 0
 
 
 def _inspect(folder: Path, path: str) -> dict[str, Any] | str:

@@ -7,6 +7,7 @@ with their length and the frames equal those of the whole file. The state is res
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from cpc.data import (
     normalise,
     read_audio,
     refuse_changed,
+    refuse_missing_files,
     statistics_of,
     write_manifest,
 )
@@ -103,17 +105,22 @@ def _extract_all(job: _Job, manifest: Manifest, out: Path, threads: Threads, pro
     groups = group_files([file for file in files if file.num_frames], extractor.sample_rate)
     # A group stays whole when an interrupted call resumes: its frames are then equal to the bit.
     waiting = [group for group in groups if not all(job.is_written(file) for file in group)]
+    if job.bad is None and job.stored is None:
+        refuse_missing_files([file.source for group in waiting for file in group])
     if record.complete and waiting:  # for more utterances, or instead of lost files: not complete until they are there
         record.reopen()
-    num_files, num_waiting = sum(map(len, groups)), sum(map(len, waiting))
-    with tqdm(
-        total=num_files, initial=num_files - num_waiting, unit="file", desc=f"features {out.name}", disable=not progress
-    ) as bar:
+
+    def seconds(files: Iterable[FileToWrite]) -> int:  # by audio: long files come first, and a count would mislead
+        return round(sum(file.num_samples for file in files) / extractor.sample_rate)
+
+    total, left = (seconds(itertools.chain.from_iterable(some)) for some in (groups, waiting))
+    desc = f"features {out.name}"
+    with tqdm(total=total, initial=total - left, unit="audio-s", desc=desc, disable=not progress) as bar:
         for group, waveforms in zip(waiting, _one_ahead(job.read, waiting), strict=True):
             if changed := threads.adapt():
                 tqdm.write(f"{out}: {changed}")
             job.extract(group, waveforms)
-            bar.update(len(group))
+            bar.update(seconds(group))
     too_short = [file.target.stem for file in files if file.num_frames == 0]
     if too_short:
         tqdm.write(
