@@ -28,7 +28,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from cpc import __version__
-from cpc.config import Config, ConfigError, check_config, read_config
+from cpc.config import Config, ConfigError, check_config, read_config, write_config
 from cpc.files import Shard, refuse_foreign
 from cpc.probes import Evaluate, Options
 
@@ -531,6 +531,44 @@ def _probe_number(features: Features, column: str, options: Options) -> Regressi
     return probe_number(features, column, options, progress=partial(print, file=sys.stderr))
 
 
+def design(
+    *,
+    sample_rate: int,
+    hop_ms: float = 10.0,
+    preset: str = "small",
+    out: Annotated[Path | None, arg(aliases=["-o"])] = None,
+) -> None:
+    """Propose an encoder for another sample rate or frame rate: strides, what a frame sees, what it costs.
+
+    Each layer has kernel = 2 · stride, as in the paper, and the product of the strides is the hop.
+
+        cpc design --sample-rate 44100
+        cpc design --sample-rate 96000 --hop-ms 1 -o bats.toml
+        cpc train bats.toml --data.manifest manifest.csv --out runs/bats
+
+    Args:
+        sample_rate: Of the sound files, Hz.
+        hop_ms: From one frame to the next, milliseconds. Short sounds need a small one.
+        preset: Preset or TOML file whose other settings are kept.
+        out: File to write the whole configuration to (TOML).
+    """
+    from cpc.experiments import propose
+
+    base = read_config(preset)
+    proposed = propose(sample_rate, hop_ms, base.encoder.channels)
+    config = proposed.configure(base)
+    if out is not None:
+        refuse_foreign(out, r"(#.*\n|\s)*(device|seed|\[)", what="a configuration")
+        write_config(config, out)
+    print(proposed)
+    print(
+        f"audio.sample_rate = {sample_rate}, encoder.strides = {list(proposed.strides)}, "
+        f"data.window_samples = {config.data.window_samples}"
+    )
+    if out is not None:
+        print(f"wrote {out}")
+
+
 def ablate(
     table: Positional[Path],
     /,
@@ -663,6 +701,7 @@ def main() -> None:
             "manifest": manifest,
             "align": align,
             "train": _train_command(_named_configuration(arguments)),
+            "design": design,
             "doctor": doctor,
             "features": features,
             "probe": probe,

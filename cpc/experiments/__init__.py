@@ -8,6 +8,7 @@ from cpc.experiments.stages import Stage, StageError, Stages, errors_in_one_line
 
 if TYPE_CHECKING:
     from cpc.experiments.ablate import run_ablation
+    from cpc.experiments.design import Design, propose
     from cpc.experiments.doctor import DoctorError, examine_run
     from cpc.experiments.estimate import Speed, measure_speed
     from cpc.experiments.evaluate import RowError, evaluate_once, extract_row, train_run
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ablation",
+    "Design",
     "DoctorError",
     "ParallelError",
     "Pipeline",
@@ -35,6 +37,7 @@ __all__ = [
     "measure_speed",
     "override",
     "plan",
+    "propose",
     "read_ablation",
     "run_ablation",
     "run_probes",
@@ -46,6 +49,8 @@ __getattr__ = lazily(  # these load torch
     __name__,
     {
         "run_ablation": "ablate",
+        "Design": "design",
+        "propose": "design",
         "DoctorError": "doctor",
         "examine_run": "doctor",
         "Speed": "estimate",

@@ -1,0 +1,79 @@
+"""cpc design: strides for other sample rates and frame rates."""
+
+import contextlib
+import itertools
+import math
+import sys
+
+import pytest
+import torch
+
+from cpc.cli import main
+from cpc.config import ConfigError, read_config
+from cpc.experiments import propose
+from cpc.runs import build_model
+
+
+def test_the_papers_encoder_is_what_it_proposes_for_the_papers_rates():
+    assert propose(16000, 10, 512).strides == (5, 4, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("sample_rate", "hop_ms", "strides"),
+    [
+        (8000, 10, (5, 2, 2, 2, 2)),
+        (44100, 10, (7, 7, 3, 3)),
+        (48000, 10, (5, 4, 4, 3, 2)),
+        (96000, 1, (4, 3, 2, 2, 2)),
+        (250000, 1, (5, 5, 5, 2)),
+    ],
+)
+def test_strides_multiply_to_the_hop_and_the_largest_comes_first(sample_rate, hop_ms, strides):
+    design = propose(sample_rate, hop_ms, 16)
+    assert design.strides == strides
+    assert math.prod(strides) == sample_rate * hop_ms / 1000
+
+
+def test_every_hop_that_five_strides_up_to_8_can_make_is_proposed():
+    """All products of up to five such strides, by brute force."""
+    products = {math.prod(strides) for n in range(1, 6) for strides in itertools.product(range(2, 9), repeat=n)}
+    proposed = {}
+    for hop in range(2, 700):
+        with contextlib.suppress(ConfigError):
+            proposed[hop] = propose(1000 * hop, 1, 8).strides
+    assert set(proposed) == {hop for hop in products if hop < 700}
+    for hop, strides in proposed.items():
+        assert math.prod(strides) == hop
+        assert len(strides) <= 5
+        assert list(strides) == sorted(strides, reverse=True)
+
+
+def test_a_hop_that_no_strides_make_is_refused_with_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"is 220\.5 samples, .*; the nearest is 22\d: --hop-ms 5\.\d+"):
+        propose(44100, 5, 16)
+    with pytest.raises(ConfigError, match="expected 2 or more"):
+        propose(8000, 0.1, 16)
+
+
+def test_the_cost_is_that_of_the_products_of_the_layers():
+    """A second of sound has rate / stride frames a layer, each a product with 2 · stride · width inputs."""
+    design = propose(16000, 10, 3)
+    frames, total = 16000, 0
+    for stride, width in zip((5, 4, 2, 2, 2), (1, 3, 3, 3, 3), strict=True):
+        frames //= stride
+        total += frames * 2 * stride * width * 3
+    assert design.products_per_second == total
+
+
+def test_the_file_that_it_writes_builds_a_model_with_the_hop(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "bats.toml"
+    monkeypatch.setattr(sys, "argv", ["cpc", "design", "--sample-rate", "96000", "--hop-ms", "1", "-o", str(out)])
+    main()
+    printed = capsys.readouterr().out
+    assert "hop 96 samples, 1 ms; a frame sees 280 samples" in printed
+    config = read_config(out)
+    model = build_model(config)
+    assert model.g_enc.geometry.hop_samples == 96
+    assert model.g_enc.geometry.receptive_field_samples == 280
+    assert (model.sample_rate, config.data.window_samples) == (96000, 12288)
+    assert model(torch.randn(1, 12288))[0].shape[1] == model.g_enc.geometry.num_frames(12288) == 126
