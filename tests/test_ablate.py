@@ -308,6 +308,8 @@ def test_a_table_that_cannot_work_is_refused_before_anything_runs(tmp_path, tabl
     [
         ("minispeech", "ablate_steps", 6),
         ("minispeech", "ablate_negatives", 5),
+        ("minispeech", "two_way_steps", 5),
+        ("minispeech", "two_way_negatives", 6),
         ("minispeech", "logmel_steps", 5),
         ("minispeech", "logmel_negatives", 6),
         ("minispeech", "two_way", 2),
