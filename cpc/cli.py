@@ -41,6 +41,20 @@ if TYPE_CHECKING:
 _REPORT_SECONDS = 5.0  # for which the other processes leave the first one time to report what all of them refuse
 
 
+def _refuse_missing(*, run: Path | None = None, manifest: Path | None = None, labels: Path | None = None) -> None:
+    """Refuse what does not exist by the error of its reader, but before torch is imported, which takes seconds."""
+    from cpc.data import read_manifest
+    from cpc.labels import read_labels
+    from cpc.runs import locate_checkpoint
+
+    if run is not None and not run.exists():
+        locate_checkpoint(run)
+    if manifest is not None and not manifest.is_file():
+        read_manifest(manifest)
+    if labels is not None and not labels.is_file():
+        read_labels(labels)
+
+
 @dataclass(frozen=True)
 class TableOptions:
     """What is added to a manifest."""
@@ -267,6 +281,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         if named is not None:
             named.append(toml)
             return
+        _refuse_missing(run=resume, manifest=Path(config.data.manifest) if config.data.manifest else None)
         from cpc.train import resume as continue_run
         from cpc.train import train as run
 
@@ -307,6 +322,7 @@ def doctor(run: Positional[Path], /) -> None:
     Args:
         run: Run folder of `cpc train`, finished or not; doctor.json is written into it, and `cpc report` shows it.
     """
+    _refuse_missing(run=run)
     from cpc.experiments import examine_run
     from cpc.report import findings_text
 
@@ -384,6 +400,7 @@ def features(
         baseline: mfcc (39 dimensions), logmel (40), or untrained: the run's network before training.
         options: How frames are extracted.
     """
+    _refuse_missing(run=run, manifest=manifest)
     from cpc.data import read_manifest
     from cpc.devices import resolve_device
     from cpc.features import DerivedExtractor, SpectralExtractor, extractor_of_run
@@ -598,9 +615,12 @@ def ablate(
         max_frames: Train frames of each probe.
         jobs: Number of runs side by side, each with its share of the cores.
     """
-    from cpc.experiments import read_ablation, run_ablation
+    from cpc.experiments import read_ablation
 
     rows = read_ablation(table, manifest_csv=str(manifest or ""), labels=str(labels))
+    _refuse_missing(manifest=manifest, labels=labels)
+    from cpc.experiments import run_ablation
+
     written = run_ablation(rows, out, labels=labels, evaluate=evaluate, max_frames=max_frames, jobs=jobs)
     print(written.read_text(encoding="utf-8"))
     print(f"wrote {written}")
@@ -636,6 +656,7 @@ def report(
             probes.
         num_utterances: Number of utterances to listen to.
     """
+    _refuse_missing(run=run, labels=labels)
     from cpc.report import write_page
 
     target = out or run / "report.html"

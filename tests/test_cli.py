@@ -430,3 +430,30 @@ def test_version_is_one_line_and_needs_nothing_else(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cpc", "--version"])
     main()
     assert re.fullmatch(r"cpc \d+\.\d+\.\d+.*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train small --data.manifest nowhere.csv --out run",
+        "train --resume nowhere",
+        "train nowhere",
+        "doctor nowhere",
+        "features nowhere --out frames",
+        "features --baseline mfcc --manifest nowhere.csv --out frames",
+        "probe phone nowhere --labels labels.txt",
+        "ablate nowhere.toml --labels labels.txt --out ablation",
+        "report nowhere",
+        "table nowhere",
+        "align --manifest nowhere.csv --intervals labels --out out",
+        "manifest nowhere",
+    ],
+)
+def test_what_does_not_exist_is_refused_before_torch_is_imported(tmp_path, words):
+    """Importing torch takes seconds, in which nothing would be said."""
+    code = "import sys\nfrom cpc.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"cpc: error: nowhere[^\n]*\n", done.stderr)
+    assert done.stdout == "False\n"
+    assert not list(tmp_path.iterdir())

@@ -79,7 +79,10 @@ def cases(program):
 
 
 def test_the_readme_shows_every_stage():
-    assert {words[1] for page, words in COMMANDS if page == "README.md" and words[0] == "cpc"} == {*STAGES} - {"ablate", "design"}
+    assert {words[1] for page, words in COMMANDS if page == "README.md" and words[0] == "cpc"} == {*STAGES} - {
+        "ablate",
+        "design",
+    }
     assert "`cpc ablate " in README
     assert "`cpc design " in README
 

@@ -91,9 +91,7 @@ def propose(sample_rate: int, hop_ms: float, channels: int) -> Design:
     """
     hop = sample_rate * hop_ms / 1000
     if hop < 2:
-        raise ConfigError(
-            f"design: a hop of {hop_ms:g} ms at {sample_rate} Hz is {hop:g} samples, expected 2 or more"
-        )
+        raise ConfigError(f"design: a hop of {hop_ms:g} ms at {sample_rate} Hz is {hop:g} samples, expected 2 or more")
     nearest = min((n for n in range(2, math.ceil(2 * hop) + 1) if _strides_of(n)), key=lambda n: abs(n - hop))
     if abs(nearest - hop) > 1e-6:
         raise ConfigError(
