@@ -244,6 +244,15 @@ def align(
     print(f"wrote {out}/phone_labels.txt")
 
 
+def _more_updates(config: Config) -> int | None:
+    """Return the number of updates to which a run shall be extended; None for its own. Refuse other settings."""
+    plain = Config()
+    train = replace(config.train, num_updates=plain.train.num_updates)
+    if replace(config, device="auto", threads="auto", train=train) != plain:
+        raise ConfigError("--resume RUN takes no other settings than --device, --threads and --train.num-updates")
+    return None if config.train == plain.train else config.train.num_updates
+
+
 def _train_command(default: Config, named: list[str] | None = None) -> Callable[..., None]:
     """Make the train command, with the configuration named on the command line as its defaults.
 
@@ -266,6 +275,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
             cpc train small --data.manifest manifest.csv --out runs/second --optim.lr 1e-4 --criterion.num-steps 8
             cpc train --resume runs/first
             cpc train --resume runs/first --max-hours 3.9      (in a job of four hours)
+            cpc train --resume runs/first --train.num-updates 4800      (go on after its end)
 
         Ctrl-C, SIGTERM and SIGHUP stop the run between two updates with everything saved; the exit status is 128 + the
         signal's number, and 75 after --max-hours.
@@ -273,7 +283,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         Args:
             toml: A preset or a TOML file. Fields that it leaves out keep the defaults shown here.
             out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.safetensors.
-            resume: Run folder to continue with its own configuration, but for --device and --threads.
+            resume: Run folder to continue; of settings, it takes --device, --threads and --train.num-updates.
             profile: Time the stages of some early updates: a table on the screen, and trace.json in the run folder.
             max_hours: Hours after which the run stops, to be resumed.
             config: Any field of the configuration.
@@ -288,9 +298,8 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         if resume is not None:
             if toml or out:
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
-            if replace(config, device="auto", threads="auto") != Config():
-                raise ConfigError("--resume RUN takes no other settings than --device and --threads")
-            continue_run(resume, config.device, config.threads, profile=profile, max_hours=max_hours)
+            more = _more_updates(config)
+            continue_run(resume, config.device, config.threads, num_updates=more, profile=profile, max_hours=max_hours)
             return
         if not toml:
             raise ConfigError(

@@ -136,7 +136,7 @@ def test_resume_on_the_command_line(labelled, tmp_path, command, refused):
     refused("train", "small", "--data.manifest", labelled / "manifest.csv", "--out", run, *TINY, says=["--resume"])
     assert command("train", "--resume", run)[0] == 0
     assert command("train", "--resume", run, "--device", "cpu")[0] == 0
-    refused("train", "--resume", run, "--optim.lr", "1", says=["takes no other settings than --device and --threads"])
+    refused("train", "--resume", run, "--optim.lr", "1", says=["takes no other settings than --device, --threads"])
     refused("train", "--resume", tmp_path / "none", says=["no such run folder"])
 
 

@@ -24,6 +24,7 @@ from cpc.config import (
     OptimConfig,
     TrainConfig,
     config_from_dict,
+    read_config,
 )
 from cpc.data import read_manifest
 from cpc.devices import resolve_device, resolve_precision
@@ -113,6 +114,20 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(corpus, tmp_path, monkey
             for name, value in a["state"][i].items():
                 assert torch.equal(value, b["state"][i][name])
     assert measured(cut) == measured(whole)
+
+
+def test_a_finished_run_can_be_extended(corpus, tmp_path):
+    """With a constant learning rate, it ends where a run of the full length ends, to the bit."""
+    config = tiny_config(corpus, optim=OptimConfig(lr=1e-3, warmup_updates=3, schedule="constant"))
+    whole = train(config, tmp_path / "whole")
+    short = train(replace(config, train=replace(config.train, num_updates=7)), tmp_path / "short")
+    with pytest.raises(ConfigError, match=r"train\.num_updates: got 7, but .*short has made 7"):
+        resume(short, num_updates=7)
+    resume(short, num_updates=12)
+    for name, weight in weights(whole).items():
+        assert torch.equal(weights(short)[name], weight), name
+    assert read_config(short / "config.toml") == read_config(whole / "config.toml")
+    assert [line["update"] for line in measured(short) if line["kind"] == "dev"] == [6, 7, 12]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

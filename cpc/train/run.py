@@ -78,22 +78,31 @@ def resume(
     device: str = "auto",
     threads: int | Literal["auto"] = "auto",
     *,
+    num_updates: int | None = None,
     profile: bool = False,
     max_hours: float = math.inf,
 ) -> Path:
-    """Continue an interrupted run with its own configuration.
+    """Continue an interrupted run with its own configuration, or extend a run.
 
     Args:
         run: folder of the run.
         device: device to continue on; "auto" keeps the run's own.
         threads: threads to continue with; "auto" keeps the run's own setting.
+        num_updates: updates in all, more than were made; the learning rate goes on as in a run of that length. None
+            keeps the run's own number.
         profile: as for `train`.
         max_hours: as for `train`.
 
     Raises:
         ValueError, Stopped: as `train`.
     """
-    saved, _ = _read_last(Path(run)) or read_checkpoint(locate_checkpoint(run, "last"))
+    saved, payload = _read_last(Path(run)) or read_checkpoint(locate_checkpoint(run, "last"))
+    if num_updates is not None:
+        if num_updates <= payload["update"]:
+            raise ConfigError(
+                f"train.num_updates: got {num_updates}, but {run} has made {payload['update']}"
+            )
+        saved = dataclasses.replace(saved, train=dataclasses.replace(saved.train, num_updates=num_updates))
     if device != "auto":
         saved = dataclasses.replace(saved, device=device)
     if threads != "auto":
