@@ -557,6 +557,27 @@ def _probe_number(features: Features, column: str, options: Options) -> Regressi
     return probe_number(features, column, options, progress=partial(print, file=sys.stderr))
 
 
+def import_(checkpoint: Positional[Path], /, *, out: Path) -> None:
+    """Make a run folder of a checkpoint of facebookresearch/CPC_audio, for features, probes and `cpc.load`.
+
+    z and c are equal to those of its own code (1e-5). What has no counterpart here, such as transformers as predictors,
+    is named.
+
+        cpc import 60k_epoch4-d0f474de.pt --out runs/librilight
+        cpc features runs/librilight --manifest manifest.csv --out features/librilight
+
+    Args:
+        checkpoint: Its file; settings are read from it, or from checkpoint_args.json beside it.
+        out: Run folder to make.
+    """
+    from cpc.foreign import import_cpc_audio
+
+    if not checkpoint.is_file():
+        raise ConfigError(f"{checkpoint}: no such checkpoint")
+    print(import_cpc_audio(checkpoint, out))
+    print(f"wrote {out}")
+
+
 def design(
     *,
     sample_rate: int,
@@ -732,6 +753,7 @@ def main() -> None:
             "align": align,
             "train": _train_command(_named_configuration(arguments)),
             "design": design,
+            "import": import_,
             "doctor": doctor,
             "features": features,
             "probe": probe,

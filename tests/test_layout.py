@@ -8,7 +8,20 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "cpc"
 # A room imports from the rooms that stand to its right alone. Files of the ground floor form rooms of their own.
 ROOMS = [
-    *("__main__", "cli", "experiments", "report", "probes", "features", "train", "losses", "infonce", "runs", "model"),
+    *(
+        "__main__",
+        "cli",
+        "experiments",
+        "report",
+        "probes",
+        "features",
+        "train",
+        "losses",
+        "infonce",
+        "foreign",
+        "runs",
+        "model",
+    ),
     *("labels", "data", "devices", "config", "files", "processes", "doors"),
 ]
 DOORS_OF_PACKAGE = {"__init__"}  # cpc itself: cpc.load and cpc.CPC, on first use

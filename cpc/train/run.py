@@ -99,9 +99,7 @@ def resume(
     saved, payload = _read_last(Path(run)) or read_checkpoint(locate_checkpoint(run, "last"))
     if num_updates is not None:
         if num_updates <= payload["update"]:
-            raise ConfigError(
-                f"train.num_updates: got {num_updates}, but {run} has made {payload['update']}"
-            )
+            raise ConfigError(f"train.num_updates: got {num_updates}, but {run} has made {payload['update']}")
         saved = dataclasses.replace(saved, train=dataclasses.replace(saved.train, num_updates=num_updates))
     if device != "auto":
         saved = dataclasses.replace(saved, device=device)
