@@ -64,6 +64,8 @@ class TableOptions:
     split: str | None = None
     """Split by utterance (all splits share the speakers), by chapter, by speaker, or by another column of the table,
     such as sentence (all splits share the speakers, and no two share a sentence)."""
+    stratify: str | None = None
+    """Column whose values all splits have in equal shares, such as the diagnosis where --split is speaker or patient."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, dev and test."""
     seed: int = 0
@@ -78,7 +80,8 @@ class TableOptions:
             joined = join_columns(table, self.labels)
             table, done = joined.manifest, [str(joined)]
         if self.split is not None:
-            table = split_manifest(table, by=self.split, fractions=self.fractions, seed=self.seed)
+            how = {"fractions": self.fractions, "seed": self.seed, "stratify": self.stratify}
+            table = split_manifest(table, by=self.split, **how)  # type: ignore[arg-type]
             done += [f"split by {self.split}: " + ", ".join(f"{name} {table.splits.get(name, 0)}" for name in SPLITS)]
         write_manifest(table, target)
         return [*done, f"wrote {target}"]
@@ -101,7 +104,7 @@ def manifest(
 
         cpc manifest LibriSpeech/train-clean-100 -o manifest.csv --split utterance
         cpc manifest fsdd -o fsdd.csv --pattern '{digit}_{speaker}_*' --split utterance
-        cpc manifest clinic --pattern none --labels patients.csv --split patient
+        cpc manifest clinic --pattern none --labels patients.csv --split patient --stratify diagnosis
         cpc manifest manifest.csv --split speaker        (split an existing table again)
         cpc manifest TIMIT --pattern '{speaker}/{sentence}' --split sentence
         cpc manifest manifest.csv --verify
@@ -164,8 +167,8 @@ class AlignOptions:
 
     format: Literal["textgrid", "phn", "htk", "seconds", "ctm"] | None = None
     """Format of imported intervals: TextGrid; .phn with sample numbers at 16 kHz, as TIMIT has them; HTK's .lab in
-    units of 100 ns; three columns start, end, phone in seconds; CTM. By default, a file is CTM, and a folder has the
-    format of the first of .TextGrid, .phn, .lab and .txt that it has."""
+    units of 100 ns; seconds: three columns start, end, phone, Audacity's labels, or Raven's selections; CTM. By
+    default, a file is CTM, and a folder has the format of the first of .TextGrid, .phn, .lab and .txt that it has."""
     normalise: Literal["verbatim", "arpabet"] = "verbatim"
     """Names of imported labels: as they stand, or an English aligner's marks as phones (AH0 and ah_B become ah; sp, spn
     and noise become sil)."""

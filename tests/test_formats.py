@@ -84,6 +84,38 @@ def test_labels_are_taken_verbatim_unless_arpabet_is_asked_for(manifest, tmp_pat
     assert set(phones.counts) == {"call", "hum", "ah", "sil"}
 
 
+def test_selections_of_raven_and_labels_of_audacity_are_read(manifest, tmp_path):
+    """Raven lists a selection once for each view; Audacity separates by tabs, so a label may have blanks."""
+    first, second, *rest = manifest.utterances
+    header = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tAnnotation\n"
+    rows = "".join(
+        f"{i}\t{view}\t1\t{start}\t{end}\t300\t{label}\n"
+        for i, (start, end, label) in enumerate([(0.5, 0.75, "song B"), (0.0, 0.25, "call")])
+        for view in ("Waveform 1", "Spectrogram 1")
+    )
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"{first}.Table.1.selections.txt").write_text(header + rows)
+    (tmp_path / "in" / f"{second}.txt").write_text("0.000000\t0.250000\tcall\n0.500000\t0.750000\tsong B\n")
+    assert import_labels(manifest, tmp_path / "in", tmp_path / "out").without == rest
+    labels = labels_of(tmp_path / "out")
+    expected = ["call"] * 24 + ["sil"] * 25 + ["song_B"] * 25 + ["sil"] * 24
+    assert labels[first] == labels[second] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Begin Time (s)\tEnd Time (s)\tSex\n0\t1\tf\n", r"a column for the label .*; it has .*Sex"),
+        ("Begin Time (s)\tAnnotation\n0\tx\n", r"expected a selection table with Begin Time"),
+        ("Begin Time (s)\tEnd Time (s)\tAnnotation\n3\t1\tx\n", r"line 2: expected Begin Time .*, got 3 and 1"),
+    ],
+)
+def test_a_selection_table_that_cannot_be_read_is_refused(manifest, tmp_path, text, says):
+    (tmp_path / f"{manifest.utterances[0]}.txt").write_text(text)
+    with pytest.raises(LabelsError, match=says):
+        import_labels(manifest, tmp_path, tmp_path / "out")
+
+
 def test_labels_that_an_import_did_not_write_are_never_replaced(manifest, tmp_path):
     source, out = write_source(manifest, tmp_path / "in", "phn"), tmp_path / "out"
     out.mkdir()

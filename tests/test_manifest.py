@@ -578,3 +578,24 @@ def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", denies)
     with pytest.raises(ManifestError, match=r"closed: permission denied; its files cannot be listed"):
         scan_folder(root, speaker="none", progress=False)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_stratified_split_has_each_class_in_each_split_and_each_group_in_one(seed: int) -> None:
+    """100 patients of 1 to 4 recordings, 30 of them ill: 24, 3 and 3 of these in train, dev and test."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (f"p{p}-{i}", f"p{p}", "ill" if p % 10 < 3 else "well") for p in range(100) for i in range(rng.integers(1, 5))
+    ]
+    table = pd.DataFrame(rows, columns=["utterance", "patient", "diagnosis"])
+    table = table.assign(path=table["utterance"] + ".wav", num_samples=16000, sample_rate=16000, speaker="unknown")
+    split = split_manifest(Manifest(Path(), table), by="patient", seed=seed, stratify="diagnosis").table
+    assert (split.groupby("patient")["split"].nunique() == 1).all()
+    patients = split.drop_duplicates("patient")
+    counts = patients.groupby(["diagnosis", "split"]).size().to_dict()
+    assert counts == {
+        **{("ill", "train"): 24, ("ill", "dev"): 3, ("ill", "test"): 3},
+        **{("well", "train"): 56, ("well", "dev"): 7, ("well", "test"): 7},
+    }
+    with pytest.raises(ManifestError, match="the manifest has no weather column"):
+        split_manifest(Manifest(Path(), table), by="patient", stratify="weather")

@@ -17,7 +17,12 @@ By = str  # "utterance", "chapter", "speaker", or another column of the manifest
 
 
 def split_manifest(
-    manifest: Manifest, *, by: By, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), seed: int = 0
+    manifest: Manifest,
+    *,
+    by: By,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    stratify: str | None = None,
 ) -> Manifest:
     """Add a column `split`: train, dev or test. The result does not depend on the order of the rows.
 
@@ -34,6 +39,8 @@ def split_manifest(
         fractions: shares of train, dev and test in the number of units, or of utterances if `by` is another column;
             they add up to 1, and 0 is allowed.
         seed: seed of the order.
+        stratify: a column, such as a diagnosis, whose values all splits have in about equal shares of units; a unit
+            with several values counts with its most frequent one. Speakers are then shared only as it happens.
 
     Raises:
         ManifestError: there are fewer units than splits, no such column, a speaker would be missing from train, or the
@@ -53,11 +60,15 @@ def split_manifest(
         units = units.sort_values(["unit", "speaker"]).drop_duplicates("unit")
     hashed = [blake2b(f"{seed}\0{unit}".encode(), digest_size=8).digest() for unit in units["unit"]]
     order = np.frombuffer(b"".join(hashed), ">u8")
-    # Sort numbers, since sorting a million texts takes half a minute.
-    first_by = pd.factorize(units["speaker"], sort=True)[0] if by == "utterance" else np.zeros(len(units))
+    # Sort numbers, since sorting a million texts takes half a minute. What stands side by side is shared alike.
+    first_by = np.zeros(len(units), np.int64)
+    if stratify is not None:
+        first_by = _strata(table, key, stratify)[units["unit"]].to_numpy(np.int64)
+    elif by == "utterance":
+        first_by = pd.factorize(units["speaker"], sort=True)[0].astype(np.int64)
     units = units.iloc[np.lexsort((order, first_by))]
     counts = _apportion(len(units), fractions, by)
-    if by in BUILT_IN:
+    if by in BUILT_IN or stratify is not None:
         names = _evenly_spaced(counts)
     else:
         counts = _apportion(len(table), fractions, by)  # such units are of very different sizes
@@ -66,6 +77,14 @@ def split_manifest(
     result = Manifest(manifest.root, table.assign(split=chosen.astype(str)))
     refuse_leaks(result, by=by)
     return result
+
+
+def _strata(table: pd.DataFrame, key: "pd.Series[str]", column: str) -> "pd.Series[int]":
+    """Number each unit's most frequent value of a column; of equals, the first by name."""
+    values = _units(table, column)
+    counts = pd.DataFrame({"unit": key, "value": values}).value_counts().rename("count").reset_index()
+    most = counts.sort_values(["count", "value"], ascending=[False, True]).drop_duplicates("unit").set_index("unit")
+    return pd.Series(pd.factorize(most["value"], sort=True)[0], index=most.index)
 
 
 def _evenly_spaced(counts: Sequence[int]) -> list[str]:

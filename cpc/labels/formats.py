@@ -5,7 +5,8 @@
 | textgrid | UTTERANCE.TextGrid | one tier of a Praat TextGrid |
 | phn | UTTERANCE.phn | `start end phone`, sample numbers at 16 kHz |
 | htk | UTTERANCE.lab | `start end phone [score …]`, units of 100 ns |
-| seconds | UTTERANCE.txt | `start end phone`, seconds |
+| seconds | UTTERANCE.txt | `start end phone`, seconds; with tabs, as Audacity exports labels, which may have blanks |
+| seconds | UTTERANCE[.Table.1].selections.txt | Raven's selection table, known by its header |
 | ctm | one file for all | `utterance channel start duration phone [confidence]`, seconds |
 """
 
@@ -43,6 +44,9 @@ _SUFFIXES: dict[LabelFormat, str] = {"textgrid": ".TextGrid", "phn": ".phn", "ht
 # The units of their lines, by name and in seconds; TextGrid and CTM are in seconds by definition.
 _SECONDS = ("seconds", 1.0)
 _UNITS = {"phn": (f"samples at {LABEL_SAMPLE_RATE} Hz", 1 / LABEL_SAMPLE_RATE), "htk": ("units of 100 ns", 1e-7)}
+# Of Raven's selection tables.
+_BEGIN, _END = "Begin Time (s)", "End Time (s)"
+_LABEL_COLUMNS = ("annotation", "label", "species", "class", "call", "call type")
 _LEAST_SHARE = 0.05  # of every utterance; below it, intervals are taken to be in another unit
 
 
@@ -127,8 +131,8 @@ def read_interval_lines(path: Path, unit_seconds: float) -> list[Interval]:
     """
     intervals = []
     for number, line in enumerate(read_lines(path, "label file"), start=1):
-        words = line.split()
-        if not words:
+        words = [word.strip() for word in line.split("\t")] if "\t" in line.strip() else line.split()
+        if not any(words):
             continue
         try:
             start, end, mark = float(words[0]), float(words[1]), words[2]
@@ -142,6 +146,34 @@ def read_interval_lines(path: Path, unit_seconds: float) -> list[Interval]:
     if not intervals:
         raise LabelsError(f"{path}: empty; expected lines `start end phone`")
     return intervals
+
+
+def read_selections(path: Path) -> list[Interval]:
+    """Read a selection table of Raven: tab-separated, a selection a row, possibly once for each view.
+
+    The label is in the first of the columns Annotation, Label, Species, Class, Call and Call Type that there is.
+
+    Raises:
+        LabelsError: a column is missing, or a time is no number.
+    """
+    rows = list(csv.DictReader(read_lines(path, "selection table"), delimiter="\t"))
+    columns = list(rows[0]) if rows else []
+    label = next((name for wanted in _LABEL_COLUMNS for name in columns if name.strip().lower() == wanted), None)
+    if label is None or _END not in columns:
+        raise LabelsError(
+            f"{path}: expected a selection table with {_BEGIN}, {_END} and a column for the label "
+            f"({', '.join(_LABEL_COLUMNS)}); it has {', '.join(columns) or 'no rows'}"
+        )
+    found = {}
+    for number, row in enumerate(rows, start=2):
+        try:
+            start, end = float(row[_BEGIN]), float(row[_END])
+        except (TypeError, ValueError):
+            start, end = 0.0, -1.0
+        if not 0 <= start <= end < math.inf:
+            raise LabelsError(f"{path}, line {number}: expected {_BEGIN} ≤ {_END}, got {row[_BEGIN]} and {row[_END]}")
+        found[row.get("Selection", number)] = Interval(start, end, label_name(row[label] or ""))
+    return sorted(found.values())
 
 
 def read_folding(path: Path) -> dict[str, str]:
@@ -193,7 +225,8 @@ def _by_utterance(manifest: Manifest, source: Path, paths: Sequence[Path]) -> di
     """Find each utterance's file."""
     wanted, files = set(manifest.utterances), dict[str, Path]()
     for path in paths:
-        parts = [re.sub(r"\s+", "_", part) for part in path.relative_to(source).with_suffix("").parts]
+        stem = re.sub(r"(\.Table\.\d+)?\.selections$", "", path.with_suffix("").name)  # Raven's names
+        parts = [re.sub(r"\s+", "_", part) for part in path.relative_to(source).with_name(stem).parts]
         for utterance in wanted.intersection("_".join(parts[i:]) for i in range(len(parts))):
             if utterance in files:
                 raise LabelsError(f"{source}: {files[utterance]} and {path} are both named as utterance {utterance}")
@@ -209,6 +242,8 @@ def _by_utterance(manifest: Manifest, source: Path, paths: Sequence[Path]) -> di
 def _read(path: Path, label_format: LabelFormat, tier: str) -> list[Interval]:
     if label_format == "textgrid":
         return read_textgrid(path, tier=tier)
+    if label_format == "seconds" and _BEGIN in "".join(read_lines(path, "label file")[:1]).split("\t"):
+        return read_selections(path)
     return read_interval_lines(path, _UNITS.get(label_format, _SECONDS)[1])
 
 
