@@ -65,7 +65,7 @@ class TableOptions:
     """Split by utterance (all splits share the speakers), by chapter, by speaker, or by another column of the table,
     such as sentence (all splits share the speakers, and no two share a sentence)."""
     stratify: str | None = None
-    """Column whose values all splits have in equal shares, such as the diagnosis where --split is speaker or patient."""
+    """Column whose values all splits have in equal shares, such as the diagnosis with --split patient."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, dev and test."""
     seed: int = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cpc.data.audio import EXTENSIONS
 from cpc.data.manifest import SPLITS, Manifest, ManifestError
@@ -58,15 +59,10 @@ def split_manifest(
     units = pd.DataFrame({"unit": key, "speaker": table["speaker"]})
     if not key.is_unique:
         units = units.sort_values(["unit", "speaker"]).drop_duplicates("unit")
-    hashed = [blake2b(f"{seed}\0{unit}".encode(), digest_size=8).digest() for unit in units["unit"]]
-    order = np.frombuffer(b"".join(hashed), ">u8")
-    # Sort numbers, since sorting a million texts takes half a minute. What stands side by side is shared alike.
-    first_by = np.zeros(len(units), np.int64)
+    strata = units["speaker"] if by == "utterance" else None
     if stratify is not None:
-        first_by = _strata(table, key, stratify)[units["unit"]].to_numpy(np.int64)
-    elif by == "utterance":
-        first_by = pd.factorize(units["speaker"], sort=True)[0].astype(np.int64)
-    units = units.iloc[np.lexsort((order, first_by))]
+        strata = _strata(table, key, stratify)[units["unit"]]
+    units = units.iloc[_order(units["unit"], strata, seed)]
     counts = _apportion(len(units), fractions, by)
     if by in BUILT_IN or stratify is not None:
         names = _evenly_spaced(counts)
@@ -79,12 +75,21 @@ def split_manifest(
     return result
 
 
-def _strata(table: pd.DataFrame, key: "pd.Series[str]", column: str) -> "pd.Series[int]":
-    """Number each unit's most frequent value of a column; of equals, the first by name."""
+def _order(units: "pd.Series[str]", strata: "pd.Series[str] | None", seed: int) -> NDArray[np.intp]:
+    """Order units by a hash of (seed, name), stratum by stratum, so that at even spaces all strata are shared alike."""
+    hashed = [blake2b(f"{seed}\0{unit}".encode(), digest_size=8).digest() for unit in units]
+    order = np.frombuffer(b"".join(hashed), ">u8")
+    if strata is None:
+        return np.argsort(order, kind="stable")
+    return np.lexsort((order, pd.factorize(strata, sort=True)[0]))  # numbers: sorting a million texts takes long
+
+
+def _strata(table: pd.DataFrame, key: "pd.Series[str]", column: str) -> "pd.Series[str]":
+    """Find each unit's most frequent value of a column; of equals, the first by name."""
     values = _units(table, column)
     counts = pd.DataFrame({"unit": key, "value": values}).value_counts().rename("count").reset_index()
-    most = counts.sort_values(["count", "value"], ascending=[False, True]).drop_duplicates("unit").set_index("unit")
-    return pd.Series(pd.factorize(most["value"], sort=True)[0], index=most.index)
+    most = counts.sort_values(["count", "value"], ascending=[False, True]).drop_duplicates("unit")
+    return most.set_index("unit")["value"]
 
 
 def _evenly_spaced(counts: Sequence[int]) -> list[str]:
