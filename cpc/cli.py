@@ -640,8 +640,8 @@ def ablate(
 
     Args:
         table: TOML with base, seeds, and [[row]] tables or a [grid]; recipes/minispeech/ablate_*.toml are examples.
-        out: Folder to write: a run for each row and seed, the corpus's baselines, results.json, table.md, and pictures:
-            table.png of phones, tradeoff.png of speakers against phones.
+        out: Folder to write: a run for each row and seed, the corpus's baselines, results.json and .csv, table.md and
+            .tex, and pictures: table.png of phones, tradeoff.png of speakers against phones.
         labels: Phone labels: `utterance-id l_0 l_1 …` a line, one integer each 10 ms.
         manifest: Utterances with splits, instead of those that the base names.
         evaluate: Split on which accuracy is measured; test only when nothing is chosen any more.

@@ -5,7 +5,7 @@ import doctest
 import numpy as np
 import pytest
 
-from cpc.report import markdown_table, mean_and_deviation, percent, tables
+from cpc.report import latex_table, markdown_table, mean_and_deviation, percent, tables, tidy_csv
 
 
 def test_columns_are_as_wide_as_their_widest_cell():
@@ -14,6 +14,31 @@ def test_columns_are_as_wide_as_their_widest_cell():
         "| ---- | ---: |",
         "| long |    1 |",
         "| x    | 22.5 |",
+    ]
+
+
+def test_a_latex_table_escapes_what_latex_reads_as_commands():
+    assert latex_table([["a & b", "in %"], ["x_1", "1.0 ± 0.2"], ["none", "–"]]).splitlines() == [
+        r"\begin{tabular}{lr}",
+        r"\hline",
+        r"a \& b & in \% \\",
+        r"\hline",
+        r"x\_1 & 1.0 $\pm$ 0.2 \\",
+        r"none & -- \\",
+        r"\hline",
+        r"\end{tabular}",
+    ]
+
+
+def test_a_tidy_table_has_one_number_a_row():
+    """Intervals become two numbers; texts, switches and nested results are left out."""
+    fields = {"accuracy": 0.5, "interval": (0.25, 0.75), "n": 3, "classifier": "linear", "converged": True, "by": {}}
+    assert tidy_csv(("task", "row"), {("phone", "a, b"): fields}).splitlines() == [
+        "task,row,measure,value",
+        'phone,"a, b",accuracy,0.5',
+        'phone,"a, b",interval_low,0.25',
+        'phone,"a, b",interval_high,0.75',
+        'phone,"a, b",n,3',
     ]
 
 

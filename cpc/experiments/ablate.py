@@ -24,7 +24,7 @@ from cpc.experiments.stages import digest_of
 from cpc.files import write_bytes, write_json
 from cpc.labels import read_labels
 from cpc.probes import Evaluate, Options
-from cpc.report import ROWS, markdown_table, mean_and_deviation, notes_on, save_figure
+from cpc.report import ROWS, latex_table, markdown_table, mean_and_deviation, notes_on, save_figure, tidy_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,8 @@ def run_ablation(
 
     Args:
         table: the settings to compare.
-        out: folder to write: a run for each row and seed, baselines, results.json, table.md, table.png, tradeoff.png.
+        out: folder to write: a run for each row and seed, baselines, results.json and results.csv, table.md and
+            table.tex, table.png, tradeoff.png.
         labels: phone labels (`cpc.labels.read_labels`).
         evaluate: split on which the probes are scored; "test" only once nothing is chosen any more.
         max_frames: train frames of each probe.
@@ -118,9 +119,9 @@ def _trains_on_phones(config: Config) -> bool:
 
 
 def _write(table: Ablation, out: Path, runs: Sequence[Run], baselines: Sequence[Baselines]) -> Path:
-    """Write results.json, table.md and the pictures from what is finished; return the path of table.md."""
+    """Write the results, the tables and the pictures from what is finished; return the path of table.md."""
     finished = [(run.folder.parent.name, result) for run in runs if (result := run.read())]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": row.name,
             "paper": row.paper,
@@ -139,7 +140,13 @@ def _write(table: Ablation, out: Path, runs: Sequence[Run], baselines: Sequence[
         for key, accuracies in (one.read() or {"rows": {}})["rows"].items()
     ]
     write_json(out / "results.json", {"title": table.title, "baselines": compared, "rows": rows})
-    parts = [_caption(table, runs[0].options.evaluate, rows), _table(rows, compared)]
+    tidy: dict[tuple[str, ...], Any] = {(baseline["name"], ""): baseline["accuracies"] for baseline in compared}
+    for row in rows:
+        tidy |= {(row["name"], str(run["seed"])): run for run in row["runs"]}
+    write_bytes(out / "results.csv", tidy_csv(("row", "seed"), tidy).encode())
+    lines = _table(rows, compared)
+    write_bytes(out / "table.tex", (latex_table(lines) + "\n").encode())
+    parts = [_caption(table, runs[0].options.evaluate, rows), markdown_table(lines)]
     parts.append(notes_on([baseline["row"] for baseline in compared]))
     write_bytes(out / "table.md", ("\n\n".join(filter(None, parts)) + "\n").encode())
     save_figure(_figure(table.title, rows, compared), out / "table.png")
@@ -160,8 +167,8 @@ def _caption(table: Ablation, evaluate: Evaluate, rows: Sequence[Mapping[str, An
     )
 
 
-def _table(rows: Sequence[Mapping[str, Any]], baselines: Sequence[Mapping[str, Any]]) -> str:
-    """Format the rows as Markdown: the mean over seeds with its deviation, beside the paper's value."""
+def _table(rows: Sequence[Mapping[str, Any]], baselines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Format the rows' cells: the mean over seeds with its deviation, beside the paper's value."""
     first, *others = COLUMNS
     has_paper = any(row["paper"] is not None for row in rows)
     lines = [["accuracy in %", first, *["paper, phone"] * has_paper, *others, "runs"]]
@@ -172,7 +179,7 @@ def _table(rows: Sequence[Mapping[str, Any]], baselines: Sequence[Mapping[str, A
         phone, *rest = (mean_and_deviation([100 * run[key] for run in row["runs"]]) for key in COLUMNS.values())
         paper = "" if row["paper"] is None else f"{row['paper']:.1f}"
         lines.append([row["name"], phone, *[paper] * has_paper, *rest, str(len(row["runs"]))])
-    return markdown_table(lines)
+    return lines
 
 
 def _figure(title: str, rows: Sequence[Mapping[str, Any]], baselines: Sequence[Mapping[str, Any]]) -> Figure:

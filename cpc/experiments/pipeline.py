@@ -24,10 +24,10 @@ from cpc.experiments.parallel import num_cores
 from cpc.experiments.probing import TASKS, Probe, Task, run_probes, table_rows
 from cpc.experiments.settings import override
 from cpc.experiments.stages import Stage
-from cpc.files import write_json
+from cpc.files import write_bytes, write_json
 from cpc.labels import read_phone_labels
 from cpc.probes import Options, missing_for_abx
-from cpc.report import results_table, row_key, write_page
+from cpc.report import results_table, row_key, tidy_csv, write_page
 from cpc.runs import best_weights
 from cpc.train import complete
 
@@ -100,7 +100,7 @@ class Pipeline:
         return stages
 
     def report(self, seconds: Mapping[str, float]) -> str:
-        """Write results.json, doctor.json and report.html.
+        """Write results.json, the same numbers as results.csv, doctor.json and report.html.
 
         Args:
             seconds: the time that each stage took.
@@ -108,8 +108,13 @@ class Pipeline:
         Returns:
             The table of results (Markdown).
         """
+        rows = table_rows(self.probes())
+        tidy: dict[tuple[str, ...], Any] = {
+            (task, row): fields for task, of_task in rows.items() for row, fields in of_task.items()
+        }
+        write_bytes(self.out / "results.csv", tidy_csv(("task", "row"), tidy).encode())
         results: dict[str, Any] = {
-            **table_rows(self.probes()),
+            **rows,
             "evaluate": self.options.evaluate,
             "seconds": dict(seconds),
         }

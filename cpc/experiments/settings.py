@@ -46,7 +46,15 @@ NAMES = {  # common names of fields of the configuration
     "temperature": "loss.temperature",
 }
 
-_TAKEN = {"baselines", "results.json", "table.md", "table.png", "tradeoff.png"}  # what else an ablation's folder holds
+_TAKEN = {
+    "baselines",
+    "results.csv",
+    "results.json",
+    "table.md",
+    "table.png",
+    "table.tex",
+    "tradeoff.png",
+}  # what else an ablation's folder holds
 
 
 @dataclass(frozen=True)

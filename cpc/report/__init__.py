@@ -3,7 +3,17 @@
 from typing import TYPE_CHECKING
 
 from cpc.doors import lazily
-from cpc.report.tables import ROWS, markdown_table, mean_and_deviation, notes_on, percent, results_table, row_key
+from cpc.report.tables import (
+    ROWS,
+    latex_table,
+    markdown_table,
+    mean_and_deviation,
+    notes_on,
+    percent,
+    results_table,
+    row_key,
+    tidy_csv,
+)
 
 if TYPE_CHECKING:
     from cpc.report.figures import ReportError, learning_figure, save_figure, steps_figure
@@ -17,6 +27,7 @@ __all__ = [
     "Level",
     "ReportError",
     "findings_text",
+    "latex_table",
     "learning_figure",
     "markdown_table",
     "mean_and_deviation",
@@ -28,6 +39,7 @@ __all__ = [
     "save_figure",
     "seeds_table",
     "steps_figure",
+    "tidy_csv",
     "write_findings",
     "write_page",
 ]

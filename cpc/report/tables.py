@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -50,6 +52,44 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     header, *body = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *body))
+
+
+def latex_table(rows: Sequence[Sequence[str]]) -> str:
+    """Format a LaTeX tabular, to be put into a table; the first column is left-aligned, the others are right-aligned.
+
+    Args:
+        rows: as for `markdown_table`.
+    """
+    header, *body = (" & ".join(map(_latex, row)) + " \\\\" for row in rows)
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\hline", header, r"\hline", *body, r"\hline"]
+    return "\n".join([*lines, r"\end{tabular}"])
+
+
+def _latex(text: str) -> str:
+    """Escape a cell's text; the sign between a mean and its deviation is mathematics."""
+    escaped = "".join(f"\\{sign}" if sign in "&%$#_{}" else sign for sign in text.replace("\\", "/"))
+    return escaped.replace("±", r"$\pm$").replace(NO_VALUE, "--")
+
+
+def tidy_csv(columns: Sequence[str], found: Mapping[tuple[str, ...], Mapping[str, Any]]) -> str:
+    """Format results as a CSV table with one number a row.
+
+    Args:
+        columns: names of the keys.
+        found: from the keys of each result to its fields. Of these, numbers are taken, and pairs of numbers as NAME_low
+            and NAME_high; all else is left out.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, "measure", "value"])
+    for keys, fields in found.items():
+        for name, value in fields.items():
+            pair = isinstance(value, list | tuple) and len(value) == 2
+            named = {f"{name}_low": value[0], f"{name}_high": value[1]} if pair else {name: value}
+            for measure, number in named.items():
+                if isinstance(number, int | float) and not isinstance(number, bool):
+                    writer.writerow([*keys, measure, number])
+    return text.getvalue()
 
 
 def percent(value: float | None, interval: Sequence[float] | None = None) -> str:
