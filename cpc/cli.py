@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -65,7 +66,8 @@ class TableOptions:
     """Split by utterance (all splits share the speakers), by chapter, by speaker, or by another column of the table,
     such as sentence (all splits share the speakers, and no two share a sentence)."""
     stratify: str | None = None
-    """Column whose values all splits have in equal shares, such as the diagnosis with --split patient."""
+    """Column whose values all splits have in equal shares, such as the diagnosis with --split patient; speakers are
+    then shared only as it happens."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, dev and test."""
     seed: int = 0
@@ -119,10 +121,16 @@ def manifest(
         shard: K/N, such as 3/16: decode one of N shares, as a job of an array; the last one to end writes the table.
         options: What is added to the table.
     """
-    from cpc.data import read_manifest, refuse_changed_files
+    from cpc.data import read_columns, read_manifest, refuse_changed_files
 
     if shard and (verify or source.is_file()):
         raise ConfigError("manifest: --shard is for scanning a folder")
+    if options.stratify and not options.split:
+        raise ConfigError("manifest: --stratify is for a split; pass --split, too")
+    if verify and options != TableOptions():
+        raise ConfigError("manifest: --verify writes nothing; pass no --labels and no --split with it")
+    if options.labels is not None:
+        read_columns(options.labels)  # before hours of decoding
     if verify:
         refuse_changed_files(read_manifest(source))
         print(f"{source}: all sound files are as they were")
@@ -253,7 +261,8 @@ def _more_updates(config: Config) -> int | None:
     train = replace(config.train, num_updates=plain.train.num_updates)
     if replace(config, device="auto", threads="auto", train=train) != plain:
         raise ConfigError("--resume RUN takes no other settings than --device, --threads and --train.num-updates")
-    return None if config.train == plain.train else config.train.num_updates
+    is_given = any(re.match(r"--train\.num[-_]updates\b", argument) for argument in sys.argv)
+    return config.train.num_updates if is_given else None
 
 
 def _train_command(default: Config, named: list[str] | None = None) -> Callable[..., None]:

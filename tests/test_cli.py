@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from cpc.cli import main
-from cpc.config import read_config
+from cpc.cli import _more_updates, main
+from cpc.config import Config, read_config
 from cpc.data import read_manifest
 from tests.conftest import make_corpus, tampered, write_sound
 
@@ -457,3 +457,22 @@ def test_what_does_not_exist_is_refused_before_torch_is_imported(tmp_path, words
     assert re.fullmatch(r"cpc: error: nowhere[^\n]*\n", done.stderr)
     assert done.stdout == "False\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_number_of_updates_counts_as_given_even_if_it_is_the_default(monkeypatch):
+    config, words = Config(), ["cpc", "train", "--resume", "run"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert _more_updates(config) is None
+    for flag in (["--train.num-updates", "300000"], ["--train.num_updates=300000"]):
+        monkeypatch.setattr(sys, "argv", [*words, *flag])
+        assert _more_updates(config) == config.train.num_updates == 300000
+
+
+def test_options_of_the_manifest_are_never_ignored(refused, tmp_path):
+    """What cannot be joined is refused before anything is decoded."""
+    (tmp_path / "a.wav").write_bytes(b"")
+    (tmp_path / "t.csv").write_text("name,call\na,x\n")
+    refused("manifest", tmp_path, "--stratify", "call", says=["--stratify is for a split"])
+    refused("manifest", tmp_path, "--verify", "--labels", tmp_path / "t.csv", says=["--verify writes nothing"])
+    refused("manifest", tmp_path, "--labels", tmp_path / "t.csv", says=["no column utterance or path"])
+    refused("manifest", tmp_path, "--labels", tmp_path / "u.csv", says=["no such table"])

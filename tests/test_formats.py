@@ -95,11 +95,15 @@ def test_selections_of_raven_and_labels_of_audacity_are_read(manifest, tmp_path)
     )
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / f"{first}.Table.1.selections.txt").write_text(header + rows)
-    (tmp_path / "in" / f"{second}.txt").write_text("0.000000\t0.250000\tcall\n0.500000\t0.750000\tsong B\n")
+    (tmp_path / "in" / f"{second}.txt").write_text(
+        "0.000000\t0.250000\tcall\n\\\t100.0\t3000.0\n0.500000\t0.750000\tsong B\n"
+    )
+    third, *rest = rest
+    (tmp_path / "in" / f"{third}.txt").write_text("0.0 0.25\tcall\n0.5\t\t0.75 song_B rest\n")  # tabs for blanks
     assert import_labels(manifest, tmp_path / "in", tmp_path / "out").without == rest
     labels = labels_of(tmp_path / "out")
     expected = ["call"] * 24 + ["sil"] * 25 + ["song_B"] * 25 + ["sil"] * 24
-    assert labels[first] == labels[second] == expected
+    assert labels[first] == labels[second] == labels[third] == expected
 
 
 @pytest.mark.parametrize(

@@ -160,9 +160,12 @@ def test_columns_of_a_table_are_joined_by_utterance_or_path(tmp_path: Path, key:
         ("utterance,call\na,x\na,y\n", r"utterance 'a' appears twice"),
         ("utterance,call\nq,x\n", r"none of its 1 rows belongs to an utterance \(it has e.g. utterance 'q', the"),
         ("utterance,sample_rate\na,5\n", r"column sample_rate is what a scan measures"),
-        ("utterance,speaker\na,\n", r"no speaker for a"),
+        ("utterance,speaker\na,\n", r"speaker is ''"),
+        ("utterance,split\na,training\n", r"split is 'training'"),
+        ("utterance,call\na,x,y\n", r"not a readable CSV table"),
+        ("utterance,call,call\na,x,y\n", r"column 'call' appears twice"),
         ("utterance,call\n", r"no rows"),
-        ("", r"not a readable table"),
+        ("", r"empty, not even a header"),
     ],
 )
 def test_a_table_that_cannot_be_joined_is_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -170,8 +173,15 @@ def test_a_table_that_cannot_be_joined_is_refused(tmp_path: Path, text: str, say
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ManifestError, match=says):
         join_columns(scan(tmp_path, "none").manifest, tmp_path / "t.csv")
-    with pytest.raises(ManifestError, match="no such table of labels"):
+    with pytest.raises(ManifestError, match="no such table"):
         join_columns(scan(tmp_path, "none").manifest, tmp_path / "other.csv")
+
+
+def test_an_optional_speaker_that_is_not_there_is_unknown(tmp_path: Path) -> None:
+    put(tmp_path / "bob" / "1.wav")
+    put(tmp_path / "2.wav")
+    table = scan(tmp_path, r"(?:(?P<speaker>[a-z]+)/)?(?P<number>\d+)").manifest.table
+    assert table[["speaker", "number"]].to_numpy().tolist() == [["unknown", "2"], ["bob", "1"]]
 
 
 def test_sound_that_cannot_be_read_is_listed_and_stands_in_nobodys_way(tmp_path: Path) -> None:

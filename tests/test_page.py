@@ -17,11 +17,12 @@ from cpc.config import CriterionConfig, NegativeSet, TrainConfig
 from cpc.data import read_manifest, write_manifest
 from cpc.features import extract_features, extractor_of_run, open_features
 from cpc.labels import PhoneLabels, num_labels, read_labels, read_phone_labels
-from cpc.probes import Options, Result, probe_phones, probe_speakers
+from cpc.probes import Options, Result, probe_column, probe_number, probe_phones, probe_speakers
 from cpc.report import ReportError, write_page
 from cpc.report.findings import Finding, write_findings
-from cpc.report.page import _introduction, _phone_result, _row
+from cpc.report.page import _introduction, _phone_result
 from cpc.report.projections import phone_map_figure, speaker_map_figure
+from cpc.report.results import _row
 from cpc.report.viewer import viewer_data
 from cpc.train import train
 from tests.conftest import make_corpus, tiny_config
@@ -39,6 +40,8 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
     manifest = read_manifest(make_corpus(root / "corpus"))
     manifest = manifest.with_column("speaker", [f"{speaker} & <b>co</b>" for speaker in manifest.speakers])
+    kinds = ["<a>" if i % 3 else "b" for i in range(len(manifest))]
+    manifest = manifest.with_column("utterance_kind", kinds)
     write_manifest(manifest, root / "corpus" / "manifest.csv")
     run = train(tiny_config(root / "corpus" / "manifest.csv"), root / "run")
     rng = np.random.default_rng(0)
@@ -56,6 +59,8 @@ def run(tmp_path_factory):
     predictions = probes / "phone-cpc_c-test.predictions.txt"
     probe_phones(opened, labels, options, predictions=predictions).save(probes / "phone-cpc_c-test.json")
     probe_speakers(opened, options).save(probes / "speaker-cpc_c-test.json")
+    probe_column(opened, "utterance_kind", options).save(probes / "utterance_kind-cpc_c-test.json")
+    probe_number(opened, "num_samples", options).save(probes / "length.json")
     write_findings(run, [Finding("chance level", "ok", "the loss is below log N")])
     return run
 
@@ -142,6 +147,12 @@ def cells_of(text):
     ]
 
 
+def test_other_columns_and_numbers_have_tables_of_their_own(written):
+    text = written.read_text(encoding="utf-8")
+    rows = re.findall(r"<tr><td>(utterance_kind, test|num_samples, test)</td><td>(.*?)</td>", text)
+    assert rows == [("utterance_kind, test", "CPC c"), ("num_samples, test", "CPC c")]
+
+
 def test_each_split_has_a_table_with_a_column_a_classifier_and_its_own_majority_class(run, tmp_path):
     """Results of different splits have different majority classes; so have results of different labels."""
     linear = Result.read(run / "probes" / "phone-cpc_c-test.json")
@@ -181,7 +192,7 @@ def test_a_run_with_everything_has_all_figures_and_tables(written):
     text = written.read_text()
     assert text.count('<figure class="picture">') == 6
     headers = re.findall(r"<thead><tr><th>(.*?)</th>", text)
-    assert headers == ["accuracy in % on test", "manner", "place"]
+    assert headers == ["accuracy in % on test", "column, in %", "number", "manner", "place"]
     assert 'class="missing"' not in text
 
 

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cpc.features import Features, FeaturesError, open_features
 from cpc.labels import LabelsError, PhoneLabels, num_labels
-from cpc.probes import Options, ProbeError, Result, probe_column, probe_number, probe_phones, probe_speakers
+from cpc.probes import Options, ProbeError, Regression, Result, probe_column, probe_number, probe_phones, probe_speakers
 from cpc.probes.frames import Sample, blocks, census_of, draw
 from cpc.probes.hidden import fit_hidden_layer
 from cpc.probes.result import ClassScore, Origin
@@ -744,7 +744,7 @@ def test_a_regression_recovers_a_number_that_the_frames_hold_linearly(tmp_path: 
     shuffled = probe_number(opened, "age", replace(FAST, shuffle_labels=True))
     assert shuffled.r2 < 0.05
     result.save(tmp_path / "age.json")
-    assert json.loads((tmp_path / "age.json").read_text())["task"] == "age"
+    assert Regression.read(tmp_path / "age.json") == result
     assert str(result).startswith("age: R² 0.")
 
 
@@ -754,6 +754,16 @@ def test_a_regression_of_what_is_no_number_is_refused(tmp_path: Path) -> None:
         probe_number(opened, "speaker", FAST)
     with pytest.raises(ProbeError, match="a regression is linear"):
         probe_number(opened, "num_samples", replace(FAST, classifier="mlp"))
+    with pytest.raises(ProbeError, match=r"sample_rate: all test utterances have one value"):
+        probe_number(opened, "sample_rate", FAST)
+
+
+@pytest.mark.parametrize("classifier", ["linear", "mlp"])
+def test_two_classes_far_apart_have_a_perfect_curve(tmp_path: Path, classifier: str) -> None:
+    """Probabilities round to 0 and 1, and the curve is that of the margins."""
+    opened = Corpus(signal=50, num_speakers=2).write(tmp_path / "f")
+    result = probe_column(opened, "speaker", replace(FAST, classifier=classifier, Cs=(100.0,)))
+    assert (result.accuracy, result.auc, result.utterance_auc) == (1, 1, 1)
 
 
 def test_a_class_that_train_lacks_counts_as_wrong(tmp_path: Path) -> None:

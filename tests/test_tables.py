@@ -18,12 +18,12 @@ def test_columns_are_as_wide_as_their_widest_cell():
 
 
 def test_a_latex_table_escapes_what_latex_reads_as_commands():
-    assert latex_table([["a & b", "in %"], ["x_1", "1.0 ± 0.2"], ["none", "–"]]).splitlines() == [
+    assert latex_table([["a & b", "in %"], ["x_1^2 ~", "1.0 ± 0.2"], ["none", "–"]]).splitlines() == [
         r"\begin{tabular}{lr}",
         r"\hline",
         r"a \& b & in \% \\",
         r"\hline",
-        r"x\_1 & 1.0 $\pm$ 0.2 \\",
+        r"x\_1\textasciicircum{}2 \textasciitilde{} & 1.0 $\pm$ 0.2 \\",
         r"none & -- \\",
         r"\hline",
         r"\end{tabular}",

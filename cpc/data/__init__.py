@@ -12,7 +12,7 @@ from cpc.data.audio import (
     statistics_of,
 )
 from cpc.data.bad import BadAudio, tolerated
-from cpc.data.columns import Joined, join_columns
+from cpc.data.columns import Joined, join_columns, read_columns
 from cpc.data.manifest import (
     SPLITS,
     Manifest,
@@ -59,6 +59,7 @@ __all__ = [
     "normalise",
     "num_resampled",
     "read_audio",
+    "read_columns",
     "read_manifest",
     "read_utterance_list",
     "refuse_changed",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from cpc.data.manifest import Manifest, ManifestError
+from cpc.data.manifest import Manifest, ManifestError, check_table, read_table
 
 _KEYS = ("utterance", "path")
 _OF_FILES = {"num_samples", "sample_rate", "file_hash", "audio_hash"}  # which a scan has measured
@@ -54,15 +54,8 @@ def join_columns(manifest: Manifest, path: str | Path) -> Joined:
         ManifestError: the file is no such table, names an utterance twice, or names none of the manifest's.
     """
     path = Path(path)
-    table = _read(path)
-    key = next((name for name in _KEYS if name in table), None)
-    if key is None:
-        raise ManifestError(f"{path}: no column utterance or path; it has {', '.join(map(str, table.columns))}")
-    if fixed := sorted(_OF_FILES & set(table)):
-        raise ManifestError(f"{path}: column {fixed[0]} is what a scan measures; take it out of the table")
-    names = table[key].str.strip()
-    if names.duplicated().any():
-        raise ManifestError(f"{path}: {key} {names[names.duplicated()].iloc[0]!r} appears twice; expected each once")
+    key, table = read_columns(path)
+    names = table[key]
     keys = _keys(manifest, key, set(names))
     place = {name: i for i, name in enumerate(names)}
     rows = [place.get(name, -1) for name in keys]
@@ -75,26 +68,34 @@ def join_columns(manifest: Manifest, path: str | Path) -> Joined:
     columns = [str(name) for name in table.columns if name not in _KEYS]
     result = manifest
     for name in columns:
-        values = [*table[name].str.strip(), ""]
+        values = [*table[name], ""]
         result = result.with_column(name, [values[row] for row in rows])
     without = [u for u, row in zip(manifest.utterances, rows, strict=True) if row < 0]
-    if "speaker" in columns and "" in result.speakers:
-        which = result.utterances[result.speakers.index("")]
-        raise ManifestError(f"{path}: no speaker for {which}, but each utterance needs one")
+    check_table(path, result.table.copy())
     return Joined(result, columns, without, len(table) - len(found))
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        sep = "\t" if path.suffix.lower() == ".tsv" else ","
-        table = pd.read_csv(path, sep=sep, dtype=str, na_filter=False, index_col=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such table of labels") from None
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ManifestError(f"{path}: not a readable table ({' '.join(str(error).split())})") from None
+def read_columns(path: Path) -> tuple[str, pd.DataFrame]:
+    """Read a table to be joined, and check all of it that does not depend on the manifest.
+
+    Returns:
+        The column by which it is joined, and the table.
+
+    Raises:
+        ManifestError: as `join_columns`.
+    """
+    table = read_table(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     if table.empty:
         raise ManifestError(f"{path}: no rows")
-    return table
+    key = next((name for name in _KEYS if name in table), None)
+    if key is None:
+        raise ManifestError(f"{path}: no column utterance or path; it has {', '.join(map(str, table.columns))}")
+    if fixed := sorted(_OF_FILES & set(table)):
+        raise ManifestError(f"{path}: column {fixed[0]} is what a scan measures; take it out of the table")
+    table = table.apply(lambda column: column.str.strip())
+    if (twice := table[key].duplicated()).any():
+        raise ManifestError(f"{path}: {key} {table[key][twice].iloc[0]!r} appears twice; expected each once")
+    return key, table
 
 
 def _keys(manifest: Manifest, key: str, names: set[str]) -> list[str]:

@@ -27,8 +27,6 @@ from cpc.files import replacing
 COLUMNS = ("path", "num_samples", "sample_rate", "speaker", "utterance")
 SPLITS = ("train", "dev", "test")
 _LARGEST = {"num_samples": 10**12, "sample_rate": MAX_SAMPLE_RATE}  # years of sound; beyond them, a table is wrong
-
-
 _MOST_NAMED = 20  # missing files in a message
 
 
@@ -168,30 +166,42 @@ def read_manifest(path: str | Path) -> Manifest:
             cell, or has an utterance id twice.
     """
     path = Path(path)
+    if not path.exists():
+        raise ManifestError(f"{path}: no such manifest; make it by cpc manifest FOLDER -o {path}")
+    table = read_table(path)
+    check_table(path, table)
+    return Manifest(path.parent, table)
+
+
+def read_table(path: Path, separator: str = ",") -> pd.DataFrame:
+    """Read a table of texts whose rows all have as many cells as its header.
+
+    Raises:
+        ManifestError: the file is missing or no such table.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # Without index_col=False, a file with one cell too many in each row loses its first column to the index.
-            table = pd.read_csv(path, dtype=str, na_filter=False, index_col=False, encoding="utf-8-sig")
+            table = pd.read_csv(path, sep=separator, dtype=str, na_filter=False, index_col=False, encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ManifestError(f"{path}: no such manifest; make it by cpc manifest FOLDER -o {path}") from None
+        raise ManifestError(f"{path}: no such table") from None
     except pd.errors.EmptyDataError:
         raise ManifestError(f"{path}: empty, not even a header; make it again by cpc manifest FOLDER") from None
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise ManifestError(f"{path}: not a readable CSV table ({reason}); see cpc manifest") from error
     try:
-        _refuse_ragged(path)
+        _refuse_ragged(path, separator)
     except csv.Error as error:
         raise ManifestError(f"{path}: not a readable CSV table ({error}); see cpc manifest") from error
-    _validate(path, table)
-    return Manifest(path.parent, table)
+    return table
 
 
-def _refuse_ragged(path: Path) -> None:
+def _refuse_ragged(path: Path, separator: str) -> None:
     """Refuse rows without all their cells, which pandas fills, and columns of one name, which it renames."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
+        rows = csv.reader(file, delimiter=separator)
         header = next(rows)
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
@@ -203,8 +213,8 @@ def _refuse_ragged(path: Path) -> None:
                 )
 
 
-def _validate(path: Path, table: pd.DataFrame) -> None:
-    """Check the table, and convert its counts to int64 in place."""
+def check_table(path: Path, table: pd.DataFrame) -> None:
+    """Check the table of a manifest, and convert its counts to int64 in place; errors name `path`."""
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise ManifestError(

@@ -307,7 +307,8 @@ def _fields(folder: Path, paths: list[str], pattern: str) -> list[dict[str, str]
             f"{len(paths)} files do not); say where the speaker's name stands, as --pattern {hint}, "
             "or --pattern none if nothing is known"
         )
-    return [match.groupdict(default="") for match in found if match is not None]
+    fields = [match.groupdict(default="") for match in found if match is not None]
+    return [{name: text for name, text in of.items() if text or name != "speaker"} for of in fields]
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -315,7 +316,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     taken = {"path", "num_samples", "sample_rate", "utterance", "file_hash", "audio_hash", "split"}
     if "(?P<" in pattern:
         try:
-            compiled = re.compile(f"(?:.*/)?(?:{pattern})", re.DOTALL)
+            compiled = re.compile(f"(?:.*?/)??(?:{pattern})", re.DOTALL)
         except re.error as error:
             raise ManifestError(f"pattern {pattern!r}: no regular expression: {error}") from None
         if wrong := sorted(taken & set(compiled.groupindex)):

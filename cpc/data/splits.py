@@ -37,8 +37,8 @@ def split_manifest(
         manifest: the utterances; an earlier `split` column is replaced.
         by: what stays together. "utterance" gives the closed set: all splits share speakers and chapters. Another
             column, such as the sentence that is read, gives splits that share speakers, but no value of this column.
-        fractions: shares of train, dev and test in the number of units, or of utterances if `by` is another column;
-            they add up to 1, and 0 is allowed.
+        fractions: shares of train, dev and test in the number of units, or of utterances if `by` is another column and
+            nothing is stratified; they add up to 1, and 0 is allowed.
         seed: seed of the order.
         stratify: a column, such as a diagnosis, whose values all splits have in about equal shares of units; a unit
             with several values counts with its most frequent one. Speakers are then shared only as it happens.
@@ -86,7 +86,7 @@ def _order(units: "pd.Series[str]", strata: "pd.Series[str] | None", seed: int) 
 
 def _strata(table: pd.DataFrame, key: "pd.Series[str]", column: str) -> "pd.Series[str]":
     """Find each unit's most frequent value of a column; of equals, the first by name."""
-    values = _units(table, column)
+    values = _units(table, column, "stratify by")
     counts = pd.DataFrame({"unit": key, "value": values}).value_counts().rename("count").reset_index()
     most = counts.sort_values(["count", "value"], ascending=[False, True]).drop_duplicates("unit")
     return most.set_index("unit")["value"]
@@ -229,11 +229,11 @@ def _apportion(num_units: int, fractions: tuple[float, float, float], by: str) -
     return counts
 
 
-def _units(table: pd.DataFrame, by: str) -> "pd.Series[str]":
-    """Name the unit of each row."""
+def _units(table: pd.DataFrame, by: str, what: str = "split by") -> "pd.Series[str]":
+    """Name the unit of each row; `what` begins the messages."""
     if by not in table:
         raise ManifestError(
-            f"split by {by}: the manifest has no {by} column, it has {', '.join(table.columns)}; use a --pattern "
+            f"{what} {by}: the manifest has no {by} column, it has {', '.join(table.columns)}; use a --pattern "
             f"with {{{by}}}, or --labels with the column"
         )
     if by == "chapter":
@@ -241,7 +241,7 @@ def _units(table: pd.DataFrame, by: str) -> "pd.Series[str]":
     units = table[by].astype(str)
     if (units == "").any():
         raise ManifestError(
-            f"split by {by}: {int((units == '').sum())} utterances have no {by}, e.g. "
+            f"{what} {by}: {int((units == '').sum())} utterances have no {by}, e.g. "
             f"{table['utterance'][units == ''].iloc[0]}; expected some text in each row"
         )
     return units

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from cpc.config import Config, ConfigError
 from cpc.experiments.settings import override
@@ -92,25 +94,26 @@ def propose(sample_rate: int, hop_ms: float, channels: int) -> Design:
     hop = sample_rate * hop_ms / 1000
     if hop < 2:
         raise ConfigError(f"design: a hop of {hop_ms:g} ms at {sample_rate} Hz is {hop:g} samples, expected 2 or more")
-    nearest = min((n for n in range(2, math.ceil(2 * hop) + 1) if _strides_of(n)), key=lambda n: abs(n - hop))
+    possible = _possible()
+    nearest = min(possible, key=lambda product: (abs(product - hop), product))
     if abs(nearest - hop) > 1e-6:
         raise ConfigError(
             f"design: a hop of {hop_ms:g} ms at {sample_rate} Hz is {hop:g} samples, which strides of up to "
             f"{_LARGEST_STRIDE} do not make; the nearest is {nearest}: --hop-ms {1000 * nearest / sample_rate:.8g}"
         )
-    return Design(sample_rate, _strides_of(nearest), channels)
+    return Design(sample_rate, possible[nearest], channels)
 
 
-def _strides_of(hop: int) -> tuple[int, ...]:
-    """Factor a hop into at most five strides of up to 8, the largest first; empty if that is not possible."""
-    strides, left = [], hop
-    for prime in (2, 3, 5, 7):
-        while left % prime == 0:
-            strides.append(prime)
-            left //= prime
-    if left > 1:
-        return ()
-    while len(strides) > _MOST_LAYERS:  # join the two smallest
-        strides.sort()
-        strides = [strides[0] * strides[1], *strides[2:]]
-    return tuple(sorted(strides, reverse=True)) if strides and max(strides) <= _LARGEST_STRIDE else ()
+@cache
+def _possible() -> dict[int, tuple[int, ...]]:
+    """Map each hop that some strides make to the best of them, the largest stride first.
+
+    The best have most layers, up to five, and then the smallest largest stride; for 160 they are the paper's.
+    """
+    best: dict[int, tuple[int, ...]] = {}
+    for num_layers in range(1, _MOST_LAYERS + 1):
+        for ascending in itertools.combinations_with_replacement(range(2, _LARGEST_STRIDE + 1), num_layers):
+            strides, hop = ascending[::-1], math.prod(ascending)
+            if hop not in best or (-len(strides), strides) < (-len(best[hop]), best[hop]):
+                best[hop] = strides
+    return best

@@ -131,8 +131,8 @@ def read_interval_lines(path: Path, unit_seconds: float) -> list[Interval]:
     """
     intervals = []
     for number, line in enumerate(read_lines(path, "label file"), start=1):
-        words = [word.strip() for word in line.split("\t")] if "\t" in line.strip() else line.split()
-        if not any(words):
+        words = _cells(line)
+        if not words or words[0] == "\\":  # Audacity's second line of a label: its frequencies
             continue
         try:
             start, end, mark = float(words[0]), float(words[1]), words[2]
@@ -146,6 +146,14 @@ def read_interval_lines(path: Path, unit_seconds: float) -> list[Interval]:
     if not intervals:
         raise LabelsError(f"{path}: empty; expected lines `start end phone`")
     return intervals
+
+
+def _cells(line: str) -> list[str]:
+    """Split a line at its tabs if it is `start TAB end TAB label`, whose label may have blanks; else at blanks."""
+    cells = [cell.strip() for cell in line.split("\t")]
+    if len(cells) == 3 and all(re.fullmatch(r"[-+.\deE]+", cell) for cell in cells[:2]) and cells[2]:
+        return cells
+    return line.split()
 
 
 def read_selections(path: Path) -> list[Interval]:

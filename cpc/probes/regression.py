@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from cpc.files import write_bytes
-from cpc.probes.classifiers import Progress
 from cpc.probes.frames import Census, Targets, census_of, draw, labelled, splits_of
 from cpc.probes.options import DEV_SHARE, Evaluate, Options, ProbeError
 from cpc.probes.result import Origin
 from cpc.probes.scores import INTERVAL, NUM_RESAMPLES, clusters_of
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the page reads results without torch
     from cpc.features import Features
+    from cpc.probes.classifiers import Progress
 
 Array = NDArray[np.float64]
 
@@ -72,9 +73,23 @@ class Regression:
     """Wall-clock time."""
     features: Origin
 
+    @classmethod
+    def read(cls, path: str | Path) -> Regression:
+        """Read a result that was saved.
+
+        Raises:
+            ProbeError: the file is missing or not the result of a regression.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(Path(path).read_bytes())
+        except (OSError, ValidationError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ProbeError(f"{path}: not the result of a regression: {reason}") from None
+
     def save(self, path: str | Path) -> None:
         """Write the result as JSON, one key a line, atomically."""
-        lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in dataclasses.asdict(self).items()]
+        values = dataclasses.asdict(self).items()
+        lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values]
         write_bytes(Path(path), ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
     def __str__(self) -> str:
@@ -138,7 +153,10 @@ def probe_number(features: Features, column: str, options: Options, *, progress:
         raise ProbeError(
             f"{column}: a regression is linear and draws its frames; pass no --classifier, no --max-frames 0"
         )
-    splits, value_of = splits_of(features, options.evaluate), _numbers(features, column)
+    splits = splits_of(features, options.evaluate)
+    value_of = _numbers(features, column, {u for utterances in splits.values() for u in utterances})
+    if len({value_of[u] for u in splits[options.evaluate] if u in value_of}) == 1:
+        raise ProbeError(f"{column}: all {options.evaluate} utterances have one value, which leaves nothing to explain")
     names = sorted(value_of)
     values, index = np.array([value_of[name] for name in names]), {name: i for i, name in enumerate(names)}
 
@@ -196,11 +214,11 @@ def _fit(
     return scaler, fits, dev_r2
 
 
-def _numbers(features: Features, column: str) -> dict[str, float]:
-    """Read the number of each utterance that has one."""
+def _numbers(features: Features, column: str, used: set[str]) -> dict[str, float]:
+    """Read the number of each of the used utterances that has one."""
     numbers = {}
     for utterance, text in zip(features.manifest.utterances, features.manifest.column(column), strict=True):
-        if not text:
+        if not text or utterance not in used:
             continue
         try:
             numbers[utterance] = float(text)

@@ -59,7 +59,7 @@ def score(
         utterances: the utterances of the split.
         targets: the class of each frame.
         scaler: fitted on train.
-        model: has `predict`, and for two classes `predict_log_proba`.
+        model: has `predict`, and for two classes `decision_function` or, with a hidden layer, `predict_proba`.
         classes: sorted classes of train and of this split.
     """
     n = len(classes)
@@ -76,8 +76,7 @@ def score(
         guess = np.searchsorted(classes, _over_frames(model, x))
         rows.append((int((true == predicted).sum()), len(y), int(np.bincount(true).argmax()), int(guess)))
         if n == len(model.classes_) == 2:
-            log_p = model.predict_log_proba(x)
-            margins.append(log_p[:, 1] - log_p[:, 0])
+            margins.append(_margins(model, x))
             truths.append(true)
     correct, total, truth_of, guess_of = np.array(rows, dtype=np.int64).T
     means = np.array([of.mean() for of in margins])
@@ -109,11 +108,23 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
     return float((2 * np.diag(confusion)[both > 0] / both[both > 0]).mean())
 
 
+def _margins(model: Any, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return by how much the log-probability of the second class is above that of the first, (T,); always finite."""
+    if isinstance(model, MLPClassifier):
+        log_p = _log_probabilities(model, x)
+        return log_p[:, 1] - log_p[:, 0]
+    return np.asarray(model.decision_function(x), np.float64)
+
+
+def _log_probabilities(model: MLPClassifier, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Compute log-probabilities (T, classes); one that rounds to 0 counts as the smallest number."""
+    return np.asarray(np.log(np.maximum(model.predict_proba(x), np.finfo(np.float32).tiny)), np.float64)
+
+
 def _over_frames(model: Any, x: NDArray[np.float32]) -> Any:
     """Return the class with the largest mean log-probability over the frames x (T, D)."""
     if isinstance(model, MLPClassifier):
-        probabilities = np.maximum(model.predict_proba(x), np.finfo(np.float32).tiny)
-        return model.classes_[np.log(probabilities).mean(axis=0, dtype=np.float64).argmax()]
+        return model.classes_[_log_probabilities(model, x).mean(axis=0).argmax()]
     # Of a linear model it is the class of the mean frame, because log-probabilities differ from logits by a number that
     # all classes share, and logits are linear in x.
     return model.predict(x.mean(axis=0, dtype=np.float64, keepdims=True))[0]

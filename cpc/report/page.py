@@ -21,7 +21,7 @@ from cpc.config import Config, read_config
 from cpc.features import Features, open_features
 from cpc.files import write_bytes
 from cpc.labels import PhoneLabels, read_labels, read_phone_labels
-from cpc.probes import CONDITIONS, AbxResult, Result
+from cpc.probes import Result
 from cpc.report.figures import (
     ReportError,
     accuracy_figure,
@@ -34,7 +34,8 @@ from cpc.report.figures import (
 )
 from cpc.report.findings import findings_html, read_findings
 from cpc.report.projections import phone_map_figure, speaker_map_figure
-from cpc.report.tables import COLUMNS, NO_VALUE, ROWS, notes_on, percent
+from cpc.report.results import Results, html_table
+from cpc.report.tables import NO_VALUE, percent
 from cpc.report.viewer import MARKUP, data_url, viewer_data
 
 TEMPLATE = Path(__file__).parent / "page.html"
@@ -78,7 +79,7 @@ def write_page(
         run,
         probes,
         features,
-        *_read_results(probes),
+        Results.read(probes),
         features=open_features(features) if (features / "features.json").exists() else None,
         labels=read_phone_labels(labels, names=phones) if labels else None,
         predictions=read_labels(predictions) if predictions and predictions.exists() else None,
@@ -110,26 +111,10 @@ class _Found:
     run: Path
     probes: Path
     features_folder: Path
-    results: Mapping[str, Result]  # by file name without suffix
-    abx: Mapping[str, AbxResult]  # the same
+    results: Results
     features: Features | None
     labels: PhoneLabels | None
     predictions: Mapping[str, NDArray[Any]] | None
-
-
-def _read_results(probes: Path) -> tuple[dict[str, Result], dict[str, AbxResult]]:
-    """Read the results of classifiers and those of ABX, by file name without suffix."""
-    files = sorted(probes.glob("*.json"))
-    abx = {path.stem: AbxResult.read(path) for path in files if _is_abx(path)}
-    return {path.stem: Result.read(path) for path in files if path.stem not in abx}, abx
-
-
-def _is_abx(path: Path) -> bool:
-    """Whether a file is the result of `cpc probe abx`."""
-    try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["task"] == "abx")
-    except (ValueError, KeyError, TypeError):
-        return False  # not a result, as reading it will say
 
 
 # --- sections
@@ -169,19 +154,10 @@ def _introduction(run: Path, config: Config) -> str:
 
 
 def _probe_results(found: _Found) -> str:
-    heading = "<h2>Probe results</h2>\n"
-    abx = _abx_table(found.abx) if found.abx else ""
-    if not found.results:
-        return heading + _missing("No probe results yet.", _probe_command(found)) + abx
-    by_split: dict[str, dict[str, Result]] = {}
-    for stem, result in found.results.items():
-        by_split.setdefault(result.evaluate, {})[stem] = result
-    note = (
-        "The small numbers are 95 % bootstrap intervals. They hold for other utterances, but not for another training "
-        f"run. {notes_on({_row(stem, result) for stem, result in found.results.items()})}"
-    )
-    tables = "".join(_results_table(evaluate, results) for evaluate, results in sorted(by_split.items(), reverse=True))
-    return f'{heading}{tables}<p class="dim">{html.escape(note)}</p>{abx}'
+    heading, tables = "<h2>Probe results</h2>\n", found.results.tables()
+    if not found.results.classified:
+        return heading + _missing("No probe results yet.", _probe_command(found)) + tables
+    return heading + tables
 
 
 def _utterances(found: _Found, utterances: list[dict[str, Any]]) -> str:
@@ -214,7 +190,7 @@ def _soundness(found: _Found) -> str:
 
 def _phones(found: _Found) -> str:
     heading = "<h2>Phones</h2>\n"
-    result = _phone_result(found.results)
+    result = _phone_result(found.results.classified)
     if result is None:
         return heading + _missing("No phone probe yet.", _probe_command(found))
     parts = [
@@ -267,52 +243,6 @@ def _picture(draw: Callable[[], Figure], caption: str) -> str:
     return f'<figure class="picture"><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
-def _results_table(evaluate: str, results: Mapping[str, Result]) -> str:
-    """List each result on a split with its 95 % interval, below the accuracy of the majority class."""
-    rows: dict[str, dict[str, str]] = {}  # by row and column
-    majority: dict[str, set[str]] = {}  # one value a column, unless its probes had different labels
-    for stem, result in results.items():
-        for column, (task, classifier, measure) in COLUMNS.items():
-            share = getattr(result, measure)
-            if (result.task, result.classifier) == (task, classifier) and share is not None:
-                low, high = getattr(result, f"{measure}_interval")
-                interval = f"<small>{percent(low)}–{percent(high)}</small>"
-                rows.setdefault(_row(stem, result), {})[column] = f"{percent(share)} {interval}"
-                majority.setdefault(column, set()).add(percent(result.majority[measure]))
-    cells = {"majority": {column: " or ".join(sorted(values)) for column, values in majority.items()}, **rows}
-    order = [*(row for row in ROWS if row in cells), *(row for row in cells if row not in ROWS)]
-    columns = [column for column in COLUMNS if column in majority]
-    body = [[html.escape(ROWS.get(r, r)), *(cells[r].get(column, NO_VALUE) for column in columns)] for r in order]
-    return _html_table([f"accuracy in % on {html.escape(evaluate)}", *map(html.escape, columns)], body)
-
-
-def _abx_table(results: Mapping[str, AbxResult]) -> str:
-    """List the errors of each result of ABX in each condition."""
-    rows = {(_features_of(stem, result), result.evaluate or result.items): result for stem, result in results.items()}
-    order = {row: i for i, row in enumerate(ROWS)}
-    body = [
-        [html.escape(f"{ROWS.get(row, row)}, {of}"), *(percent(rows[row, of].errors[c]) for c in CONDITIONS)]
-        for row, of in sorted(rows, key=lambda key: (key[1], order.get(key[0], len(order))))
-    ]
-    note = (
-        "ABX needs no classifier: the error says how often a phone is closer to another phone than to another instance "
-        "of itself. Chance is 50 %; a dash stands where too few phones can be compared."
-    )
-    return _html_table(["ABX error in %", *CONDITIONS.values()], body) + f'<p class="dim">{note}</p>'
-
-
-def _row(stem: str, result: Result) -> str:
-    """Name the row of a result."""
-    name = _features_of(stem.removesuffix(f"-{result.evaluate}").removesuffix(f"_{result.classifier}"), result)
-    return f"{ROWS.get(name, name)} ({result.control})" if result.control else name
-
-
-def _features_of(stem: str, result: Result | AbxResult) -> str:
-    """Name the probed features, by the name of the result's file where possible."""
-    name = stem.removesuffix(f"-{result.evaluate}").removeprefix(result.task).strip("-_")
-    return name or "_".join(filter(None, (result.features.source, result.features.layer)))
-
-
 def _grouping_table(result: Result, kind: str) -> str:
     """List the accuracy of each group of phones, and the group that it is most often confused with."""
     grouping, rows = result.by[kind], []
@@ -326,14 +256,7 @@ def _grouping_table(result: Result, kind: str) -> str:
         confused = f"{html.escape(other)} {percent(count / group.count)}"
         accuracies = percent(group.accuracy), percent(group.phone_accuracy)
         rows.append([html.escape(group.name), str(group.count), *accuracies, confused])
-    return _html_table([kind, "frames", f"{kind} accuracy, %", "phone accuracy, %", "most frequent confusion, %"], rows)
-
-
-def _html_table(header: list[str], rows: list[list[str]]) -> str:
-    """Format a table of cells that are HTML already."""
-    head = "".join(f"<th>{cell}</th>" for cell in header)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return html_table([kind, "frames", f"{kind} accuracy, %", "phone accuracy, %", "most frequent confusion, %"], rows)
 
 
 def _phone_result(results: Mapping[str, Result]) -> Result | None:

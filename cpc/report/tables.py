@@ -67,8 +67,9 @@ def latex_table(rows: Sequence[Sequence[str]]) -> str:
 
 def _latex(text: str) -> str:
     """Escape a cell's text; the sign between a mean and its deviation is mathematics."""
-    escaped = "".join(f"\\{sign}" if sign in "&%$#_{}" else sign for sign in text.replace("\\", "/"))
-    return escaped.replace("±", r"$\pm$").replace(NO_VALUE, "--")
+    words = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    words |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"±": r"$\pm$", NO_VALUE: "--"}
+    return "".join(words.get(sign, sign) for sign in text)
 
 
 def tidy_csv(columns: Sequence[str], found: Mapping[tuple[str, ...], Mapping[str, Any]]) -> str:

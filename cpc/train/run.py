@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from cpc.config import Config, ConfigError, check_config, config_to_dict, write_config
+from cpc.data import refuse_missing_files
 from cpc.devices import Threads, resolve_device
 from cpc.files import difference, locked
 from cpc.runs import build_model, locate_checkpoint, read_checkpoint
@@ -51,6 +52,9 @@ def train(
     torch.manual_seed(config.seed)
     network = build_model(config)
     data = build_data(config, network.g_enc.geometry)
+    if config.data.on_bad_audio == "error":
+        splits = (data.train.manifest, data.dev.manifest)
+        refuse_missing_files([split.audio_path(i) for split in splits for i in range(len(split))])
     with (
         Threads(config.threads) as threads,
         joined(device) as ranks,

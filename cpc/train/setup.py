@@ -30,7 +30,6 @@ from cpc.data import (
     epoch_batches,
     read_manifest,
     refuse_leaks,
-    refuse_missing_files,
 )
 from cpc.devices import Precision, Threads, keep_freed_buffers, physical_memory, resolve_precision
 from cpc.infonce import Rule
@@ -197,8 +196,6 @@ def build_data(config: Config, geometry: Geometry) -> Data:
     manifest = read_manifest(config.data.manifest)
     refuse_leaks(manifest, by="utterance")
     train, dev = manifest.select("train"), manifest.select("dev")
-    if config.data.on_bad_audio == "error":
-        refuse_missing_files([split.audio_path(i) for split in (train, dev) for i in range(len(split))])
     # CPC learns nothing from labels; with them, it logs how many negatives are of the positive's phone.
     target = {"supervised": config.loss.target, "sup_con": config.loss.target, "cpc": "phone"}.get(config.loss.name)
     if target is None or (config.loss.name == "cpc" and not config.loss.labels):
