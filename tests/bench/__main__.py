@@ -15,7 +15,7 @@ from tests.bench.corpus import print_data, print_features, print_hours
 from tests.bench.losses import print_losses
 from tests.bench.parts import print_account, print_criterion, print_encoder
 from tests.bench.probes import print_probes
-from tests.bench.race import print_race
+from tests.bench.race import print_memory, print_race
 from tests.bench.ranks import print_ranks
 from tests.bench.steps import print_steps
 
@@ -32,6 +32,7 @@ TABLES = {
     "contention": print_contention,
     "ranks": print_ranks,
     "race": print_race,
+    "memory": print_memory,
 }
 
 
@@ -62,7 +63,7 @@ def read_options() -> argparse.Namespace:
         "--minutes", type=int, nargs="+", default=[10, 60], help="features: lengths of the long files, ascending"
     )
     parser.add_argument("--seconds", type=float, default=10, help="contention: length of a measurement")
-    parser.add_argument("--theirs", type=Path, default=Path("CPC_audio"), help="race: a clone of CPC_audio")
+    parser.add_argument("--theirs", type=Path, default=Path("CPC_audio"), help="race, memory: a clone of CPC_audio")
     parser.add_argument("--race-minutes", type=float, default=20, help="race: minutes of training that theirs has")
     parser.add_argument("--variant", help=argparse.SUPPRESS)  # one row of a table, in a process of its own
     parser.add_argument("--default-malloc", action="store_true", help=argparse.SUPPRESS)

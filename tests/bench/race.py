@@ -16,6 +16,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cpc.data import BatchSampler, Composition, Waveform, WindowOptions, Windows, collate, read_manifest
+from cpc.devices import keep_freed_buffers
 from cpc.features import SpectralExtractor
 from cpc.files import write_json
-from cpc.model import Geometry
+from cpc.model import Geometry, recomputing
 from recipes.minispeech import learning_speed
+from tests.bench.common import Run, peak_megabytes, print_result, result_of_variant, seconds_of
+from tests.bench.steps import our_step, shape
 
 PRESETS = {"logmel": 400, "small": 600}  # updates between probes
 UPDATES_AT_A_TIME = 100  # of theirs, between probes
@@ -49,8 +53,55 @@ def print_race(options: Namespace) -> None:
     learning_speed.report(mfcc, curves, out)
 
 
-def theirs(folder: Path, corpus: Path, out: Path, seconds: float) -> Curve:
-    """Train CPC_audio's network by its own criterion for some time, and probe it on the way."""
+def print_memory(options: Namespace) -> None:
+    """Print time and growth of the peak in the first step of CPC_audio and of ours, each in a process of its own.
+
+    Both have its shape: 256 channels, an LSTM, linear predictors of 12 steps, float32. Its criterion draws 128
+    negatives, ours scores all.
+    """
+    recompute = {f"ours, recompute {n}": n for n in (2, 3, 4)}
+    if options.variant:
+        step = (
+            _their_step(options.theirs) if options.variant == "CPC_audio" else _our_step(recompute.get(options.variant))
+        )
+        before = peak_megabytes()
+        step()
+        print_result([peak_megabytes() - before, seconds_of(step, options.rounds)])
+        return
+    base: list[float] = []
+    for name in ("CPC_audio", "ours", *recompute):
+        flags = ("--rounds", "3", "--theirs", str(options.theirs))
+        megabytes, seconds = result_of_variant(options, "memory", name, *flags)
+        base = base or [megabytes, seconds]
+        print(
+            f"{name:24s} {megabytes:6.0f} MB  1/{base[0] / megabytes:4.1f}  {1e3 * seconds:7.1f} ms  "
+            f"{base[1] / seconds:5.2f} x",
+            flush=True,
+        )
+
+
+def _our_step(num_pieces: int | None) -> Run:
+    keep_freed_buffers()
+    wrap = partial(recomputing, num_pieces=num_pieces) if num_pieces else lambda encode: encode
+    return our_step(shape(CHANNELS), 8, "float32", wrap)
+
+
+def _their_step(folder: Path) -> Run:
+    network, criterion, optimiser = build_theirs(folder, "linear")
+    x = torch.randn(8, 1, 20480)
+
+    def step() -> None:
+        c, z, label = network(x, torch.zeros(8))
+        losses, _ = criterion(c, z, label)
+        losses.sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def build_theirs(folder: Path, predictors: str) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+    """Build CPC_audio's network, its criterion and its optimiser, with its defaults but for the predictors."""
     modules = load_cpc_audio(folder)
     torch.manual_seed(0)
     network = modules["model"].CPCModel(
@@ -58,10 +109,15 @@ def theirs(folder: Path, corpus: Path, out: Path, seconds: float) -> Curve:
         modules["model"].CPCAR(CHANNELS, CHANNELS, False, 1, mode="LSTM", reverse=False),
     )
     criterion = modules["criterion"].CPCUnsupersivedCriterion(
-        STEPS, CHANNELS, CHANNELS, NEGATIVES, rnnMode="transformer", sizeInputSeq=20480 // 160
+        STEPS, CHANNELS, CHANNELS, NEGATIVES, rnnMode=predictors, sizeInputSeq=20480 // 160
     )
     parameters = [*network.parameters(), *criterion.parameters()]
-    optimiser = torch.optim.Adam(parameters, lr=2e-4, betas=(0.9, 0.999), eps=1e-8)
+    return network, criterion, torch.optim.Adam(parameters, lr=2e-4, betas=(0.9, 0.999), eps=1e-8)
+
+
+def theirs(folder: Path, corpus: Path, out: Path, seconds: float) -> Curve:
+    """Train CPC_audio's network by its own criterion for some time, and probe it on the way."""
+    network, criterion, optimiser = build_theirs(folder, "transformer")
     batches, curve, taken = batches_of_one_speaker(corpus), [], 0.0
     while taken < seconds:
         began = time.perf_counter()
