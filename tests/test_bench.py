@@ -22,6 +22,7 @@ CASES = [
     ("contention", ["--seconds", "0.2"], "probe, epochs, --threads auto"),
     ("ranks", ["--rounds", "1"], "bidirectional, DistributedDataParallel"),
 ]
+BESIDE_CPC_AUDIO = {"race", "memory"}
 
 
 @pytest.mark.parametrize(("table", "options", "says"), CASES, ids=[case[0] for case in CASES])
@@ -36,4 +37,14 @@ def test_each_table_is_printed(table, options, says, corpus):
 def test_the_readme_shows_each_table():
     text = (Path(__file__).parent / "bench" / "README.md").read_text(encoding="utf-8")
     assert {name for name in TABLES if f"python -m tests.bench {name}" not in text} == set()
-    assert {case[0] for case in CASES} == set(TABLES)
+    assert {case[0] for case in CASES} == set(TABLES) - BESIDE_CPC_AUDIO
+
+
+@pytest.mark.parametrize("table", sorted(BESIDE_CPC_AUDIO))
+def test_without_a_clone_of_cpc_audio_a_line_says_so_at_once(table, tmp_path, corpus):
+    command = [sys.executable, "-m", "tests.bench", table, "--theirs", str(tmp_path), "--manifest", str(corpus)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"--theirs: {tmp_path} is no clone of CPC_audio: it has no folder cpc\n",
+    )

@@ -43,6 +43,7 @@ Curve = learning_speed.Curve
 
 def print_race(options: Namespace) -> None:
     """Train, probe, print the table and draw the picture."""
+    refuse_no_clone(options.theirs)
     corpus, out = Path(options.manifest).parent, Path("runs/race")
     mfcc = learning_speed.accuracy(corpus, SpectralExtractor("mfcc"), out / "mfcc.json")
     curves = {}
@@ -59,6 +60,7 @@ def print_memory(options: Namespace) -> None:
     Both have its shape: 256 channels, an LSTM, linear predictors of 12 steps, float32. Its criterion draws 128
     negatives, ours scores all.
     """
+    refuse_no_clone(options.theirs)
     recompute = {f"ours, recompute {n}": n for n in (2, 3, 4)}
     if options.variant:
         step = (
@@ -140,14 +142,21 @@ def theirs(folder: Path, corpus: Path, out: Path, seconds: float) -> Curve:
     return curve
 
 
+def refuse_no_clone(folder: Path) -> None:
+    """End with a line if a folder is no clone of CPC_audio."""
+    if not (folder / "cpc" / "criterion").is_dir():
+        raise SystemExit(f"--theirs: {folder} is no clone of CPC_audio: it has no folder cpc")
+
+
 def load_cpc_audio(folder: Path) -> dict[str, Any]:
     """Import CPC_audio's package, which is called cpc as ours is, under another name."""
     package = folder / "cpc"
+    refuse_no_clone(folder)
     spec = importlib.util.spec_from_file_location(
         "cpc_audio", package / "__init__.py", submodule_search_locations=[str(package)]
     )
-    if spec is None or spec.loader is None or not package.is_dir():
-        raise SystemExit(f"--theirs: {folder} is no clone of CPC_audio: it has no folder cpc")
+    assert spec is not None
+    assert spec.loader is not None
     sys.modules["cpc_audio"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["cpc_audio"])
     sys.path.insert(0, str(package))  # its criterion imports its `transformers` from there
