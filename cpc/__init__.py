@@ -6,17 +6,17 @@ z, c = model("speech.wav")  # (T, D_z), (T, D_c)
 z, c = model(waveforms)  # (B, S) at model.sample_rate → (B, T, D_z), (B, T, D_c)
 """
 
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cpc.doors import lazily
 
 if TYPE_CHECKING:
     from cpc.model import CPC
 
+    __version__: str
+
 __all__ = ["CPC", "__version__", "load"]
-__version__ = version("cpc-audio")
 
 
 def load(run: str | Path, which: Literal["best", "last"] = "best", device: str = "cpu") -> "CPC":
@@ -46,7 +46,15 @@ def load(run: str | Path, which: Literal["best", "last"] = "best", device: str =
     return model
 
 
-__getattr__ = lazily(__name__, {"CPC": "model"})
+_import_on_first_use = lazily(__name__, {"CPC": "model"})
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # which takes longer to import than all else here
+
+        return version("cpc-audio")
+    return _import_on_first_use(name)
 
 
 def __dir__() -> list[str]:

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from cpc import __version__
 from cpc.config import Config, ConfigError, check_config, read_config, write_config
 from cpc.files import Shard, refuse_foreign
 from cpc.probes import Evaluate, Options
@@ -754,6 +753,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # where it is not UTF-8, a sign becomes a question mark
             stream.reconfigure(errors="replace")
     if arguments == ["--version"]:
+        from cpc import __version__
+
         print(f"cpc {__version__}")
         return
     try:

@@ -154,7 +154,7 @@ def phones_at_labels(intervals: Sequence[Interval], count: int) -> list[str]:
 
 def write_interval_labels(
     manifest: Manifest, by_utterance: Mapping[str, Sequence[Interval]], out: Path, phones: Sequence[str] = ()
-) -> Counter[str]:
+) -> dict[str, int]:
     """Write OUT/phone_labels.txt and OUT/phones.txt for the manifest's utterances that have intervals.
 
     Args:
@@ -185,7 +185,7 @@ def write_interval_labels(
     ids = {name: i for i, name in enumerate(names)}
     write_labels(out / "phone_labels.txt", {u: [ids[phone] for phone in spoken] for u, spoken in named.items()})
     write_phones(out / "phones.txt", names)
-    return Counter(dict(Counter(itertools.chain.from_iterable(named.values())).most_common()))
+    return dict(Counter(itertools.chain.from_iterable(named.values())).most_common())
 
 
 def _named(utterance: str, intervals: Sequence[Interval], num_samples: int, sample_rate: int) -> list[str]:

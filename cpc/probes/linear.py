@@ -32,7 +32,16 @@ from cpc.probes.classifiers import Progress
 from cpc.probes.frames import Census, census_of, read_frames, splits_of
 from cpc.probes.options import Options, ProbeError
 from cpc.probes.result import ClassScore, Origin, Result
-from cpc.probes.scores import Scores, balanced_accuracy, bootstrap, clusters_of, group, macro_f1, score
+from cpc.probes.scores import (
+    Scores,
+    balanced_accuracy,
+    bootstrap,
+    clusters_of,
+    describe_clusters,
+    group,
+    macro_f1,
+    score,
+)
 from cpc.probes.training import Task, Trained, fit_classifiers
 
 if TYPE_CHECKING:
@@ -224,8 +233,7 @@ def _result(
         evaluate=options.evaluate,
         classifier=options.classifier,
         control="shuffled labels" if options.shuffle_labels else None,
-        interval_clusters="utterance" if len(set(clusters)) == len(clusters) else "speaker",
-        num_interval_clusters=len(set(clusters)),
+        **describe_clusters(clusters),
         **_accuracies(task, scores, int(np.searchsorted(classes, trained.frequency.argmax())), clusters, options.seed),
         C=chosen.C,
         dev_accuracy={"mlp" if fit.C is None else f"{fit.C:g}": fit.dev_accuracy for fit in trained.fits},

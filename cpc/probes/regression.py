@@ -7,7 +7,6 @@ regularisation chosen on dev, one look at the evaluated split. An utterance's pr
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -21,11 +20,10 @@ from pydantic import TypeAdapter, ValidationError
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from cpc.files import write_bytes
 from cpc.probes.frames import Census, Targets, census_of, draw, labelled, splits_of
 from cpc.probes.options import DEV_SHARE, Evaluate, Options, ProbeError
-from cpc.probes.result import Origin
-from cpc.probes.scores import INTERVAL, NUM_RESAMPLES, clusters_of
+from cpc.probes.result import Origin, write_result
+from cpc.probes.scores import INTERVAL, NUM_RESAMPLES, clusters_of, describe_clusters
 
 if TYPE_CHECKING:  # the page reads results without torch
     from cpc.features import Features
@@ -88,9 +86,7 @@ class Regression:
 
     def save(self, path: str | Path) -> None:
         """Write the result as JSON, one key a line, atomically."""
-        values = dataclasses.asdict(self).items()
-        lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values]
-        write_bytes(Path(path), ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+        write_result(path, dataclasses.asdict(self))
 
     def __str__(self) -> str:
         """Describe the result in a few lines for a terminal."""
@@ -255,8 +251,7 @@ def _measures(errors: _Errors, clusters: list[str], seed: int) -> dict[str, Any]
         "utterance_r2": r2[1],
         "utterance_r2_interval": intervals[1],
         "utterance_mae": float(np.abs(errors.means - errors.truths).mean()),
-        "interval_clusters": "utterance" if len(set(clusters)) == len(clusters) else "speaker",
-        "num_interval_clusters": len(set(clusters)),
+        **describe_clusters(clusters),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,12 @@ _FIRST_VERSION: dict[str, Any] = {
 }
 _FEW_CLUSTERS = 20  # a bootstrap of fewer clusters covers too little: 83 % instead of 95 % with 5
 _GROUPING = "by_"  # prefix of the keys under which the groupings are written
+
+
+def write_result(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write a result as JSON, one key a line, atomically; the first key is the task."""
+    lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]
+    write_bytes(Path(path), ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 @dataclass(frozen=True)
@@ -195,12 +202,7 @@ class Result:
         values = dataclasses.asdict(self)
         values |= {_GROUPING + kind: grouping for kind, grouping in values.pop("by").items()}
         optional = {f.name for f in dataclasses.fields(self) if f.default is None}
-        lines = [
-            f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
-            for key, value in values.items()
-            if value is not None or key not in optional
-        ]
-        write_bytes(Path(path), ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+        write_result(path, {k: value for k, value in values.items() if value is not None or k not in optional})
 
     def __str__(self) -> str:
         """Describe the result in a few lines for a terminal, with every reason to read it with caution."""

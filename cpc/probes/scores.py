@@ -143,6 +143,15 @@ def clusters_of(features: Features, train: Census, evaluated: Census) -> list[st
     return scored if is_shared or len(set(speakers)) < 2 else speakers
 
 
+def describe_clusters(clusters: Sequence[str]) -> dict[str, Any]:
+    """Name what `clusters_of` found, and count it, as the fields of a result."""
+    number = len(set(clusters))
+    return {
+        "interval_clusters": "utterance" if number == len(clusters) else "speaker",
+        "num_interval_clusters": number,
+    }
+
+
 def bootstrap(
     correct: NDArray[np.int64], total: NDArray[np.int64], seed: int, clusters: Sequence[str] | None = None
 ) -> tuple[float, float]:

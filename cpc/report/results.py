@@ -109,7 +109,7 @@ def _numbers_table(results: Mapping[str, Regression]) -> str:
     body = [
         [
             html.escape(f"{result.task}, {result.evaluate}"),
-            html.escape(_origin(result)),
+            html.escape(ROWS.get(name := _origin(result), name)),
             *(f"{value:.3f}" for value in (result.utterance_r2, result.utterance_mae, result.mean_mae)),
             *(f"{value:.3f}" for value in (result.r2, result.mae)),
         ]
@@ -142,13 +142,12 @@ def _row(stem: str, result: Result) -> str:
 def _features_of(stem: str, result: Result | AbxResult) -> str:
     """Name the probed features, by the name of the result's file where possible."""
     name = stem.removesuffix(f"-{result.evaluate}").removeprefix(result.task).strip("-_")
-    return name or "_".join(filter(None, (result.features.source, result.features.layer)))
+    return name or _origin(result)
 
 
 def _origin(result: Result | Regression | AbxResult) -> str:
     """Name the probed features by what made them."""
-    name = "_".join(filter(None, (result.features.source, result.features.layer)))
-    return ROWS.get(name, name)
+    return "_".join(filter(None, (result.features.source, result.features.layer)))
 
 
 def html_table(header: list[str], rows: list[list[str]]) -> str:

@@ -92,14 +92,7 @@ def _their_step(folder: Path) -> Run:
     network, criterion, optimiser = build_theirs(folder, "linear")
     x = torch.randn(8, 1, 20480)
 
-    def step() -> None:
-        c, z, label = network(x, torch.zeros(8))
-        losses, _ = criterion(c, z, label)
-        losses.sum().backward()
-        optimiser.step()
-        optimiser.zero_grad()
-
-    return step
+    return lambda: update_theirs(network, criterion, optimiser, x, torch.zeros(8))
 
 
 def build_theirs(folder: Path, predictors: str) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
@@ -117,6 +110,18 @@ def build_theirs(folder: Path, predictors: str) -> tuple[nn.Module, nn.Module, t
     return network, criterion, torch.optim.Adam(parameters, lr=2e-4, betas=(0.9, 0.999), eps=1e-8)
 
 
+def update_theirs(
+    network: nn.Module, criterion: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, speaker: Tensor
+) -> Tensor:
+    """Update CPC_audio's weights once, as its training does; return the losses of the steps."""
+    c, z, label = network(x, speaker)
+    losses, _ = criterion(c, z, label)
+    losses.sum().backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    return losses
+
+
 def theirs(folder: Path, corpus: Path, out: Path, seconds: float) -> Curve:
     """Train CPC_audio's network by its own criterion for some time, and probe it on the way."""
     network, criterion, optimiser = build_theirs(folder, "transformer")
@@ -125,11 +130,7 @@ def theirs(folder: Path, corpus: Path, out: Path, seconds: float) -> Curve:
         began = time.perf_counter()
         network.train()
         for x, speaker in itertools.islice(batches, UPDATES_AT_A_TIME):
-            c, z, label = network(x, speaker)
-            losses, _ = criterion(c, z, label)
-            losses.sum().backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            losses = update_theirs(network, criterion, optimiser, x, speaker)
         taken += time.perf_counter() - began
         update = UPDATES_AT_A_TIME * (len(curve) + 1)
         found = learning_speed.accuracy(corpus, Theirs(network), out / f"{update:06d}.json")
