@@ -35,7 +35,7 @@ from tests.bench.common import Run, peak_megabytes, print_result, result_of_vari
 from tests.bench.steps import our_step, shape
 
 PRESETS = {"logmel": 400, "small": 600}  # updates between probes
-UPDATES_AT_A_TIME = 25  # of theirs, between probes
+UPDATES_AT_A_TIME = 50  # of theirs, between probes
 STEPS, NEGATIVES, CHANNELS = 12, 128, 256  # CPC_audio's defaults
 
 Curve = learning_speed.Curve
