@@ -33,11 +33,14 @@ from cpc.files import Shard, refuse_foreign
 from cpc.probes import Evaluate, Options
 
 if TYPE_CHECKING:
-    from cpc.data import Manifest
+    import pandas as pd
+
+    from cpc.data import Listing, Manifest
     from cpc.features import Extractor, Features
     from cpc.labels import PhoneLabels
     from cpc.probes import AbxResult, Regression, Result
 
+_HEADER = r"path,num_samples,sample_rate,speaker,utterance\b"  # of a manifest that we have made
 _REPORT_SECONDS = 5.0  # for which the other processes leave the first one time to report what all of them refuse
 
 
@@ -72,6 +75,17 @@ class TableOptions:
     seed: int = 0
     """Seed of the split."""
 
+    def check(self, verify: bool) -> None:
+        """Refuse what does not go together, and a table of labels that cannot be joined, before hours of decoding."""
+        from cpc.data import read_columns
+
+        if self.stratify and not self.split:
+            raise ConfigError("manifest: --stratify is for a split; pass --split, too")
+        if verify and self != TableOptions():
+            raise ConfigError("manifest: --verify writes nothing; pass no --labels and no --split with it")
+        if self.labels is not None:
+            read_columns(self.labels)
+
     def write(self, table: Manifest, target: Path) -> list[str]:
         """Join labels to a manifest and split it, if that is wanted, and write it; return what was done."""
         from cpc.data import SPLITS, join_columns, split_manifest, write_manifest
@@ -94,11 +108,12 @@ def manifest(
     *,
     out: Annotated[Path | None, arg(aliases=["-o"])] = None,
     speaker: Annotated[str, arg(name="pattern", aliases=["--speaker"])] = "{speaker}/{chapter}/*",
+    segments: Path | None = None,
     verify: bool = False,
     shard: str = "",
     options: Annotated[TableOptions, arg(name="")] = TableOptions(),
 ) -> None:
-    """List the sound files of a folder, and split them into train, dev and test.
+    """List the sound files of a folder, or segments of them, and split them into train, dev and test.
 
     Every file is decoded once. Files that are unreadable, truncated, empty or silent are left out and listed with the
     reason.
@@ -106,53 +121,77 @@ def manifest(
         cpc manifest LibriSpeech/train-clean-100 -o manifest.csv --split utterance
         cpc manifest fsdd -o fsdd.csv --pattern '{digit}_{speaker}_*' --split utterance
         cpc manifest clinic --pattern none --labels patients.csv --split patient --stratify diagnosis
-        cpc manifest manifest.csv --split speaker        (split an existing table again)
-        cpc manifest TIMIT --pattern '{speaker}/{sentence}' --split sentence
+        cpc manifest recordings --pattern none --segments selections --split path
+        cpc manifest kaldi/data/train -o train.csv
         cpc manifest manifest.csv --verify
 
     Args:
-        source: A folder of wav, flac, ogg, mp3, … files, or an existing manifest to split.
+        source: A folder of sound files; a data folder of Kaldi (wav.scp, segments, utt2spk); lhotse's cuts (.jsonl,
+            .jsonl.gz); a dataset of Hugging Face that was saved to disk; or a manifest to split again.
         out: The table to write (CSV); by default the given manifest, or manifest.csv in the folder.
         speaker: Pattern of the paths: {speaker} and other {names} become columns, * matches any text; or a regular
             expression with named groups. The word none means that the paths tell nothing.
-        verify: Decode all files of an existing manifest again, and name those that changed; write nothing. Other
-            commands compare only the size and some bytes of each file.
+        segments: Take these segments of the files for utterances: a table (CSV, or .tsv) with the columns path or
+            utterance, start and end in seconds, and any others; a CTM file; or a folder of Raven's selection tables,
+            Audacity's labels or TextGrids (tier "phones") named after the files, whose labels become column label.
+        verify: Decode all files of a manifest again, and name those that changed; other commands compare some bytes.
         shard: K/N, such as 3/16: decode one of N shares, as a job of an array; the last one to end writes the table.
         options: What is added to the table.
     """
-    from cpc.data import read_columns, read_manifest, refuse_changed_files
+    from cpc.data import is_of_other_tool, read_manifest, refuse_changed_files
 
-    if shard and (verify or source.is_file()):
-        raise ConfigError("manifest: --shard is for scanning a folder")
-    if options.stratify and not options.split:
-        raise ConfigError("manifest: --stratify is for a split; pass --split, too")
-    if verify and options != TableOptions():
-        raise ConfigError("manifest: --verify writes nothing; pass no --labels and no --split with it")
-    if options.labels is not None:
-        read_columns(options.labels)  # before hours of decoding
+    foreign = is_of_other_tool(source)
+    is_manifest = source.is_file() and not foreign
+    if (shard and (verify or is_manifest)) or (segments is not None and (verify or foreign or is_manifest)):
+        raise ConfigError(f"manifest: --{'shard' if shard else 'segments'} is for scanning a folder")
+    if source.is_file() and foreign and out is None:
+        raise ConfigError(f"{source}: cuts; pass -o with the manifest to write")
+    options.check(verify)
     if verify:
         refuse_changed_files(read_manifest(source))
-        print(f"{source}: all sound files are as they were")
-        return
-    target = out or (source if source.is_file() else source / "manifest.csv")
-    header = r"path,num_samples,sample_rate,speaker,utterance\b"
+        return print(f"{source}: all sound files are as they were")
+    target = out or (source if is_manifest else source / "manifest.csv")
     write = partial(options.write, target=target)
-    if source.is_file():
+    if is_manifest:
         if target != source:
-            refuse_foreign(target, header, what="a manifest")
+            refuse_foreign(target, _HEADER, what="a manifest")
         if options.split is None and options.labels is None:
             raise ConfigError(f"{source}: a manifest already; pass --split or --labels, or a folder to scan")
         done = write(read_manifest(source))
-    else:
-        made = header if out else header + r".*\baudio_hash\b"  # without -o, only what a scan has made is replaced
-        refuse_foreign(target, made, what="a manifest that a scan has made")
-        done = _scan(source, target, shard, speaker, write)
+    else:  # without -o, only what a scan has made is replaced
+        refuse_foreign(target, _HEADER + ("" if out else r".*\baudio_hash\b"), what="a manifest that a scan has made")
+        done = _scan(_listing(source, target, speaker, segments), target, shard, write)
     print(*done, sep="\n")  # once the table is written: a closed pipe must not lose it
 
 
-def _scan(folder: Path, target: Path, shard: str, speaker: str, write: Callable[[Manifest], list[str]]) -> list[str]:
-    """Scan a folder, or a share of it, and write the manifest once all is scanned; return what was done."""
-    from cpc.data import Scan, scan_folder, scan_shard
+def _listing(source: Path, target: Path, pattern: str, segments: Path | None) -> Listing:
+    """List what `cpc manifest` scans: a folder's files or segments of them, or what another tool's table names."""
+    from cpc.data import is_of_other_tool, list_folder, list_other, read_segments
+
+    if is_of_other_tool(source):
+        return list_other(source, target.parent / f"{target.stem}_sounds")
+    if segments is not None and segments.is_file() and segments.suffix.lower() in (".csv", ".tsv"):
+        table = read_segments(segments)  # first: a mistake in it is found before a large folder is listed
+        return list_folder(source, pattern).cut(table, segments)
+    listing = list_folder(source, pattern)
+    return listing if segments is None else listing.cut(_segments_with_labels(listing, segments), segments)
+
+
+def _segments_with_labels(listing: Listing, source: Path) -> pd.DataFrame:
+    """Make a table of segments from the intervals that label files have."""
+    import pandas as pd
+
+    from cpc.labels import SILENCE, read_intervals
+
+    files = listing.utterances
+    _, found = read_intervals(files, source)
+    rows = [(file, *interval) for file in files for interval in found.get(file, []) if interval.phone != SILENCE]
+    return pd.DataFrame(rows, columns=["utterance", "start", "end", "label"]).astype(str)
+
+
+def _scan(listing: Listing, target: Path, shard: str, write: Callable[[Manifest], list[str]]) -> list[str]:
+    """Scan a listing, or a share of it, and write the manifest once all is scanned; return what was done."""
+    from cpc.data import Scan, scan_listing, scan_shard
 
     done: list[str] = []
 
@@ -161,10 +200,10 @@ def _scan(folder: Path, target: Path, shard: str, speaker: str, write: Callable[
 
     if shard:
         work = target.with_name(f"{target.name}.shares")
-        waiting = scan_shard(Shard.of(shard), folder, work, take, speaker=speaker)
+        waiting = scan_shard(Shard.of(shard), listing, work, take)
         done.insert(0, f"share {shard} is done" + (f"; {waiting} are not yet" if waiting else ""))
     else:
-        take(scan_folder(folder, speaker=speaker))
+        take(scan_listing(listing))
     return done
 
 

@@ -20,6 +20,7 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
+from cpc.cli import main
 from cpc.config import (
     AutoregressorConfig,
     BatchConfig,
@@ -103,6 +104,13 @@ def tiny_config(manifest: Path, **changes) -> Config:
         train=TrainConfig(num_updates=12, log_every=4, validate_every=6, validate_batches=2, checkpoint_every=5),
     )
     return Config(**{**parts, **changes})
+
+
+def cpc(*arguments: object) -> None:
+    """Run the command line in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["cpc", *map(str, arguments)])
+        main()
 
 
 def measured(run: Path) -> list[dict[str, Any]]:

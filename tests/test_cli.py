@@ -196,7 +196,7 @@ def test_memory_that_runs_out_is_one_line(labelled, tmp_path, refused, monkeypat
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr("cpc.data.scan_folder", fails)
+    monkeypatch.setattr("cpc.data.scan_listing", fails)
     refused("manifest", labelled, "-o", tmp_path / "m.csv", says=["out of memory", "take a smaller batch"])
 
 

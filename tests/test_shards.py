@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cpc.config import Config, EncoderConfig
-from cpc.data import ManifestError, read_manifest, scan_folder, scan_shard, write_manifest
+from cpc.data import ManifestError, list_folder, read_manifest, scan_folder, scan_shard, write_manifest
 from cpc.experiments.parallel import run_side_by_side
 from cpc.features import CPCExtractor, FeaturesError, SpectralExtractor, extract_features, extract_shard, open_features
 from cpc.files import ClaimError, Shard
@@ -136,7 +136,7 @@ def _scan(shard, folder, target, scans=None):
             scans.append(scan)
 
     work = target.with_name("work")
-    return scan_shard(shard, folder, work, write, speaker="{speaker}/{chapter}/*", progress=False)
+    return scan_shard(shard, list_folder(folder, "{speaker}/{chapter}/*"), work, write, progress=False)
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from cpc.data.audio import (
     AudioError,
+    Segment,
+    Sound,
     audio_blocks,
     audio_statistics,
     normalise,
@@ -13,6 +15,8 @@ from cpc.data.audio import (
 )
 from cpc.data.bad import BadAudio, tolerated
 from cpc.data.columns import Joined, join_columns, read_columns
+from cpc.data.exchange import is_of_other_tool, list_other
+from cpc.data.listings import Listing, list_folder, read_segments
 from cpc.data.manifest import (
     SPLITS,
     Manifest,
@@ -22,7 +26,7 @@ from cpc.data.manifest import (
     write_manifest,
 )
 from cpc.data.resampling import Waveform, num_resampled
-from cpc.data.scan import Scan, refuse_changed_files, scan_folder, scan_shard
+from cpc.data.scan import Scan, refuse_changed_files, scan_folder, scan_listing, scan_shard
 from cpc.data.splits import By, read_utterance_list, refuse_leaks, split_as_listed, split_manifest
 from cpc.doors import lazily
 
@@ -44,9 +48,12 @@ __all__ = [
     "CacheError",
     "Composition",
     "Joined",
+    "Listing",
     "Manifest",
     "ManifestError",
     "Scan",
+    "Segment",
+    "Sound",
     "Waveform",
     "WindowOptions",
     "Windows",
@@ -55,18 +62,23 @@ __all__ = [
     "collate",
     "count_left_out",
     "epoch_batches",
+    "is_of_other_tool",
     "join_columns",
+    "list_folder",
+    "list_other",
     "normalise",
     "num_resampled",
     "read_audio",
     "read_columns",
     "read_manifest",
+    "read_segments",
     "read_utterance_list",
     "refuse_changed",
     "refuse_changed_files",
     "refuse_leaks",
     "refuse_missing_files",
     "scan_folder",
+    "scan_listing",
     "scan_shard",
     "split_as_listed",
     "split_manifest",

@@ -5,6 +5,7 @@ or a slice from its middle), the samples are those of the whole file, decoded, m
 that cannot keep this promise (truncated, NaN, empty, another rate) raises `AudioError`.
 """
 
+import io
 import math
 import os
 import re
@@ -37,8 +38,35 @@ class AudioError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a sound file, which every function here takes for a file of its own.
+
+    The samples before `start` and from `stop` on do not count, not even for resampling: a segment is read as a file
+    that it was cut into would be.
+
+    Attributes:
+        path: the sound file.
+        start: first sample, at the file's own rate.
+        stop: one past the last sample.
+    """
+
+    path: str
+    start: int
+    stop: int
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __str__(self) -> str:
+        return f"{self.path}, samples {self.start} to {self.stop}"
+
+
+Sound = str | Path | Segment
+
+
+@dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """The contents of a sound file's header."""
+    """The contents of a sound file's header, or what they are for a segment of it."""
 
     num_samples: int  # per channel, at the file's own rate
     sample_rate: int  # Hz
@@ -57,17 +85,26 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
-def audio_info(path: str | Path) -> AudioInfo:
+def audio_info(path: Sound) -> AudioInfo:
     """Read length, rate and number of channels without decoding.
 
     Raises:
         AudioError: the file is missing, not a sound file, empty, or visibly truncated.
     """
     with _open(path) as file:
-        return AudioInfo(int(file.frames), int(file.samplerate), int(file.channels))
+        begin, end = _bounds(file, path)
+        return AudioInfo(end - begin, int(file.samplerate), int(file.channels))
 
 
-def file_digest(path: str | Path) -> str:
+def suffix_of(data: bytes) -> str:
+    """Return the suffix that the content of a sound file should have, such as ".flac"; ".wav" if it is none."""
+    try:
+        return f".{soundfile.info(io.BytesIO(data)).format.lower()}"
+    except soundfile.SoundFileError:
+        return ".wav"  # whose reader says what is wrong
+
+
+def file_digest(path: Sound) -> str:
     """Identify a file by its size and some bytes of its beginning, middle and end, as quickly as it is opened."""
     size = os.path.getsize(path)
     digest = blake2b(str(size).encode(), digest_size=8)
@@ -78,7 +115,7 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def refuse_changed(path: str | Path, digest: str) -> None:
+def refuse_changed(path: Sound, digest: str) -> None:
     """Refuse a file that is not the one of which `file_digest` returned `digest`; "" is no digest, and fits all.
 
     Raises:
@@ -92,11 +129,11 @@ def refuse_changed(path: str | Path, digest: str) -> None:
         raise AudioError(f"{path}: changed since the manifest was made; run cpc manifest again")
 
 
-def audio_blocks(path: str | Path, *, sample_rate: int, resample: bool, block_samples: int) -> Iterator[Waveform]:
+def audio_blocks(path: Sound, *, sample_rate: int, resample: bool, block_samples: int) -> Iterator[Waveform]:
     """Decode a whole file in successive blocks, in constant memory.
 
     Args:
-        path: the sound file.
+        path: the sound file, or a segment of one.
         sample_rate: rate of the result, Hz.
         resample: whether a file of another rate is resampled; otherwise it is an error.
         block_samples: length of a block at `sample_rate`; the last block may be shorter.
@@ -112,12 +149,13 @@ def audio_blocks(path: str | Path, *, sample_rate: int, resample: bool, block_sa
         raise ValueError(f"block_samples: {block_samples}, expected 1 or more")
     with _open(path) as file:
         _check_rate(file, path, sample_rate, resample)
+        begin, end = _bounds(file, path)
         if file.samplerate == sample_rate:
-            yield from _decode(file, path, 0, file.frames, block_samples)
+            yield from _decode(file, path, begin, end, block_samples)
             return
         filter_ = resampler(file.samplerate, sample_rate)
         groups = math.ceil(block_samples / filter_.new)
-        pieces = _decode(file, path, 0, file.frames, max(groups * filter_.orig, _PIECE_SAMPLES))
+        pieces = _decode(file, path, begin, end, max(groups * filter_.orig, _PIECE_SAMPLES))
         pending: Waveform = np.empty(0, np.float32)
         for resampled in filter_.stream(pieces):
             pending = np.concatenate([pending, resampled])
@@ -130,14 +168,14 @@ def audio_blocks(path: str | Path, *, sample_rate: int, resample: bool, block_sa
 
 
 def read_audio(
-    path: str | Path, *, sample_rate: int, resample: bool = False, start: int = 0, stop: int | None = None
+    path: Sound, *, sample_rate: int, resample: bool = False, start: int = 0, stop: int | None = None
 ) -> Waveform:
     """Decode samples [start, stop) of a file: exactly that slice of the decoded whole.
 
     Formats whose seek is not exact to the sample (MP3, Vorbis, Opus, ADPCM) are decoded from their beginning.
 
     Args:
-        path: the sound file.
+        path: the sound file, or a segment of one.
         sample_rate: rate of the result, and of `start` and `stop`, Hz.
         resample: whether a file of another rate is resampled; otherwise it is an error.
         start: first sample, 0 or more.
@@ -151,7 +189,8 @@ def read_audio(
     """
     with _open(path) as file:
         _check_rate(file, path, sample_rate, resample)
-        length = num_resampled(file.frames, file.samplerate, sample_rate)
+        begin, end = _bounds(file, path)
+        length = num_resampled(end - begin, file.samplerate, sample_rate)
         stop = length if stop is None else stop
         if not 0 <= start <= stop <= length:
             raise AudioError(
@@ -159,18 +198,18 @@ def read_audio(
                 "Hz; if it changed since the manifest was made, run cpc manifest again"
             )
         if file.samplerate == sample_rate:
-            pieces = _decode(file, path, start, stop, _PIECE_SAMPLES)
+            pieces = _decode(file, path, begin + start, begin + stop, _PIECE_SAMPLES)
             return _concatenate(pieces)
         filter_ = resampler(file.samplerate, sample_rate)
         first = max(0, start // filter_.new - filter_.margin)  # in groups of `orig` source samples, with their context
         last = -(-stop // filter_.new) + filter_.margin
-        source_stop = min(file.frames, last * filter_.orig)
-        pieces = _decode(file, path, first * filter_.orig, source_stop, _PIECE_SAMPLES)
+        source_stop = min(end, begin + last * filter_.orig)
+        pieces = _decode(file, path, begin + first * filter_.orig, source_stop, _PIECE_SAMPLES)
         waveform = _concatenate(filter_.stream(pieces))
         return waveform[start - first * filter_.new : stop - first * filter_.new].copy()
 
 
-def audio_statistics(path: str | Path, *, sample_rate: int, resample: bool) -> tuple[float, float]:
+def audio_statistics(path: Sound, *, sample_rate: int, resample: bool) -> tuple[float, float]:
     """Measure the mean and standard deviation of a whole file, in float64 and constant memory.
 
     Returns:
@@ -183,7 +222,7 @@ def audio_statistics(path: str | Path, *, sample_rate: int, resample: bool) -> t
     return _statistics(pieces, path)
 
 
-def statistics_of(waveform: Waveform, path: str | Path) -> tuple[float, float]:
+def statistics_of(waveform: Waveform, path: Sound) -> tuple[float, float]:
     """Measure a file that is decoded already, with the same result to the bit as `audio_statistics`.
 
     Args:
@@ -197,7 +236,7 @@ def statistics_of(waveform: Waveform, path: str | Path) -> tuple[float, float]:
     return _statistics(pieces, path)
 
 
-def _statistics(pieces: Iterable[Waveform], path: str | Path) -> tuple[float, float]:
+def _statistics(pieces: Iterable[Waveform], path: Sound) -> tuple[float, float]:
     count, mean, squares = 0, 0.0, 0.0  # `squares` sums squared distances from the running mean
     low, high = math.inf, -math.inf
     for block in pieces:
@@ -222,7 +261,7 @@ def normalise(waveform: Waveform, mean: float, std: float) -> Waveform:
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[_Stream]:
+def _open(path: Sound) -> Iterator[_Stream]:
     """Open a sound file that is not empty and whose header states its length."""
     if not os.path.isfile(path) and os.path.exists(path) and not os.path.isdir(path):  # opening a pipe would wait
         raise AudioError(f"{path}: a pipe or a device, expected a sound file; save it as a file first")
@@ -246,6 +285,17 @@ def _open(path: str | Path) -> Iterator[_Stream]:
         yield file
 
 
+def _bounds(file: _Stream, path: Sound) -> tuple[int, int]:
+    """Return the first sample of a sound in its file, and one past the last."""
+    if not isinstance(path, Segment):
+        return 0, int(file.frames)
+    if not 0 <= path.start < path.stop <= file.frames:
+        raise AudioError(
+            f"{path}: the file has {file.frames} samples; correct start and end, or run cpc manifest again"
+        )
+    return path.start, path.stop
+
+
 def _why_unopened(path: Path, error: Exception) -> str:
     if path.is_dir():
         return "a folder, expected a sound file; to list the files in it run cpc manifest"
@@ -260,7 +310,7 @@ def _why_unopened(path: Path, error: Exception) -> str:
     return f"not a sound file that libsndfile can read{detail}; convert it to WAV or FLAC"
 
 
-def _missing_bytes(file: _Stream, path: str | Path) -> str:
+def _missing_bytes(file: _Stream, path: Sound) -> str:
     """Say what the container of a truncated file lacks, or "".
 
     This covers WAV, AIFF, AU, W64, RF64, SPHERE and Ogg, whose missing end libsndfile does not report. A truncated FLAC
@@ -294,7 +344,7 @@ def _seeks_exactly(file: _Stream) -> bool:
     return bool(re.match(r"PCM_|FLOAT|DOUBLE|ULAW|ALAW", file.subtype))  # FLAC's subtypes are PCM_*
 
 
-def _check_rate(file: _Stream, path: str | Path, sample_rate: int, resample: bool) -> None:
+def _check_rate(file: _Stream, path: Sound, sample_rate: int, resample: bool) -> None:
     if file.samplerate == sample_rate:
         return
     if not resample:
@@ -305,7 +355,7 @@ def _check_rate(file: _Stream, path: str | Path, sample_rate: int, resample: boo
         )
 
 
-def _decode(file: _Stream, path: str | Path, start: int, stop: int, piece_samples: int) -> Iterator[Waveform]:
+def _decode(file: _Stream, path: Sound, start: int, stop: int, piece_samples: int) -> Iterator[Waveform]:
     """Decode samples [start, stop) at the file's own rate, mono, `piece_samples` at a time."""
     position = 0
     try:

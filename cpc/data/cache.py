@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cpc.data.audio import AudioError, read_audio, refuse_changed, statistics_of
+from cpc.data.audio import AudioError, Sound, read_audio, refuse_changed, statistics_of
 from cpc.data.manifest import Manifest
 from cpc.data.resampling import Waveform
 from cpc.files import Claim, claim, replacing
@@ -61,7 +61,7 @@ class Cache:
         """Let every process map the files itself; numpy would copy all samples to each of them."""
         return Cache, (self.folder,)
 
-    def statistics(self, row: int, path: Path) -> tuple[float, float]:
+    def statistics(self, row: int, path: Sound) -> tuple[float, float]:
         """Return the mean and standard deviation of a whole utterance, as `audio_statistics` measures them.
 
         Raises:
@@ -78,7 +78,7 @@ class Cache:
         waveform: Waveform = self._samples[first + start : first + stop] * self.index["scale"][row]
         return waveform
 
-    def fill(self, row: int, path: Path, digest: str, *, sample_rate: int, resample: bool) -> None:
+    def fill(self, row: int, path: Sound, digest: str, *, sample_rate: int, resample: bool) -> None:
         """Decode utterance `row`, of whose file the manifest has this digest.
 
         Its line of the index is written after its samples.
@@ -87,7 +87,7 @@ class Cache:
             AudioError: the file cannot be read, or is not what the manifest says.
         """
         refuse_changed(path, digest)
-        stat = path.stat()
+        stat = os.stat(path)
         waveform = read_audio(path, sample_rate=sample_rate, resample=resample)
         start, length = int(self.index["start"][row]), int(self.index["length"][row])
         if len(waveform) != length:
@@ -102,13 +102,13 @@ class Cache:
         line["scale"], line["mean"], line["std"] = scale, mean, std
         line["file_bytes"], line["file_mtime_ns"] = stat.st_size, stat.st_mtime_ns
 
-    def is_current(self, row: int, path: Path) -> bool:
+    def is_current(self, row: int, path: Sound) -> bool:
         """Whether utterance `row` is in the cache and its sound file has not changed since."""
         line = self.index[row]
         if line["scale"] == 0:
             return False
         try:
-            stat = path.stat()
+            stat = os.stat(path)
         except OSError:
             return False
         return bool(line["file_bytes"] == stat.st_size and line["file_mtime_ns"] == stat.st_mtime_ns)
@@ -141,16 +141,18 @@ def open_cache(
     folder = Path(folder)
     digest = hashlib.blake2b("\n".join(manifest.paths).encode(), digest_size=16)
     digest.update(num_samples.astype("<i8").tobytes())
+    if (manifest.starts >= 0).any():
+        digest.update(manifest.starts.astype("<i8").tobytes())
     # The rate comes first: the utterances' lengths depend on it, and a message names the first difference.
     identity = {"sample_rate": sample_rate, "utterances": digest.hexdigest()}
     claimed = claim(folder, identity, record="cache.json", what="decoded audio")
     if not claimed.complete and not (folder / "index.npy").exists():
         _reserve(claimed, num_samples, sample_rate)
     cache = Cache(folder)
-    missing = [int(i) for i in np.flatnonzero(num_samples) if not cache.is_current(int(i), manifest.audio_path(int(i)))]
+    missing = [int(i) for i in np.flatnonzero(num_samples) if not cache.is_current(int(i), manifest.sound(int(i)))]
     for i in tqdm(missing, desc="cache", unit="file", disable=not missing):
         try:
-            cache.fill(i, manifest.audio_path(i), manifest.file_hashes[i], sample_rate=sample_rate, resample=resample)
+            cache.fill(i, manifest.sound(i), manifest.file_hashes[i], sample_rate=sample_rate, resample=resample)
         except AudioError as error:
             on_bad(i, error)
     if not claimed.complete:

@@ -10,6 +10,7 @@ import pandas as pd
 from cpc.data.manifest import Manifest, ManifestError, check_table, read_table
 
 _KEYS = ("utterance", "path")
+_SEGMENT = {"start", "end"}
 _OF_FILES = {"num_samples", "sample_rate", "file_hash", "audio_hash"}  # which a scan has measured
 
 
@@ -56,7 +57,7 @@ def join_columns(manifest: Manifest, path: str | Path) -> Joined:
     path = Path(path)
     key, table = read_columns(path)
     names = table[key]
-    keys = _keys(manifest, key, set(names))
+    keys = keys_of(manifest.utterances, manifest.paths, key, set(names))
     place = {name: i for i, name in enumerate(names)}
     rows = [place.get(name, -1) for name in keys]
     found = [row for row in rows if row >= 0]
@@ -75,8 +76,13 @@ def join_columns(manifest: Manifest, path: str | Path) -> Joined:
     return Joined(result, columns, without, len(table) - len(found))
 
 
-def read_columns(path: Path) -> tuple[str, pd.DataFrame]:
+def read_columns(path: Path, *, of_segments: bool = False) -> tuple[str, pd.DataFrame]:
     """Read a table to be joined, and check all of it that does not depend on the manifest.
+
+    Args:
+        path: the table.
+        of_segments: whether a row is a segment of an utterance or file, which then may have several; it needs the
+            columns start and end.
 
     Returns:
         The column by which it is joined, and the table.
@@ -87,22 +93,27 @@ def read_columns(path: Path) -> tuple[str, pd.DataFrame]:
     table = read_table(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     if table.empty:
         raise ManifestError(f"{path}: no rows")
-    key = next((name for name in _KEYS if name in table), None)
+    # A segment's utterance may be its own, not the file's.
+    key = next((name for name in (_KEYS[::-1] if of_segments else _KEYS) if name in table), None)
     if key is None:
         raise ManifestError(f"{path}: no column utterance or path; it has {', '.join(map(str, table.columns))}")
     if fixed := sorted(_OF_FILES & set(table)):
         raise ManifestError(f"{path}: column {fixed[0]} is what a scan measures; take it out of the table")
+    if of_segments and (missing := sorted(_SEGMENT - set(table))):
+        raise ManifestError(f"{path}: no column {missing[0]}; a segment has start and end, in seconds")
+    if not of_segments and (segment := sorted(_SEGMENT & set(table))):
+        raise ManifestError(f"{path}: column {segment[0]} belongs to segments; pass the table as --segments")
     table = table.apply(lambda column: column.str.strip())
-    if (twice := table[key].duplicated()).any():
+    if not of_segments and (twice := table[key].duplicated()).any():
         raise ManifestError(f"{path}: {key} {table[key][twice].iloc[0]!r} appears twice; expected each once")
     return key, table
 
 
-def _keys(manifest: Manifest, key: str, names: set[str]) -> list[str]:
-    """Return what the table would call each utterance."""
+def keys_of(utterances: list[str], paths: list[str], key: str, names: set[str]) -> list[str]:
+    """Return what a table with these names in its column `key` would call each utterance."""
     if key == "utterance":
-        return manifest.utterances
-    files = [path.rpartition("/")[2] for path in manifest.paths]
-    if names.isdisjoint(manifest.paths) and len(set(files)) == len(files):
+        return utterances
+    files = [path.rpartition("/")[2] for path in paths]
+    if names.isdisjoint(paths) and len(set(files)) == len(files):
         return files
-    return manifest.paths
+    return paths

@@ -1,15 +1,16 @@
 """The manifest: a CSV file with one row for each utterance, from which every later stage starts.
 
 The columns are `path` (relative to the manifest's folder), `num_samples` and `sample_rate` (those of the file),
-`speaker` and `utterance`. Any further column is kept. `scan_folder` adds the fields of the speaker pattern,
-`file_hash`, which tells whether a file changed, and `audio_hash`, a hash of the decoded samples that reveals one
-recording under two names; `split_manifest` adds `split`: train, dev or test.
+`speaker` and `utterance`. With columns `start` and `end`, in seconds, an utterance is that segment of its file, and
+`num_samples` is the segment's; where both are empty, it is the whole file. Any further column is kept. `scan_folder`
+adds the fields of the speaker pattern, `file_hash`, which tells whether a file changed, and `audio_hash`, a hash of the
+decoded samples that reveals one recording under two names; `split_manifest` adds `split`: train, dev or test.
 """
 
 import csv
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cpc.data.audio import MAX_SAMPLE_RATE
+from cpc.data.audio import MAX_SAMPLE_RATE, Segment, Sound
 from cpc.data.resampling import num_resampled
 from cpc.files import replacing
 
@@ -78,7 +79,7 @@ class Manifest:
 
     @cached_property
     def num_samples(self) -> NDArray[np.int64]:
-        """Length of each file in samples, at its own rate: (U,)."""
+        """Length of each utterance in samples, at its file's rate: (U,)."""
         return self.table["num_samples"].to_numpy(np.int64)
 
     @cached_property
@@ -97,7 +98,7 @@ class Manifest:
         return self.num_samples / self.sample_rates
 
     def num_samples_at(self, sample_rate: int) -> NDArray[np.int64]:
-        """Return the length of each file in samples after resampling to `sample_rate`, Hz: (U,)."""
+        """Return the length of each utterance in samples after resampling to `sample_rate`, Hz: (U,)."""
         return num_resampled(self.num_samples, self.sample_rates, sample_rate)
 
     def column(self, name: str) -> list[str]:
@@ -113,6 +114,19 @@ class Manifest:
     def audio_path(self, i: int) -> Path:
         """Return the path of row i's sound file."""
         return self.root / self.paths[i]
+
+    def sound(self, i: int) -> Path | Segment:
+        """Return row i's sound: its file, or its segment of the file."""
+        path, start = self.audio_path(i), self.starts[i]
+        return path if start < 0 else Segment(str(path), int(start), int(start + self.num_samples[i]))
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First sample of each segment in its file, −1 where an utterance is the whole file: (U,)."""
+        if "start" not in self.table:
+            return np.full(len(self), -1)
+        seconds = pd.to_numeric(self.table["start"], errors="coerce").to_numpy(np.float64)
+        return np.where(np.isnan(seconds), -1, np.rint(seconds * self.sample_rates)).astype(np.int64)
 
     @property
     def splits(self) -> dict[str, int]:
@@ -143,7 +157,7 @@ class Manifest:
         Args:
             columns: further columns that count.
         """
-        names = ["utterance", "num_samples", "sample_rate", "speaker", "audio_hash", *columns]
+        names = ["utterance", "num_samples", "sample_rate", "speaker", "start", "end", "audio_hash", *columns]
         rows = self.table[[name for name in dict.fromkeys(names) if name in self.table]]
         return blake2b(rows.to_csv(index=False, lineterminator="\n").encode(), digest_size=16).hexdigest()
 
@@ -228,11 +242,17 @@ def check_table(path: Path, table: pd.DataFrame) -> None:
         good = np.isfinite(numbers) & (numbers >= 1) & (numbers <= _LARGEST[name]) & (numbers == np.floor(numbers))
         _refuse(path, table, name, ~good, f"a whole number from 1 to {_LARGEST[name]:.0e}")
         table[name] = numbers.astype(np.int64)
-    for name in ("path", "speaker", "utterance"):
-        _refuse(path, table, name, (table[name] == "").to_numpy(), "some text")
+    _check_segments(path, table)
     if "split" in table:
         unknown = ~table["split"].isin([*SPLITS, ""])
         _refuse(path, table, "split", unknown.to_numpy(bool), f"{', '.join(SPLITS)}, or nothing")
+    check_names(path, table)
+
+
+def check_names(path: Path, table: pd.DataFrame) -> None:
+    """Check that each row has a path, a speaker and an utterance id of its own; errors name `path`."""
+    for name in ("path", "speaker", "utterance"):
+        _refuse(path, table, name, (table[name] == "").to_numpy(), "some text")
     # Later stages name files after utterances, and blanks separate them from their labels in label files.
     unsafe = table["utterance"].str.contains(r"[/\s\0]").to_numpy(bool)
     _refuse(path, table, "utterance", unsafe, "a name without '/' and blanks")
@@ -241,6 +261,19 @@ def check_table(path: Path, table: pd.DataFrame) -> None:
         name = table["utterance"][twice].iloc[0]
         first, second = table["path"][table["utterance"] == name].iloc[:2]
         raise ManifestError(f"{path}: utterance {name!r} stands for both {first} and {second}; rename one")
+
+
+def _check_segments(path: Path, table: pd.DataFrame) -> None:
+    """Check that the columns start and end, if there are any, hold seconds that fit num_samples, or nothing."""
+    if {"start", "end"}.isdisjoint(table):
+        return
+    if not {"start", "end"} <= set(table):
+        raise ManifestError(f"{path}: of the columns start and end it has one; a segment needs both")
+    start, end = (pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in ("start", "end"))
+    rate, num_samples = table["sample_rate"].to_numpy(np.int64), table["num_samples"].to_numpy(np.int64)
+    fits = (start >= 0) & (np.rint(end * rate) - np.rint(start * rate) == num_samples)  # false for NaN
+    is_whole = ((table["start"] == "") & (table["end"] == "")).to_numpy()
+    _refuse(path, table, "end", ~(fits | is_whole), "seconds, num_samples after start, or neither")
 
 
 def _refuse(path: Path, table: pd.DataFrame, name: str, bad: Any, expected: str) -> None:
@@ -252,17 +285,18 @@ def _refuse(path: Path, table: pd.DataFrame, name: str, bad: Any, expected: str)
         )
 
 
-def refuse_missing_files(paths: Sequence[Path]) -> None:
+def refuse_missing_files(paths: Iterable[Sound]) -> None:
     """Check that sound files exist, before hours of work end at the first one that does not.
 
     Raises:
         ManifestError: naming those that do not, up to 20 of them.
     """
-    missing = [str(path) for path in paths if not path.exists()]
+    files = {os.fspath(path) for path in paths}
+    missing = sorted(path for path in files if not os.path.exists(path))
     if missing:
         more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
         raise ManifestError(
-            f"{len(missing)} of {len(paths)} sound files do not exist: {', '.join(missing[:_MOST_NAMED])}{more}; check "
+            f"{len(missing)} of {len(files)} sound files do not exist: {', '.join(missing[:_MOST_NAMED])}{more}; check "
             "the paths, or run cpc manifest again if files moved"
         )
 

@@ -250,7 +250,8 @@ def _units(table: pd.DataFrame, by: str, what: str = "split by") -> "pd.Series[s
 def refuse_leaks(manifest: Manifest, *, by: By) -> None:
     """Check that splits share no utterance, sound file or recording nor, if `by` says so, chapter or speaker.
 
-    Links are followed to the sound file. Recordings are compared by their `audio_hash` where there is one.
+    Links are followed to the sound file. Recordings are compared by their `audio_hash` where there is one. Segments of
+    one file may be in several splits, but must not overlap then.
 
     Raises:
         ManifestError: there is no split column, or two splits share something; the message names both files and splits.
@@ -258,7 +259,11 @@ def refuse_leaks(manifest: Manifest, *, by: By) -> None:
     table = manifest.table
     if "split" not in table:
         raise ManifestError("the manifest has no split column; make it by cpc manifest --split")
-    shared = {"utterance": table["utterance"], "sound file": _real_paths(manifest)}
+    files = _real_paths(manifest)
+    is_segment = manifest.starts >= 0
+    if is_segment.any():
+        _refuse_overlaps(manifest, files[files.isin(files[is_segment])])
+    shared = {"utterance": table["utterance"], "sound file": files[~is_segment]}
     if "audio_hash" in table:
         shared["recording"] = table["audio_hash"][table["audio_hash"] != ""]
     if by != "utterance":
@@ -272,6 +277,22 @@ def refuse_leaks(manifest: Manifest, *, by: By) -> None:
                 f"{first.path} ({first.split}) and {second.path} ({second.split}) share one {what}, "
                 f"{twice.iloc[0]}; remove one or split again by cpc manifest --split ({len(twice)} such)"
             )
+
+
+def _refuse_overlaps(manifest: Manifest, files: "pd.Series[str]") -> None:
+    """Refuse utterances of two splits that share samples of a file; `files` names the file of each row in question."""
+    starts, lengths, splits = manifest.starts, manifest.num_samples, manifest.column("split")
+    names = manifest.utterances
+    for rows in files.groupby(files).groups.values():
+        last: dict[str, tuple[int, int]] = {}  # split: where its sound ends so far, and the row that ends there
+        for i in sorted(map(int, rows), key=lambda i: starts[i]):
+            for split, (stop, j) in last.items():
+                if split != splits[i] and max(0, starts[i]) < stop:
+                    raise ManifestError(
+                        f"{names[j]} ({split}) and {names[i]} ({splits[i]}) overlap in {manifest.paths[i]}; keep each "
+                        "file in one split by cpc manifest --split path"
+                    )
+            last[splits[i]] = max(last.get(splits[i], (0, i)), (int(max(0, starts[i]) + lengths[i]), i))
 
 
 def _real_paths(manifest: Manifest) -> "pd.Series[str]":

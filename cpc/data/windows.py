@@ -17,6 +17,7 @@ every batch ragged and change the data of the presets that were studied.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from torch.utils.data import Dataset
 from cpc.config import AugmentConfig
 from cpc.data.audio import (
     AudioError,
+    Sound,
     audio_info,
     audio_statistics,
     normalise,
@@ -299,7 +301,7 @@ class Windows(Dataset[Window]):
 
     def _read(self, row: int, start: int, stop: int) -> Waveform:
         """Read samples [start, stop) of an utterance, normalised; from memory where they are there."""
-        options, path = self.options, self.manifest.audio_path(row)
+        options, path = self.options, self.manifest.sound(row)
         if self._on_disk is not None:
             waveform = self._on_disk.read(row, start, stop)
             if options.normalise == "utterance":
@@ -328,13 +330,13 @@ class Windows(Dataset[Window]):
             self._cache_left -= size
         return waveform[start - first : stop - first]
 
-    def _compare(self, row: int, path: Path) -> None:
+    def _compare(self, row: int, path: Sound) -> None:
         """Refuse a file that is not what the manifest says. Of an MP3, only decoding tells the length."""
         self._compared.add(row)
         info = audio_info(path)
         here = info.num_samples, info.sample_rate
         there = self.manifest.num_samples[row], self.manifest.sample_rates[row]
-        if here != there and path.suffix.lower() != ".mp3":
+        if here != there and not os.fspath(path).lower().endswith(".mp3"):
             raise AudioError(
                 f"{path}: {here[0]} samples at {here[1]} Hz, the manifest says {there[0]} at {there[1]}; run "
                 "`cpc manifest` again"

@@ -187,4 +187,4 @@ def _middle(manifest: Manifest, row: int, rate: int, seconds: float, *, resample
     length = int(manifest.num_samples_at(rate)[row])
     size = min(length, round(seconds * rate))
     start = (length - size) // 2
-    return read_audio(manifest.audio_path(row), sample_rate=rate, resample=resample, start=start, stop=start + size)
+    return read_audio(manifest.sound(row), sample_rate=rate, resample=resample, start=start, stop=start + size)

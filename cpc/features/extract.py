@@ -23,6 +23,7 @@ from cpc.data import (
     AudioError,
     BadAudio,
     Manifest,
+    Segment,
     Waveform,
     audio_blocks,
     audio_statistics,
@@ -167,7 +168,7 @@ def claim_features(out: Path, extractor: Extractor, *, dtype: Dtype, resample: b
 class FileToWrite:
     """An utterance on its way to disk."""
 
-    source: Path
+    source: Path | Segment
     target: Path
     num_samples: int  # at the extractor's rate, according to the manifest
     num_frames: int
@@ -178,7 +179,7 @@ def files_to_write(extractor: Extractor, manifest: Manifest, folder: Path) -> li
     """List the utterances, with the number of frames that each must have."""
     lengths = manifest.num_samples_at(extractor.sample_rate).tolist()
     return [
-        FileToWrite(manifest.audio_path(i), folder / f"{utterance}.npy", length, extractor.num_frames(length), digest)
+        FileToWrite(manifest.sound(i), folder / f"{utterance}.npy", length, extractor.num_frames(length), digest)
         for i, (utterance, length, digest) in enumerate(
             zip(manifest.utterances, lengths, manifest.file_hashes, strict=True)
         )

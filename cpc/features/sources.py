@@ -1,23 +1,26 @@
 """Which sound files the frames of a features folder were made from, so that frames of a replaced file are made anew.
 
-sources.csv holds the size and the time of each utterance's file. It is written before the frames, so frames that are
-whole belong to the files that it names.
+sources.csv holds the size and the time of each utterance's file, and its segment of the file. It is written before the
+frames, so frames that are whole belong to the files that it names.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from cpc.data import Segment
 from cpc.files import write_bytes
 
 SOURCES = "sources.csv"
-_COLUMNS = ["utterance", "bytes", "mtime_ns"]
+_COLUMNS = ["utterance", "bytes", "mtime_ns", "segment"]
+_Source = tuple[int, int, str]
 
 
-def remove_stale(folder: Path, files: Iterable[tuple[Path, Path]]) -> list[str]:
+def remove_stale(folder: Path, files: Iterable[tuple[Path | Segment, Path]]) -> list[str]:
     """Remove the frames whose sound file changed since they were made, and record the files as they are now.
 
     Frames without a record, of an earlier version, are stale if they are older than their sound file. Frames whose
@@ -25,7 +28,7 @@ def remove_stale(folder: Path, files: Iterable[tuple[Path, Path]]) -> list[str]:
 
     Args:
         folder: the features folder.
-        files: the sound file and the file of frames of each utterance, after which the latter is named.
+        files: the sound and the file of frames of each utterance, after which the latter is named.
 
     Returns:
         The utterances whose frames were removed.
@@ -35,10 +38,11 @@ def remove_stale(folder: Path, files: Iterable[tuple[Path, Path]]) -> list[str]:
     for sound, frames in files:
         utterance = frames.stem
         try:
-            stat = sound.stat()
+            stat = os.stat(sound)
         except OSError:
             continue
-        now[utterance] = (stat.st_size, stat.st_mtime_ns)
+        segment = f"{sound.start}-{sound.stop}" if isinstance(sound, Segment) else ""
+        now[utterance] = (stat.st_size, stat.st_mtime_ns, segment)
         if not frames.exists():
             continue
         if utterance in known:
@@ -55,22 +59,25 @@ def remove_stale(folder: Path, files: Iterable[tuple[Path, Path]]) -> list[str]:
 
 def join_sources(parts: Iterable[Path], path: Path) -> None:
     """Write the records of several folders, where they have one, as that of the whole."""
-    joined: dict[str, tuple[int, int]] = {}
+    joined: dict[str, _Source] = {}
     for part in parts:
         joined |= _read(part)
     _write(path, joined)
 
 
-def _read(path: Path) -> dict[str, tuple[int, int]]:
-    """Read the size and time of each utterance's file; nothing if there is no record that can be read."""
+def _read(path: Path) -> dict[str, _Source]:
+    """Read what each utterance was made from; nothing if there is no record that can be read."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return {row["utterance"]: (int(row["bytes"]), int(row["mtime_ns"])) for row in csv.DictReader(file)}
+            return {  # earlier versions knew no segments
+                row["utterance"]: (int(row["bytes"]), int(row["mtime_ns"]), row.get("segment") or "")
+                for row in csv.DictReader(file)
+            }
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return {}
 
 
-def _write(path: Path, files: dict[str, tuple[int, int]]) -> None:
+def _write(path: Path, files: dict[str, _Source]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_COLUMNS)

@@ -1,7 +1,7 @@
 """Labels of frames in time: label files, phone intervals, forced alignment and training targets."""
 
 from cpc.labels.forced import PHONES, align, write_textgrids
-from cpc.labels.formats import Imported, LabelFormat, import_labels
+from cpc.labels.formats import Imported, LabelFormat, import_labels, read_intervals
 from cpc.labels.grid import (
     LABEL_FIRST_CENTRE_SECONDS,
     LABEL_HOP_SAMPLES,
@@ -53,6 +53,7 @@ __all__ = [
     "labels_at",
     "num_labels",
     "phone_name",
+    "read_intervals",
     "read_labels",
     "read_phone_classes",
     "read_phone_labels",

@@ -6,11 +6,12 @@ pocketsphinx's frames are 25.6 ms long, every 10 ms and without padding, so fram
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpc.data import read_audio
+from cpc.data import Segment, read_audio
 from cpc.labels.grid import LABEL_SAMPLE_RATE, LabelsError
 from cpc.labels.intervals import SILENCE
 from cpc.labels.words import ARPABET
@@ -23,7 +24,8 @@ class Task(NamedTuple):
     """An utterance to align."""
 
     utterance: str
-    path: str
+    sound: Path | Segment
+    seconds: int  # rounded
     text: str
     resample: bool
 
@@ -61,7 +63,7 @@ def align_one(task: Task) -> dict[str, Any]:
         return {"utterance": task.utterance, "left_out": f"not in the dictionary: {' '.join(unknown)}"}
     if not words:
         return {"utterance": task.utterance, "left_out": "no word in its transcript"}
-    waveform = read_audio(task.path, sample_rate=LABEL_SAMPLE_RATE, resample=task.resample)
+    waveform = read_audio(task.sound, sample_rate=LABEL_SAMPLE_RATE, resample=task.resample)
     peak = max(1.0, float(np.abs(waveform).max(initial=0)))
     pcm = np.round(waveform / peak * 32767).astype("<i2").tobytes()
     found = next(filter(None, (_phones(decoder, words, pcm) for decoder in _decoders)), None)

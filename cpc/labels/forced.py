@@ -108,7 +108,7 @@ def align(
     if words:  # a word that cannot be added is refused here, and not by every process
         start(words)
     tasks = [
-        Task(utterance, str(manifest.audio_path(i)), text, resample)
+        Task(utterance, manifest.sound(i), max(1, round(manifest.seconds[i])), text, resample)
         for i, (utterance, text) in enumerate(texts.items())
         if text is not None
     ]
@@ -231,17 +231,23 @@ def _align_all(tasks: Sequence[Task], partial: Path, jobs: int, words: dict[str,
     """Align what `partial` does not hold yet; return the results by utterance."""
     done = _read_partial(partial)
     missing = [task for task in tasks if task.utterance not in done]
+    total = _seconds(tasks)
     with (
         partial.open("a", encoding="utf-8") as f,
-        tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="utterance", desc="align") as bar,
+        tqdm(total=total, initial=total - _seconds(missing), unit="audio-s", desc="align") as bar,
     ):
-        for result in _results(missing, jobs, words):
+        for task, result in zip(missing, _results(missing, jobs, words), strict=True):
             f.write(json.dumps(result) + "\n")
             f.flush()
             done[result["utterance"]] = result
-            bar.update()
+            bar.update(task.seconds)
         os.fsync(f.fileno())  # before a record says that it is complete
     return done
+
+
+def _seconds(tasks: Sequence[Task]) -> int:
+    """Sum the lengths of utterances; they differ, so their number would mislead."""
+    return sum(task.seconds for task in tasks)
 
 
 def _read_partial(path: Path) -> dict[str, dict[str, Any]]:

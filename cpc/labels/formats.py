@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -92,14 +92,11 @@ def import_labels(
         LabelsError: a file cannot be read, does not fit the manifest, or seems to be in another unit.
         ClaimError: the folder holds something else.
     """
-    if source.is_dir():
-        chosen, paths = _label_files(source, label_format)
-        files = _by_utterance(manifest, source, paths)
-        by_utterance = {utterance: _read(path, chosen, tier) for utterance, path in files.items()}
-    else:
-        if label_format not in (None, "ctm"):
-            raise LabelsError(f"{source}: --format {label_format} reads a folder with a file for each utterance")
-        chosen, by_utterance = "ctm", read_ctm(source)
+    names_of_files = _names_of_files(manifest)
+    chosen, found = read_intervals(
+        {*manifest.utterances, *names_of_files}, source, label_format=label_format, tier=tier
+    )
+    by_utterance = {**_intervals_of_segments(manifest, names_of_files, found), **found}
     _check_unit(manifest, by_utterance, chosen)
     by_utterance = {
         utterance: [interval._replace(phone=_NAMES[naming](interval.phone)) for interval in intervals]
@@ -117,6 +114,51 @@ def import_labels(
     counts = write_interval_labels(manifest, by_utterance, out, names)
     claimed.finish()
     return Imported(counts, [utterance for utterance in manifest.utterances if utterance not in by_utterance])
+
+
+def read_intervals(
+    names: Collection[str], source: Path, *, label_format: LabelFormat | None = None, tier: str = "phones"
+) -> tuple[LabelFormat, dict[str, list[Interval]]]:
+    """Read the intervals of some utterances or sound files.
+
+    Args:
+        names: their names; see `import_labels` for the names of files.
+        source: a CTM file, or a folder.
+        label_format: the format, or None to find it out.
+        tier: the tier of the TextGrids to read.
+
+    Returns:
+        The format, and the intervals by name; a CTM file may have further names.
+
+    Raises:
+        LabelsError: a file cannot be read, or none belongs to a name.
+    """
+    if source.is_dir():
+        chosen, paths = _label_files(source, label_format)
+        files = _by_utterance(names, source, paths)
+        return chosen, {name: _read(path, chosen, tier) for name, path in files.items()}
+    if label_format not in (None, "ctm"):
+        raise LabelsError(f"{source}: --format {label_format} reads a folder with a file for each utterance")
+    return "ctm", read_ctm(source)
+
+
+def _names_of_files(manifest: Manifest) -> list[str]:
+    """Name the file of each segment as an utterance of the whole file would be named; "" for whole files."""
+    stems = ["_".join(Path(path).stem.split()) for path in manifest.paths]
+    return [stem if start >= 0 else "" for stem, start in zip(stems, manifest.starts.tolist(), strict=True)]
+
+
+def _intervals_of_segments(
+    manifest: Manifest, names_of_files: Sequence[str], found: Mapping[str, Sequence[Interval]]
+) -> dict[str, list[Interval]]:
+    """Cut the intervals of whole files to their segments; times then count from the start of the segment."""
+    result = {}
+    starts, lengths = (manifest.starts / manifest.sample_rates).tolist(), manifest.seconds.tolist()
+    for utterance, file, start, length in zip(manifest.utterances, names_of_files, starts, lengths, strict=True):
+        if file in found:
+            shifted = [(max(0.0, i.start - start), min(length, i.end - start), i.phone) for i in found[file]]
+            result[utterance] = [Interval(*interval) for interval in shifted if interval[0] < interval[1]]
+    return result
 
 
 def read_interval_lines(path: Path, unit_seconds: float) -> list[Interval]:
@@ -229,9 +271,9 @@ def _label_files(source: Path, label_format: LabelFormat | None) -> tuple[LabelF
     raise LabelsError(f"{source}: no label file below it ({endings}); pass a CTM file or a folder of such files")
 
 
-def _by_utterance(manifest: Manifest, source: Path, paths: Sequence[Path]) -> dict[str, Path]:
+def _by_utterance(names: Collection[str], source: Path, paths: Sequence[Path]) -> dict[str, Path]:
     """Find each utterance's file."""
-    wanted, files = set(manifest.utterances), dict[str, Path]()
+    wanted, files = set(names), dict[str, Path]()
     for path in paths:
         stem = re.sub(r"(\.Table\.\d+)?\.selections$", "", path.with_suffix("").name)  # Raven's names
         parts = [re.sub(r"\s+", "_", part) for part in path.relative_to(source).with_name(stem).parts]
@@ -242,7 +284,7 @@ def _by_utterance(manifest: Manifest, source: Path, paths: Sequence[Path]) -> di
     if not files:
         raise LabelsError(
             f"{source}: no file is named as an utterance of the manifest (e.g. {paths[0].relative_to(source)} and "
-            f"{next(iter(manifest.utterances), 'none at all')}); are they of another corpus?"
+            f"{min(filter(None, names), default='none at all')}); are they of another corpus?"
         )
     return files
 

@@ -80,7 +80,7 @@ def _entry(
     features: Features, row: int, labels: PhoneLabels, predictions: Mapping[str, NDArray[Any]]
 ) -> dict[str, Any]:
     rate, utterance = features.sample_rate, features.manifest.utterances[row]
-    waveform = read_audio(features.manifest.audio_path(row), sample_rate=rate, resample=True)
+    waveform = read_audio(features.manifest.sound(row), sample_rate=rate, resample=True)
     waveform = waveform[: round(MAX_SECONDS * rate)]
     seconds = len(waveform) / rate
     spoken, predicted = labels.of[utterance], predictions[utterance]

@@ -54,7 +54,7 @@ def train(
     data = build_data(config, network.g_enc.geometry)
     if config.data.on_bad_audio == "error":
         splits = (data.train.manifest, data.dev.manifest)
-        refuse_missing_files([split.audio_path(i) for split in splits for i in range(len(split))])
+        refuse_missing_files([split.sound(i) for split in splits for i in range(len(split))])
     with (
         Threads(config.threads) as threads,
         joined(device) as ranks,
