@@ -94,7 +94,7 @@ class CPCExtractor:
                 if self.layer == "z":
                     frames, state = self.model.g_enc.stream(x, state, last=last)
                 else:
-                    _, frames, state = self.model.stream(x, state, last=last)
+                    _, frames, state = self.model.represent_block(x, state, last)
                 yield frames[0].float().cpu().numpy()
 
     def _from_both_ends(self, blocks: Iterable[Waveform]) -> NDArray[np.float32]:
