@@ -258,8 +258,11 @@ def _more_updates(config: Config) -> int | None:
     """Return the number of updates to which a run shall be extended; None for its own. Refuse other settings."""
     plain = Config()
     train = replace(config.train, num_updates=plain.train.num_updates)
-    if replace(config, device="auto", threads="auto", train=train) != plain:
-        raise ConfigError("--resume RUN takes no other settings than --device, --threads and --train.num-updates")
+    data = replace(config.data, manifest="")
+    if replace(config, device="auto", threads="auto", train=train, data=data) != plain:
+        raise ConfigError(
+            "--resume RUN takes no other settings than --device, --threads, --train.num-updates and --data.manifest"
+        )
     is_given = any(re.match(r"--train\.num[-_]updates\b", argument) for argument in sys.argv)
     return config.train.num_updates if is_given else None
 
@@ -294,7 +297,8 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         Args:
             toml: A preset or a TOML file. Fields that it leaves out keep the defaults shown here.
             out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.safetensors.
-            resume: Run folder to continue; of settings, it takes --device, --threads and --train.num-updates.
+            resume: Run folder to continue; of settings, it takes --device, --threads, --train.num-updates, and
+                --data.manifest for a manifest that moved.
             profile: Time the stages of some early updates: a table on the screen, and trace.json in the run folder.
             max_hours: Hours after which the run stops, to be resumed.
             config: Any field of the configuration.
@@ -309,8 +313,8 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         if resume is not None:
             if toml or out:
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
-            more = _more_updates(config)
-            continue_run(resume, config.device, config.threads, num_updates=more, profile=profile, max_hours=max_hours)
+            changes = {"num_updates": _more_updates(config), "manifest": config.data.manifest or None}
+            continue_run(resume, config.device, config.threads, profile=profile, max_hours=max_hours, **changes)
             return
         if not toml:
             raise ConfigError(
@@ -425,16 +429,18 @@ def features(
     from cpc.devices import resolve_device
     from cpc.features import DerivedExtractor, SpectralExtractor, extractor_of_run
     from cpc.runs import config_of_run
+    from cpc.train import manifest_of_run
 
     extractor: Extractor
+    table: Manifest | None = None
     resample = options.resample
     if baseline in ("mfcc", "logmel"):
         extractor = SpectralExtractor(baseline, options.sample_rate)
     elif run is None:
         raise ConfigError("features: no run given; pass RUN, or --baseline mfcc or logmel, which need none")
     else:
-        saved = config_of_run(run, options.checkpoint)
-        resample, manifest = resample or saved.audio.resample, manifest or Path(saved.data.manifest)
+        resample = resample or config_of_run(run, options.checkpoint).audio.resample
+        table = manifest_of_run(run, options.checkpoint) if manifest is None else None
         extractor = extractor_of_run(
             run,
             layer,
@@ -445,9 +451,11 @@ def features(
         )
     if options.cmvn or options.context:
         extractor = DerivedExtractor(extractor, cmvn=options.cmvn, context_frames=options.context)
-    if manifest is None:
-        raise ConfigError("features: pass --manifest, the CSV that lists the utterances")
-    print(options.extract(extractor, read_manifest(manifest), out, resample=resample))
+    if table is None:
+        if manifest is None:
+            raise ConfigError("features: pass --manifest, the CSV that lists the utterances")
+        table = read_manifest(manifest)
+    print(options.extract(extractor, table, out, resample=resample))
 
 
 @dataclass(frozen=True)

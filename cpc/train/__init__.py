@@ -3,7 +3,7 @@
 from cpc.train.metrics import PATIENCE_UPDATES, STUCK_NATS
 from cpc.train.optim import Muon, build_optimisers, declared_maps, learning_rate, orthogonalise
 from cpc.train.run import complete, resume, train
-from cpc.train.setup import Data, build_data
+from cpc.train.setup import Data, build_data, manifest_of_run
 from cpc.train.trouble import TrainingError
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "complete",
     "declared_maps",
     "learning_rate",
+    "manifest_of_run",
     "orthogonalise",
     "resume",
     "train",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from cpc.config import Config, ConfigError, check_config, config_to_dict, write_config
+from cpc.config import Config, ConfigError, check_config, config_to_dict, with_absolute_paths, write_config
 from cpc.data import refuse_missing_files
 from cpc.devices import Threads, resolve_device
 from cpc.files import difference, locked
@@ -19,7 +19,14 @@ from cpc.runs import build_model, locate_checkpoint, read_checkpoint
 from cpc.train.distributed import joined, own_device, was_restarted
 from cpc.train.loop import fit
 from cpc.train.metrics import RunningMean
-from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile, refuse_too_large
+from cpc.train.setup import (
+    announce,
+    build_data,
+    build_parts,
+    refuse_moved_manifest,
+    refuse_short_profile,
+    refuse_too_large,
+)
 from cpc.train.state import begin, read_last, remove_leftovers, restore
 from cpc.train.stopping import Flag
 
@@ -46,6 +53,7 @@ def train(
     """
     stop = Flag(max_hours)
     check_config(config)
+    config = with_absolute_paths(config)
     run, device = Path(run), own_device(resolve_device(config.device))
     resume = resume or (was_restarted() and (run / "last.pt").exists())
     refuse_too_large(config)
@@ -83,6 +91,7 @@ def resume(
     threads: int | Literal["auto"] = "auto",
     *,
     num_updates: int | None = None,
+    manifest: str | Path | None = None,
     profile: bool = False,
     max_hours: float = math.inf,
 ) -> Path:
@@ -94,6 +103,7 @@ def resume(
         threads: threads to continue with; "auto" keeps the run's own setting.
         num_updates: updates in all, more than were made; the learning rate goes on as in a run of that length. None
             keeps the run's own number.
+        manifest: new place of the manifest, if it moved; its train and dev must be those that the run began with.
         profile: as for `train`.
         max_hours: as for `train`.
 
@@ -105,6 +115,9 @@ def resume(
         if num_updates <= payload["update"]:
             raise ConfigError(f"train.num_updates: got {num_updates}, but {run} has made {payload['update']}")
         saved = dataclasses.replace(saved, train=dataclasses.replace(saved.train, num_updates=num_updates))
+    if manifest is not None:
+        saved = dataclasses.replace(saved, data=dataclasses.replace(saved.data, manifest=str(manifest)))
+    refuse_moved_manifest(saved, run, "--data.manifest")
     if device != "auto":
         saved = dataclasses.replace(saved, device=device)
     if threads != "auto":
@@ -123,7 +136,8 @@ def complete(config: Config, run: str | Path) -> Path:
     if last is None:
         return train(config, run)
     saved, payload = last
-    if changed := difference(config_to_dict(saved), config_to_dict(config)):
+    config = with_absolute_paths(config)
+    if changed := difference(config_to_dict(with_absolute_paths(saved)), config_to_dict(config)):
         raise ConfigError(
             f"{run}: holds a run with other settings: {changed}; pass another --out, or the same settings"
         )

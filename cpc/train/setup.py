@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +35,7 @@ from cpc.devices import Precision, Threads, keep_freed_buffers, physical_memory,
 from cpc.infonce import Rule
 from cpc.labels import FrameGrid, Targets
 from cpc.model import CPC, Geometry, recomputing
-from cpc.runs import build_model
+from cpc.runs import Which, build_model, locate_checkpoint, read_checkpoint
 from cpc.train.distributed import Ranks
 from cpc.train.objectives import build_objective
 from cpc.train.optim import build_optimisers
@@ -68,7 +68,7 @@ class Data:
     @cached_property
     def digest(self) -> str:
         """Identify the utterances of both splits by their content; every checkpoint holds it."""
-        return " ".join(windows.manifest.digest(windows.options.columns) for windows in (self.train, self.dev))
+        return _digest((self.train.manifest, self.dev.manifest), self.train.options.columns)
 
 
 @dataclass(frozen=True)
@@ -211,6 +211,56 @@ def build_data(config: Config, geometry: Geometry) -> Data:
     train_windows = _windows(config, geometry, train, "train", targets.in_split(train))
     dev_windows = _windows(config, geometry, dev, "dev", targets.in_split(dev))
     return Data(train_windows, dev_windows, targets.classes, targets.notes)
+
+
+def manifest_of_run(run: str | Path, which: Which = "best") -> Manifest:
+    """Read the manifest that a run was trained with.
+
+    Args:
+        run: run folder, or one of its checkpoints.
+        which: the checkpoint that names it: "best" or "last".
+
+    Raises:
+        ConfigError: the run names none, it is no longer there, or it has become another one. What counts is the content
+            of train and dev, not where the sound files lie.
+    """
+    config, payload = read_checkpoint(locate_checkpoint(run, which))
+    if not config.data.manifest:
+        raise ConfigError(f"{run}: names no manifest; pass --manifest, the CSV that lists the utterances")
+    refuse_moved_manifest(config, run, "--manifest")
+    manifest = read_manifest(config.data.manifest)
+    trained_on = payload.get("data")  # runs of earlier versions have none
+    if trained_on is not None:
+        splits = [manifest.keep([name == split for name in manifest.column("split")]) for split in ("train", "dev")]
+        if _digest(splits, _columns(config, manifest)) != trained_on:
+            raise ConfigError(
+                f"{config.data.manifest}: its train or dev are not what {run} was trained with; pass --manifest with "
+                "the one that was, or with this one if these utterances are meant"
+            )
+    return manifest
+
+
+def refuse_moved_manifest(config: Config, run: str | Path, flag: str) -> None:
+    """Refuse a run whose manifest is no longer where it was.
+
+    Args:
+        config: of the run.
+        run: its folder.
+        flag: option that names the manifest's new place.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if not Path(config.data.manifest).exists():
+        raise ConfigError(
+            f"{config.data.manifest}: the manifest that {run} was trained with is no longer there; pass its new place "
+            f"by {flag}"
+        )
+
+
+def _digest(splits: Iterable[Manifest], columns: Sequence[str]) -> str:
+    """Identify the utterances of train and dev by their content."""
+    return " ".join(manifest.digest(columns) for manifest in splits)
 
 
 def _windows(

@@ -135,7 +135,7 @@ def restore(run: Path, parts: Parts, running: RunningMean) -> State:
     if payload.get("data", parts.data.digest) != parts.data.digest:  # runs of earlier versions do not know theirs
         raise TrainingError(
             f"{parts.config.data.manifest}: the utterances of train or dev, or their sounds, are not those that {run} "
-            "began with; bring the old manifest back, or begin a new run"
+            "began with; bring the old manifest back, pass its new place by --data.manifest, or begin a new run"
         )
     restore_weights(parts.network, payload, path)
     try:
