@@ -12,21 +12,25 @@ import cpc
 from cpc.config import (
     AudioConfig,
     AugmentConfig,
+    BatchConfig,
     ConfigError,
     CriterionConfig,
     LossConfig,
     OptimConfig,
     RegulariseConfig,
 )
-from cpc.features import extractor_of_run
+from cpc.data import read_audio, read_manifest
+from cpc.features import ModelExtractor, extract_features, extractor_of_run, open_features
 from cpc.infonce import Negatives, infonce
 from cpc.model import Autoregressor, Geometry, Predictor
+from cpc.probes import Options, probe_speakers
 from cpc.runs import BEST, CheckpointError, build_model, read_checkpoint, read_metrics
 from cpc.train import loop, resume, train
 from cpc.train.optim import OptimiserError
 from tests.conftest import measured, tiny_config
 
 HOP, WIDTH, STEPS = 160, 12, 3
+PAIRS = BatchConfig(kind="by_utterance", num_windows=4, windows_per_group=2)
 
 
 class Own(nn.Module):
@@ -109,6 +113,25 @@ def test_a_run_that_resumes_equals_one_that_went_through(corpus, tmp_path, optim
     assert measured(cut) == measured(whole)
     for x, y in zip(*(load_file(run / BEST).values() for run in (cut, whole)), strict=True):
         assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("layer", ["z", "c"])
+def test_its_frames_are_extracted_and_probed(corpus, tmp_path, layer):
+    """Each file's frames are those of the normalised whole, short and long ones alike."""
+    config, manifest, model = config_of(corpus), read_manifest(corpus), own()
+    extractor = ModelExtractor(model, layer, config)
+    features = open_features(extract_features(extractor, manifest, tmp_path / "f", progress=False))
+    assert (features.dim, features.hop_samples) == ({"z": WIDTH, "c": 8}[layer], HOP)
+    for row in (0, 7):
+        x = read_audio(manifest.audio_path(row), sample_rate=16000)
+        x = torch.from_numpy((x - x.mean()) / x.std())[None]
+        expected = model(x)[["z", "c"].index(layer)][0].detach()
+        found = torch.from_numpy(features.frames(manifest.utterances[row]).copy())
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        blocks = list(extractor.frames([x[0, :5000].numpy(), x[0, 5000:].numpy()]))
+        torch.testing.assert_close(torch.from_numpy(blocks[0]), expected, atol=1e-6, rtol=0)
+    assert probe_speakers(features, Options(max_frames=500)).accuracy > 0
+    assert ModelExtractor(own(1), layer, config).identity() != extractor.identity()
 
 
 def test_without_the_model_its_run_names_it_and_the_way_out(corpus, tmp_path):
@@ -205,7 +228,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_written(co
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"loss": LossConfig(name="clip")}, r"^loss\.name: needs g_enc and g_ar apart"),
+        ({"loss": LossConfig(name="nt_xent"), "batches": PAIRS}, r"^loss\.name: needs g_enc and g_ar apart"),
         ({"regularise": RegulariseConfig(dropout_z=0.1)}, r"^regularise\.dropout_z: needs"),
         ({"recompute": 2}, r"^recompute: needs"),
     ],
