@@ -280,6 +280,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         out: Path | None = None,
         resume: Path | None = None,
         profile: bool = False,
+        tensorboard: bool = False,
         max_hours: float = math.inf,
         config: Annotated[Config, arg(name="")] = default,
     ) -> None:
@@ -300,6 +301,8 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
             resume: Run folder to continue; of settings, it takes --device, --threads, --train.num-updates, and
                 --data.manifest for a manifest that moved.
             profile: Time the stages of some early updates: a table on the screen, and trace.json in the run folder.
+            tensorboard: Also write the measurements for TensorBoard, into RUN/tensorboard (pip install
+                'cpc-audio[tensorboard]').
             max_hours: Hours after which the run stops, to be resumed.
             config: Any field of the configuration.
         """
@@ -307,14 +310,18 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
             named.append(toml)
             return
         _refuse_missing(run=resume, manifest=Path(config.data.manifest) if config.data.manifest else None)
+        from cpc.train import TensorBoard
         from cpc.train import resume as continue_run
         from cpc.train import train as run
 
+        how: dict[str, Any] = {"profile": profile, "max_hours": max_hours}
+        if tensorboard:
+            how["on_log"] = TensorBoard()
         if resume is not None:
             if toml or out:
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
-            changes = {"num_updates": _more_updates(config), "manifest": config.data.manifest or None}
-            continue_run(resume, config.device, config.threads, profile=profile, max_hours=max_hours, **changes)
+            how |= {"num_updates": _more_updates(config), "manifest": config.data.manifest or None}
+            continue_run(resume, config.device, config.threads, **how)
             return
         if not toml:
             raise ConfigError(
@@ -323,7 +330,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         if out is None:
             raise ConfigError("train: pass --out RUN, the folder to write to")
         check_config(config, where="command line")
-        run(config, out, profile=profile, max_hours=max_hours)
+        run(config, out, **how)
 
     return train
 

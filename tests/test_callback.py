@@ -1,7 +1,10 @@
 """A run tells a callback what it measures, in a fixed order, whatever way it ends."""
 
+import dataclasses
+import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -149,12 +152,53 @@ def test_without_tensorboard_one_line_says_how_to_get_it(monkeypatch):
 def test_sets_of_negatives_with_steps_of_their_own_have_their_means(corpus, tmp_path):
     pytest.importorskip("tensorboard")
     sets = (
-        NegativeSet(name="near", scheme="current_sequence", steps=(1, 2)),
-        NegativeSet(name="far", scheme="mixed_speaker"),
+        NegativeSet(scheme="current_sequence", steps=(1, 2)),
+        NegativeSet(scheme="mixed_speaker"),
     )
     config = tiny_config(corpus, criterion=CriterionConfig(num_steps=3, scheme="sets", negatives=sets))
     config = replace(config, train=replace(config.train, num_updates=2, log_every=1, validate_every=2))
     run = train(config, tmp_path / "run", on_log=TensorBoard())
     found = scalars(run)
-    assert {"dev/near/loss", "dev/far/loss_k/3"} <= set(found)
-    assert not [tag for tag in found if tag.startswith("dev/near/loss_k")]
+    assert {"dev/current_sequence/loss", "dev/mixed_speaker/loss_k/3"} <= set(found)
+    assert not [tag for tag in found if tag.startswith("dev/current_sequence/loss_k")]
+
+
+class Calls:
+    """Stands for a dashboard's package: notes each call with its arguments, and returns itself."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            self.calls.append((name, arguments, options))
+            return self
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "order"),
+    [
+        ("WandB", "wandb", ["init", *["log"] * 5, "finish"]),
+        ("MLflow", "mlflow", ["start_run", "log_dict", *["log_metrics"] * 5, "end_run"]),
+    ],
+)
+def test_the_dashboards_of_contributing_take_ten_lines_and_work(corpus, tmp_path, name, package, order):
+    """The packages are not installed, so an object in their place notes what it is called with."""
+    text = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if f"class {name}:" in block]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    calls = Calls()
+    names = {"dataclasses": dataclasses, package: calls}
+    exec(code, names)
+    run = train(tiny_config(corpus), tmp_path / "run", on_log=names[name]())
+    assert [call for call, *_ in calls.calls] == order
+    logged = [
+        (options["step"], arguments[0]) for call, arguments, options in calls.calls if call in ("log", "log_metrics")
+    ]
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [step for step, _ in logged] == [row["update"] for row in rows]
+    assert [numbers[f"{row['kind']}/loss"] for (_, numbers), row in zip(logged, rows, strict=True)] == [
+        row["loss"] for row in rows
+    ]

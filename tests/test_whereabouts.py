@@ -56,7 +56,9 @@ def test_a_run_is_completed_under_another_spelling_of_its_path(place, monkeypatc
     monkeypatch.chdir(place / "corpus")
     config = tiny_config("manifest.csv", train=SHORT)
     complete(config, place / "run")
-    with pytest.raises(ConfigError, match=r"holds a run with other settings: data\.manifest was .*manifest\.csv, is "):
+    with pytest.raises(
+        ConfigError, match=r"holds a run with other settings: data\.manifest was .*manifest\.csv\", is .*other\.csv\";"
+    ):
         complete(replace(config, data=replace(config.data, manifest="other.csv")), place / "run")
 
 

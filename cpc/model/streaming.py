@@ -117,7 +117,8 @@ class RunningNormaliser:
         self._count, self._sums = int(count[-1]), sums[:, -1:]
         mean, square = sums / count
         std = (square - mean * mean).clamp_min(0).sqrt()
-        return ((wide - mean) / std.clamp_min(SILENCE)).float()
+        normalised: Tensor = ((wide - mean) / std.clamp_min(SILENCE)).float()
+        return normalised
 
 
 class FixedNormaliser:
