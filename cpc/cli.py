@@ -310,29 +310,35 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
             named.append(toml)
             return
         _refuse_missing(run=resume, manifest=Path(config.data.manifest) if config.data.manifest else None)
-        from cpc.train import TensorBoard
-        from cpc.train import resume as continue_run
-        from cpc.train import train as run
-
         how: dict[str, Any] = {"profile": profile, "max_hours": max_hours}
-        if tensorboard:
-            how["on_log"] = TensorBoard()
         if resume is not None:
             if toml or out:
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
             how |= {"num_updates": _more_updates(config), "manifest": config.data.manifest or None}
-            continue_run(resume, config.device, config.threads, **how)
-            return
-        if not toml:
+        elif not toml:
             raise ConfigError(
                 "train: no configuration given; pass a TOML file or a preset: logmel, bidirectional, small, paper"
             )
-        if out is None:
+        elif out is None:
             raise ConfigError("train: pass --out RUN, the folder to write to")
-        check_config(config, where="command line")
-        run(config, out, **how)
+        _run_training(config, resume, out, how, tensorboard=tensorboard)
 
     return train
+
+
+def _run_training(
+    config: Config, resumed: Path | None, out: Path | None, how: dict[str, Any], *, tensorboard: bool
+) -> None:
+    """Continue a run, or begin one in the folder `out`."""
+    from cpc.train import TensorBoard, resume, train
+
+    on_log = TensorBoard() if tensorboard else None
+    if resumed is not None:
+        resume(resumed, config.device, config.threads, on_log=on_log, **how)
+        return
+    assert out is not None
+    check_config(config, where="command line")
+    train(config, out, on_log=on_log, **how)
 
 
 def doctor(run: Positional[Path], /) -> None:
