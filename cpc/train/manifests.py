@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from cpc.config import Config, ConfigError
+from cpc.config import Config, ConfigError, read_config
 from cpc.data import Manifest, read_manifest, refuse_missing_files
 from cpc.infonce import Rule
 from cpc.runs import Which, locate_checkpoint, read_checkpoint
@@ -26,13 +27,16 @@ def manifest_of_run(run: str | Path, which: Which = "best") -> Manifest:
 
     Args:
         run: run folder, or one of its checkpoints.
-        which: the checkpoint that names it: "best" or "last".
+        which: the checkpoint whose manifest is meant: "best" or "last".
 
     Raises:
         ConfigError: the run names none, it is no longer there, or it has become another one. What counts is the content
             of train and dev, not where the sound files lie.
     """
-    config, payload = read_checkpoint(locate_checkpoint(run, which))
+    path = locate_checkpoint(run, which)
+    config, payload = read_checkpoint(path)
+    if (path.parent / "config.toml").exists():  # names the new place, if the run was resumed from there
+        config = replace(config, data=read_config(path.parent / "config.toml").data)
     if not config.data.manifest:
         raise ConfigError(f"{run}: names no manifest; pass --manifest, the CSV that lists the utterances")
     refuse_moved_manifest(config, run, "--manifest")
