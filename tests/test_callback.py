@@ -149,6 +149,7 @@ def test_without_tensorboard_one_line_says_how_to_get_it(monkeypatch):
         TensorBoard()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_sets_of_negatives_with_steps_of_their_own_have_their_means(corpus, tmp_path):
     pytest.importorskip("tensorboard")
     sets = (

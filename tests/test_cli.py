@@ -155,6 +155,7 @@ def test_a_run_takes_its_manifest_from_another_place(labelled, trained, tmp_path
     assert command("features", run, *frames, "--manifest", labelled / "manifest.csv")[0] == 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_run_writes_for_tensorboard_on_the_command_line(labelled, tmp_path, command, refused, monkeypatch):
     pytest.importorskip("tensorboard")
     start = ["train", "small", "--data.manifest", labelled / "manifest.csv", *TINY, "--tensorboard", "--out"]

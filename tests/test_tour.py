@@ -24,7 +24,7 @@ def run(notebook, out, **changes):
     """Execute the notebook where its reader would, with other parameters; return the outputs of all cells."""
     changes = {"OUT": str(out), **changes}
     parameters(notebook).source += "".join(f"\n{name} = {value!r}" for name, value in changes.items())
-    nbclient.NotebookClient(notebook, timeout=80, resources={"metadata": {"path": str(RECIPES)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(RECIPES)}}).execute()
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
