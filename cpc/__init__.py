@@ -1,9 +1,47 @@
-"""Contrastive predictive coding on audio: train, extract features, probe what was learned.
+"""Contrastive predictive coding on audio: learn representations of sound from recordings without labels.
 
-import cpc
-model = cpc.load("runs/minispeech")
-z, c = model("speech.wav")  # (T, D_z), (T, D_c)
-z, c = model(waveforms)  # (B, S) at model.sample_rate → (B, T, D_z), (B, T, D_c)
+A convolutional encoder g_enc turns sound into a latent z every 10 ms, a recurrent network g_ar summarises the past into
+a context c, and linear maps W_k predict the next latents from c: of some candidates, the true z_{t+k} is to score
+highest. Knowing the phone and the speaker helps to predict, so c comes to contain both, and linear probes measure how
+much.
+
+Use a trained run:
+
+    import cpc
+
+    model = cpc.load("runs/mine")  # a run folder; help(cpc.load)
+    z, c = model("speech.wav")  # (T, D_z), (T, D_c); any sound file
+    z, c = model(waveforms)  # (S,) or (B, S) at model.sample_rate, tensor or array → (B, T, D_z), (B, T, D_c)
+    predictions = model.predict(c)  # (K, B, T, D_z), of z_{t+1} … z_{t+K}
+
+    stream = model.stream()  # a live signal in pieces of any length; help(cpc.CPC.stream)
+    z, c = stream.feed(piece)  # the frames that are complete now
+
+Train one, on a folder of recordings:
+
+    from cpc.config import read_config
+    from cpc.data import scan_folder, split_manifest, write_manifest
+    from cpc.experiments import override
+    from cpc.train import train
+
+    manifest = split_manifest(scan_folder("recordings", speaker="{speaker}/*").manifest, by="utterance")
+    write_manifest(manifest, "manifest.csv")
+    config = override(read_config("small"), {"data.manifest": "manifest.csv"}, where="mine")
+    train(config, "runs/mine")  # model=, on_log=: a network and a dashboard of one's own; help(cpc.train.train)
+
+See what was learned:
+
+    from cpc.features import extract_features, extractor_of_run, open_features
+    from cpc.probes import probe_speakers
+
+    extractor = extractor_of_run("runs/mine", "c")
+    features = open_features(extract_features(extractor, manifest, "features/mine"))
+    print(probe_speakers(features))  # or probe_phones, probe_column, probe_number, probe_abx
+
+Where to read on: `cpc --help` in a shell lists the same stages as commands, and recipes/tour.ipynb is a lesson to run.
+The rooms, in the order that data takes, are cpc.data (sound files → batches), cpc.labels (what is known about frames),
+cpc.model (the networks), cpc.infonce (the criterion), cpc.losses (its relatives), cpc.train, cpc.features, cpc.probes,
+cpc.report (figures and pages) and cpc.experiments (the whole pipeline). `help` of each lists what it exports.
 """
 
 from pathlib import Path
@@ -29,7 +67,7 @@ def load(run: str | Path, which: Literal["best", "last"] = "best", device: str =
 
     Returns:
         The model in evaluation mode. It takes waveforms (S,) or (B, S), as tensors or arrays, and paths of sound files,
-        which it decodes and resamples: `CPC.forward`.
+        which it decodes and resamples: `CPC.forward`. `CPC.stream` takes a live signal.
 
     Raises:
         CheckpointError: missing, damaged, or of another architecture.

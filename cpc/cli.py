@@ -297,8 +297,11 @@ def _more_updates(config: Config) -> int | None:
     """Return the number of updates to which a run shall be extended; None for its own. Refuse other settings."""
     plain = Config()
     train = replace(config.train, num_updates=plain.train.num_updates)
-    if replace(config, device="auto", threads="auto", train=train) != plain:
-        raise ConfigError("--resume RUN takes no other settings than --device, --threads and --train.num-updates")
+    data = replace(config.data, manifest="")
+    if replace(config, device="auto", threads="auto", train=train, data=data) != plain:
+        raise ConfigError(
+            "--resume RUN takes no other settings than --device, --threads, --train.num-updates and --data.manifest"
+        )
     is_given = any(re.match(r"--train\.num[-_]updates\b", argument) for argument in sys.argv)
     return config.train.num_updates if is_given else None
 
@@ -316,6 +319,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         out: Path | None = None,
         resume: Path | None = None,
         profile: bool = False,
+        tensorboard: bool = False,
         max_hours: float = math.inf,
         config: Annotated[Config, arg(name="")] = default,
     ) -> None:
@@ -333,8 +337,11 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         Args:
             toml: A preset or a TOML file. Fields that it leaves out keep the defaults shown here.
             out: Run folder to make: config.toml, metrics.jsonl, last.pt, best.safetensors.
-            resume: Run folder to continue; of settings, it takes --device, --threads and --train.num-updates.
+            resume: Run folder to continue; of settings, it takes --device, --threads, --train.num-updates, and
+                --data.manifest for a manifest that moved.
             profile: Time the stages of some early updates: a table on the screen, and trace.json in the run folder.
+            tensorboard: Also write the measurements for TensorBoard, into RUN/tensorboard (pip install
+                'cpc-audio[tensorboard]').
             max_hours: Hours after which the run stops, to be resumed.
             config: Any field of the configuration.
         """
@@ -342,25 +349,35 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
             named.append(toml)
             return
         _refuse_missing(run=resume, manifest=Path(config.data.manifest) if config.data.manifest else None)
-        from cpc.train import resume as continue_run
-        from cpc.train import train as run
-
+        how: dict[str, Any] = {"profile": profile, "max_hours": max_hours}
         if resume is not None:
             if toml or out:
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
-            more = _more_updates(config)
-            continue_run(resume, config.device, config.threads, num_updates=more, profile=profile, max_hours=max_hours)
-            return
-        if not toml:
+            how |= {"num_updates": _more_updates(config), "manifest": config.data.manifest or None}
+        elif not toml:
             raise ConfigError(
                 "train: no configuration given; pass a TOML file or a preset: logmel, bidirectional, small, paper"
             )
-        if out is None:
+        elif out is None:
             raise ConfigError("train: pass --out RUN, the folder to write to")
-        check_config(config, where="command line")
-        run(config, out, profile=profile, max_hours=max_hours)
+        _run_training(config, resume, out, how, tensorboard=tensorboard)
 
     return train
+
+
+def _run_training(
+    config: Config, resumed: Path | None, out: Path | None, how: dict[str, Any], *, tensorboard: bool
+) -> None:
+    """Continue a run, or begin one in the folder `out`."""
+    from cpc.train import TensorBoard, resume, train
+
+    on_log = TensorBoard() if tensorboard else None
+    if resumed is not None:
+        resume(resumed, config.device, config.threads, on_log=on_log, **how)
+        return
+    assert out is not None
+    check_config(config, where="command line")
+    train(config, out, on_log=on_log, **how)
 
 
 def doctor(run: Positional[Path], /) -> None:
@@ -464,16 +481,18 @@ def features(
     from cpc.devices import resolve_device
     from cpc.features import DerivedExtractor, SpectralExtractor, extractor_of_run
     from cpc.runs import config_of_run
+    from cpc.train import manifest_of_run
 
     extractor: Extractor
+    table: Manifest | None = None
     resample = options.resample
     if baseline in ("mfcc", "logmel"):
         extractor = SpectralExtractor(baseline, options.sample_rate)
     elif run is None:
         raise ConfigError("features: no run given; pass RUN, or --baseline mfcc or logmel, which need none")
     else:
-        saved = config_of_run(run, options.checkpoint)
-        resample, manifest = resample or saved.audio.resample, manifest or Path(saved.data.manifest)
+        resample = resample or config_of_run(run, options.checkpoint).audio.resample
+        table = manifest_of_run(run, options.checkpoint) if manifest is None else None
         extractor = extractor_of_run(
             run,
             layer,
@@ -484,9 +503,11 @@ def features(
         )
     if options.cmvn or options.context:
         extractor = DerivedExtractor(extractor, cmvn=options.cmvn, context_frames=options.context)
-    if manifest is None:
-        raise ConfigError("features: pass --manifest, the CSV that lists the utterances")
-    print(options.extract(extractor, read_manifest(manifest), out, resample=resample))
+    if table is None:
+        if manifest is None:
+            raise ConfigError("features: pass --manifest, the CSV that lists the utterances")
+        table = read_manifest(manifest)
+    print(options.extract(extractor, table, out, resample=resample))
 
 
 @dataclass(frozen=True)

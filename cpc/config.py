@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -70,7 +71,7 @@ class DataConfig:
     """The training data."""
 
     manifest: str = ""
-    """CSV file that `cpc manifest` wrote, relative to the working directory. Its `split` column names train and dev."""
+    """CSV file that `cpc manifest` wrote; a run keeps its absolute path. Its `split` column names train and dev."""
     window_samples: PositiveInt = 20480
     """Length of a window at `audio.sample_rate` (the paper: 20480, 1.28 s)."""
     short: Literal["skip", "pad"] = "skip"
@@ -428,6 +429,15 @@ def config_identity(config: Config) -> dict[str, Any]:
     if config.regularise == RegulariseConfig():
         del values["regularise"]
     return values
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Make the paths of a run independent of the working directory."""
+    data, loss = config.data, config.loss
+    manifest, cache, labels = (
+        os.path.abspath(path) if path else "" for path in (data.manifest, data.cache, loss.labels)
+    )
+    return replace(config, data=replace(data, manifest=manifest, cache=cache), loss=replace(loss, labels=labels))
 
 
 def write_config(config: Config, path: Path) -> None:

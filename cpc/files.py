@@ -312,4 +312,7 @@ def _short(settings: Mapping[str, Any], key: str) -> str:
     if key not in settings:
         return "not given"
     text = json.dumps(settings[key], ensure_ascii=False)
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
+    if len(text) <= _MAX_SHOWN:
+        return text
+    first = _MAX_SHOWN // 3  # two paths or lists often begin alike
+    return f"{text[:first]}…{text[first + 1 - _MAX_SHOWN :]}"

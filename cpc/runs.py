@@ -21,6 +21,7 @@ from cpc.files import write_bytes
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from cpc.model import CPC
 
@@ -108,17 +109,21 @@ def config_of_run(run: str | Path, which: Which = "best") -> Config:
 # --- checkpoints
 
 
-def save_weights(path: Path, config: Config, model: CPC, **rest: Any) -> None:
+def save_weights(path: Path, config: Config, model: nn.Module, **rest: Any) -> None:
     """Write a model's weights as safetensors, atomically; `rest` are plain values of JSON, for the header."""
+    import torch
     from safetensors.torch import save
 
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in sorted(model.state_dict().items())}
+    weights = {  # each a copy, because the library refuses weights that share memory
+        name: torch.clone(weight.detach().cpu(), memory_format=torch.contiguous_format)
+        for name, weight in sorted(model.state_dict().items())
+    }
     header = {"format": FORMAT, "config": config_to_dict(config), **rest}
     header["checksum"] = checksum({**header, "model": weights})
     write_bytes(path, save(weights, {_HEADER: json.dumps(header)}))
 
 
-def save_checkpoint(path: Path, config: Config, model: CPC, **rest: Any) -> None:
+def save_checkpoint(path: Path, config: Config, model: nn.Module, **rest: Any) -> None:
     """Write a checkpoint atomically; `rest` are further tensors and plain values (optimiser states, the update)."""
     import torch
 
@@ -200,7 +205,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes | memoryvie
         yield f"{name} {value!r}", b""
 
 
-def restore_weights(model: CPC, payload: dict[str, Any], path: Path) -> None:
+def restore_weights(model: nn.Module, payload: dict[str, Any], path: Path) -> None:
     """Copy a checkpoint's weights into a model of the same architecture.
 
     Raises:
@@ -212,12 +217,22 @@ def restore_weights(model: CPC, payload: dict[str, Any], path: Path) -> None:
         expected = tuple(ours[name].shape) if name in ours else "no such weight"
         if got != expected:
             raise CheckpointError(
-                f"{path}: a checkpoint of another architecture: {name}: got {got}, expected {expected}; use the "
-                "configuration it was trained with"
+                f"{path}: a checkpoint of another architecture: {name}: got {got}, expected {expected}; "
+                f"{_way_out(payload, path)}"
             )
         if theirs[name].is_floating_point() and not theirs[name].isfinite().all():
             raise CheckpointError(f"{path}: {name}: holds NaN or infinity; the run diverged, or the file is damaged")
     model.load_state_dict(theirs)
+
+
+def _way_out(payload: dict[str, Any], path: Path) -> str:
+    """Say what a checkpoint's weights fit."""
+    if "model_class" not in payload:
+        return "use the configuration it was trained with"
+    return (
+        f"it was trained as train(…, model={payload['model_class']}(…)), which is passed again to resume; elsewhere, "
+        f"model.load_state_dict(safetensors.torch.load_file({str(path.with_name(BEST))!r})) reads the weights"
+    )
 
 
 def locate_checkpoint(run: str | Path, which: Which = "best") -> Path:

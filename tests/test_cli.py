@@ -14,7 +14,7 @@ import soundfile
 
 from cpc.cli import _more_updates, main
 from cpc.config import Config, read_config
-from cpc.data import read_manifest
+from cpc.data import read_manifest, write_manifest
 from tests.conftest import make_corpus, tampered, write_sound
 
 TINY = [
@@ -138,6 +138,32 @@ def test_resume_on_the_command_line(labelled, tmp_path, command, refused):
     assert command("train", "--resume", run, "--device", "cpu")[0] == 0
     refused("train", "--resume", run, "--optim.lr", "1", says=["takes no other settings than --device, --threads"])
     refused("train", "--resume", tmp_path / "none", says=["no such run folder"])
+
+
+def test_a_run_takes_its_manifest_from_another_place(labelled, trained, tmp_path, command, refused):
+    """What moved is named, and found again by its content; test utterances do not count."""
+    moved, run = tmp_path / "moved.csv", tmp_path / "run"
+    shutil.copytree(trained, run)
+    write_manifest(read_manifest(labelled / "manifest.csv"), moved)
+    more = ["--data.manifest", moved, "--train.num-updates", "6"]
+    assert command("train", "--resume", run, *more)[0] == 0
+    assert read_config(run / "config.toml").data.manifest == str(moved)
+    moved.unlink()
+    frames = ["--out", tmp_path / "c", "--checkpoint", "last"]
+    refused("features", run, *frames, says=["no longer there", "--manifest"])
+    refused("train", "--resume", run, "--train.num-updates", "8", says=["no longer there", "--data.manifest"])
+    assert command("features", run, *frames, "--manifest", labelled / "manifest.csv")[0] == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_writes_for_tensorboard_on_the_command_line(labelled, tmp_path, command, refused, monkeypatch):
+    pytest.importorskip("tensorboard")
+    start = ["train", "small", "--data.manifest", labelled / "manifest.csv", *TINY, "--tensorboard", "--out"]
+    assert command(*start, tmp_path / "run")[0] == 0
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+    monkeypatch.setattr("cpc.train.tensorboard.find_spec", lambda name: None)
+    refused(*start, tmp_path / "other", says=["TensorBoard is not installed; pip install 'cpc-audio[tensorboard]'"])
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("which", ["manifest", "probe"])

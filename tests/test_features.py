@@ -167,7 +167,7 @@ def test_memory_does_not_grow_with_the_file(corpus, monkeypatch):
     network = build_model(tiny_config(corpus))
     state, sizes = None, []
     for _ in range(6):
-        _, _, state = network.stream(torch.randn(1, 16000), state, last=False)
+        _, _, state = network.represent_block(torch.randn(1, 16000), state, False)
         sizes.append(sum(t.numel() for t in state[0]) + state[1].numel())
     assert max(sizes) < 2 * min(sizes)
 

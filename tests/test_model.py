@@ -89,7 +89,7 @@ def test_streaming_z_and_c_equals_the_whole_file(padding, kind):
     x = torch.randn(1, 5000)
     state, zs, cs = None, [], []
     for i, block in enumerate(x.split([100, 1400, 3000, 500], dim=1)):
-        z, c, state = model.stream(block, state, last=i == 3)
+        z, c, state = model.represent_block(block, state, i == 3)
         zs.append(z)
         cs.append(c)
     for pieces, whole in zip((zs, cs), model.represent(x), strict=True):

@@ -382,5 +382,5 @@ def test_contexts_of_both_directions_are_the_same_one_by_one_side_by_side_and_in
         torch.testing.assert_close(written, alone, atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(blocks, alone, atol=2e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="c cannot be streamed"):
-        extractor.model.stream(torch.zeros(1, 5000), None, last=False)
+        extractor.model.represent_block(torch.zeros(1, 5000), None, False)
     assert isinstance(extractor, CPCExtractor)

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cpc.cli import main
 from cpc.config import read_config, write_config
 from cpc.experiments import override
-from cpc.report import ReportError, learning_figure, results_table, save_figure, seeds_table, steps_figure
+from cpc.report import Figure, ReportError, learning_figure, results_table, save_figure, seeds_table, steps_figure
 from cpc.report.figures import best_measurement, metrics_of_run
 from cpc.runs import MetricsError
 
@@ -109,6 +108,17 @@ def test_a_phone_called_dollar_is_drawn_as_it_is(tmp_path: Path) -> None:
     axes.set_title("$x")
     save_figure(figure, tmp_path / "figure.png")
     assert imread(tmp_path / "figure.png").ndim == 3
+
+
+def test_jupyter_displays_a_figure(tmp_path: Path) -> None:
+    """IPython finds its picture without pyplot, in the size that the figure has."""
+    formatters = pytest.importorskip("IPython.core.formatters")
+    figure = learning_figure(write_run(tmp_path / "run", metric("train", 1, 5.4)))
+    shown, _ = formatters.DisplayFormatter().format(figure)
+    assert shown["image/png"].startswith(PNG)
+    (tmp_path / "shown.png").write_bytes(shown["image/png"])
+    assert imread(tmp_path / "shown.png").shape[:2] == (720, 700)
+    assert "matplotlib.pyplot" not in type(figure).__module__
 
 
 def test_learning_curves_show_one_log_n_or_one_each_for_train_and_dev(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from cpc.probes import Evaluate, Options
 from cpc.report import ROWS, latex_table, markdown_table, mean_and_deviation, notes_on, save_figure, tidy_csv
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from cpc.report import Figure
 
 CS = (0.01, 0.1, 1.0)
 COLUMNS = {  # of the table, and of results.json
@@ -184,7 +184,7 @@ def _table(rows: Sequence[Mapping[str, Any]], baselines: Sequence[Mapping[str, A
 
 def _figure(title: str, rows: Sequence[Mapping[str, Any]], baselines: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the phone accuracy of each run with a linear classifier, the paper's, and the strongest baseline's."""
-    from matplotlib.figure import Figure
+    from cpc.report import Figure
 
     figure = Figure(figsize=(7, 1.2 + 0.4 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -209,7 +209,7 @@ def _trade_off(title: str, rows: Sequence[Mapping[str, Any]], baselines: Sequenc
 
     A point is a row's mean over seeds, and its bars are standard deviations.
     """
-    from matplotlib.figure import Figure
+    from cpc.report import Figure
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()

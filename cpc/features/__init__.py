@@ -8,7 +8,13 @@ from cpc.features.store import Features, FeaturesError, Layer, open_features
 if TYPE_CHECKING:
     from cpc.features.derived import DerivedExtractor
     from cpc.features.extract import Dtype, extract_features, is_plain_of
-    from cpc.features.extractors import CPCExtractor, Extractor, extractor_of_run, untrained_extractor
+    from cpc.features.extractors import (
+        CPCExtractor,
+        Extractor,
+        ModelExtractor,
+        extractor_of_run,
+        untrained_extractor,
+    )
     from cpc.features.shards import extract_shard
     from cpc.features.spectral import SpectralExtractor
 
@@ -20,6 +26,7 @@ __all__ = [
     "Features",
     "FeaturesError",
     "Layer",
+    "ModelExtractor",
     "SpectralExtractor",
     "extract_features",
     "extract_shard",
@@ -38,6 +45,7 @@ __getattr__ = lazily(
         "is_plain_of": "extract",
         "CPCExtractor": "extractors",
         "Extractor": "extractors",
+        "ModelExtractor": "extractors",
         "extractor_of_run": "extractors",
         "untrained_extractor": "extractors",
         "extract_shard": "shards",

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from cpc.config import Config
 from cpc.data import Waveform
@@ -17,6 +18,7 @@ from cpc.devices import keep_freed_buffers
 from cpc.features.store import Layer
 from cpc.model import CPC, Bidirectional
 from cpc.runs import Which, build_model, load, locate_checkpoint, read_checkpoint
+from cpc.train import Network
 
 Pieces = Iterator[NDArray[np.float32]]
 
@@ -94,7 +96,7 @@ class CPCExtractor:
                 if self.layer == "z":
                     frames, state = self.model.g_enc.stream(x, state, last=last)
                 else:
-                    _, frames, state = self.model.stream(x, state, last=last)
+                    _, frames, state = self.model.represent_block(x, state, last)
                 yield frames[0].float().cpu().numpy()
 
     def _from_both_ends(self, blocks: Iterable[Waveform]) -> NDArray[np.float32]:
@@ -131,11 +133,50 @@ class CPCExtractor:
 
     def identity(self) -> str:
         """Digest the weights and the precision."""
-        digest = hashlib.blake2b(b"" if self.precision == "float32" else self.precision.encode(), digest_size=8)
-        for name, weight in self.model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(weight.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return _digest(self.model, "" if self.precision == "float32" else self.precision)
+
+
+class ModelExtractor:
+    """Extracts z or c with a model that is no CPC: each file is held in memory, and represented as a whole.
+
+    Args:
+        model: the network, with its weights.
+        layer: "z" or "c".
+        config: of its run, for the sample rate and the normalisation.
+        device: where the network runs.
+    """
+
+    def __init__(self, model: Network, layer: Layer, config: Config, *, device: torch.device | str = "cpu") -> None:
+        assert isinstance(model, nn.Module)
+        self.source, self.layer, self.device = "own", layer, torch.device(device)
+        self.model, self.geometry = model.to(device).eval(), model.geometry
+        self.sample_rate, self.normalise = config.audio.sample_rate, config.audio.normalise == "utterance"
+        self.hop_samples = self.geometry.hop_samples
+        self.first_centre_samples = self.geometry.first_centre_samples
+        self.dim = self._represent(np.zeros(self.geometry.min_samples(1), np.float32)).shape[1]
+
+    def num_frames(self, num_samples: int) -> int:
+        """Count the frames of a file of `num_samples`."""
+        return self.geometry.num_frames(num_samples)
+
+    def frames(self, blocks: Iterable[Waveform]) -> Pieces:
+        """Represent one file."""
+        yield self._represent(np.concatenate(list(blocks)))
+
+    def frames_of(self, waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
+        """Represent several files, one after the other: what their padding would change is not known."""
+        return [self._represent(waveform) for waveform in waveforms]
+
+    def _represent(self, waveform: Waveform) -> NDArray[np.float32]:
+        x = torch.from_numpy(np.ascontiguousarray(waveform))[None].to(self.device)  # (1, S)
+        with torch.inference_mode():
+            z, c = self.model(x)
+        frames: NDArray[np.float32] = (z if self.layer == "z" else c)[0].float().cpu().numpy()
+        return frames
+
+    def identity(self) -> str:
+        """Digest the weights."""
+        return _digest(self.model)
 
 
 def extractor_of_run(
@@ -174,6 +215,15 @@ def untrained_extractor(
     """Make the extractor of the random weights that a run with this configuration starts from."""
     torch.manual_seed(config.seed)
     return CPCExtractor(build_model(config), layer, source="untrained", device=device, precision=precision)
+
+
+def _digest(model: nn.Module, text: str = "") -> str:
+    """Digest a text and the weights of a model."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8)
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def mark_last(blocks: Iterable[Waveform]) -> Iterator[tuple[Waveform, bool]]:

@@ -95,7 +95,7 @@ class Pool:
         labels = None if negatives.labels is None else negatives.labels.to(z.device)[rows].flatten(1)
         if is_ragged:
             valid = torch.tensor(negatives.num_frames, device=z.device)[rows]
-        candidates = z[index].float().view(len(stack), -1, z.shape[2])
+        candidates = z[index].float().reshape(len(stack), -1, z.shape[2])
         # A row of dL/ds sums to 0, so the gradient of a prediction depends only on differences of latents. Rounded to
         # bf16 the sum is not quite 0, and a mean that all latents share, as after ReLU, would leak into the gradient.
         centred = candidates

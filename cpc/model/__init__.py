@@ -5,6 +5,7 @@ from cpc.model.cpc import CPC
 from cpc.model.encoder import Encoder, Geometry, recomputing
 from cpc.model.logmel import LogMelEncoder
 from cpc.model.predictor import Predictor
+from cpc.model.streaming import Stream
 
 __all__ = [
     "CPC",
@@ -15,6 +16,7 @@ __all__ = [
     "LogMelEncoder",
     "Predictor",
     "State",
+    "Stream",
     "recomputing",
     "reverse",
 ]

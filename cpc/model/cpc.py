@@ -13,14 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cpc.model.autoregressor import Autoregressor, Bidirectional, State
+from cpc.model.autoregressor import Autoregressor, Bidirectional
 from cpc.model.encoder import Encoder
-from cpc.model.inputs import as_batch
+from cpc.model.inputs import SILENCE, as_batch
 from cpc.model.logmel import LogMelEncoder
 from cpc.model.predictor import Predictor
-
-# A waveform with a smaller deviation is silence; dividing by it would amplify rounding noise.
-_SILENCE = 1e-8
+from cpc.model.streaming import FixedNormaliser, Memory, RunningNormaliser, Stream
 
 
 class CPC(nn.Module):
@@ -78,7 +76,7 @@ class CPC(nn.Module):
         waveforms = as_batch(waveforms, next(self.parameters()).device)
         if self.normalise:
             std, mean = torch.std_mean(waveforms, dim=1, correction=0, keepdim=True)
-            waveforms = (waveforms - mean) / std.clamp_min(_SILENCE)
+            waveforms = (waveforms - mean) / std.clamp_min(SILENCE)
         z, c = self.represent(waveforms)
         return (z[0], c[0]) if is_single else (z, c)
 
@@ -101,20 +99,54 @@ class CPC(nn.Module):
         predictions: Tensor = self.W_back(c[..., -self.W_back.context_dim :] / self.tau)
         return predictions
 
-    def stream(
-        self, block: Tensor, state: tuple[list[Tensor], State | None] | None, *, last: bool
-    ) -> tuple[Tensor, Tensor, tuple[list[Tensor], State | None]]:
+    def stream(self, statistics: tuple[float, float] | None = None) -> Stream:
+        """Represent a live signal piece by piece.
+
+            stream = model.stream()
+            for piece in microphone:  # (S,) samples at model.sample_rate, of any length, even one
+                z, c = stream.feed(piece)  # (t, D_z), (t, D_c): the frames that are complete now, possibly none
+            z, c = stream.close()  # the frames that padding at the end completes; none with encoder.padding = "none"
+
+        Latency: frame i is returned by the call that completes `g_enc.geometry.min_samples(i + 1)` samples, of which it
+        sees the last one. Without padding, the first frame needs a receptive field (465 samples or 29 ms with the
+        paper's strides, 400 or 25 ms for log-mel energies), and each further one a hop (10 ms). A frame's centre is
+        then half a receptive field old.
+
+        Normalisation: if the run normalises utterances (`audio.normalise`), their mean and deviation are not known
+        before they end. Each sample is then normalised by the mean and the deviation of all samples up to it, whatever
+        the pieces. This converges to the whole utterance's, but the first seconds differ from `forward`, more so after
+        silence; with `statistics`, z and c equal those of `forward`. Without normalisation they always do.
+
+        Args:
+            statistics: mean and deviation of the signal, if they are known from elsewhere, such as an earlier recording
+                of the same microphone: `cpc.data.audio_statistics`.
+
+        Raises:
+            ValueError: g_ar reads whole files from both ends; or statistics for a run that does not normalise, or with
+                a deviation that is not positive.
+        """
+        if statistics is not None and not self.normalise:
+            raise ValueError(f'statistics: got {statistics}, but this run has audio.normalise = "none"; leave them out')
+        running = RunningNormaliser() if self.normalise else FixedNormaliser(0.0, 1.0)
+        return Stream(
+            self.represent_block,
+            self.g_enc.geometry,
+            running if statistics is None else FixedNormaliser(*statistics),
+            next(self.parameters()).device,
+        )
+
+    def represent_block(self, block: Tensor, memory: Memory | None, last: bool) -> tuple[Tensor, Tensor, Memory]:
         """Represent the next block of a long, normalised waveform. The concatenated blocks equal the whole.
 
         Args:
             block: (B, S) the next samples.
-            state: the state that the previous block returned; None at the start of a file.
+            memory: what the previous block returned; None at the start of a file.
             last: whether the file ends here.
 
         Returns:
-            z and c of the frames that are now complete (possibly none), and the state for the next block.
+            z and c of the frames that are now complete (possibly none), and the memory for the next block.
         """
-        tails, hidden = state if state is not None else (None, None)
+        tails, state = memory if memory is not None else (None, None)
         z, tails = self.g_enc.stream(block, tails, last=last)
-        c, hidden = self.g_ar.stream(z, hidden)
-        return z, c, (tails, hidden)
+        c, state = self.g_ar.stream(z, state)
+        return z, c, (tails, state)

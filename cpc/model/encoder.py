@@ -242,7 +242,7 @@ class Encoder(nn.Module):
         """Encode the next block of a long waveform. The concatenated z of all blocks equals z of the whole waveform.
 
         Args:
-            waveform: (B, S) the next samples, S ≥ 1 (S = 0 is allowed when `last`).
+            waveform: (B, S) the next samples; S may be 0.
             tails: the tails that the previous call returned; None at the start of a waveform.
             last: whether the waveform ends with this block.
 

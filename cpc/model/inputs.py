@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# A waveform with a smaller deviation is silence; dividing by it would amplify rounding noise.
+SILENCE = 1e-8
 _FULL_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_CHANNELS = 8

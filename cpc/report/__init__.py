@@ -16,28 +16,44 @@ from cpc.report.tables import (
 )
 
 if TYPE_CHECKING:
-    from cpc.report.figures import ReportError, learning_figure, save_figure, steps_figure
+    from cpc.report.figures import (
+        Figure,
+        ReportError,
+        accuracy_figure,
+        confusion_figure,
+        learning_figure,
+        save_figure,
+        steps_figure,
+    )
     from cpc.report.findings import Finding, Level, findings_text, read_findings, write_findings
+    from cpc.report.negatives import negatives_figure
     from cpc.report.page import write_page
+    from cpc.report.projections import phone_map_figure, speaker_map_figure
     from cpc.report.seeds import seeds_table
 
 __all__ = [
     "ROWS",
+    "Figure",
     "Finding",
     "Level",
     "ReportError",
+    "accuracy_figure",
+    "confusion_figure",
     "findings_text",
     "latex_table",
     "learning_figure",
     "markdown_table",
     "mean_and_deviation",
+    "negatives_figure",
     "notes_on",
     "percent",
+    "phone_map_figure",
     "read_findings",
     "results_table",
     "row_key",
     "save_figure",
     "seeds_table",
+    "speaker_map_figure",
     "steps_figure",
     "tidy_csv",
     "write_findings",
@@ -48,7 +64,13 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "Figure": "figures",
         "ReportError": "figures",
+        "accuracy_figure": "figures",
+        "confusion_figure": "figures",
+        "negatives_figure": "negatives",
+        "phone_map_figure": "projections",
+        "speaker_map_figure": "projections",
         "learning_figure": "figures",
         "save_figure": "figures",
         "steps_figure": "figures",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
@@ -31,7 +32,17 @@ class ReportError(ValueError):
     """A run folder without the numbers that a figure needs."""
 
 
-def save_figure(figure: Figure, path: str | Path, *, dpi: int = DPI) -> None:
+class Figure(mpl_figure.Figure):
+    """A figure of matplotlib's that Jupyter displays. It belongs to no window, so `pyplot` is not needed."""
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture as Jupyter asks for it."""
+        png = io.BytesIO()
+        render(self, png, dpi=round(self.dpi))
+        return png.getvalue()
+
+
+def save_figure(figure: mpl_figure.Figure, path: str | Path, *, dpi: int = DPI) -> None:
     """Write a figure as PNG, atomically; missing folders are created.
 
     Args:
@@ -43,7 +54,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = DPI) -> None:
         render(figure, partial, dpi=dpi)
 
 
-def render(figure: Figure, target: Path | IO[bytes], *, dpi: int) -> None:
+def render(figure: mpl_figure.Figure, target: Path | IO[bytes], *, dpi: int) -> None:
     """Write a figure as PNG, with its text as it is: a phone may be called `$`, which matplotlib takes for TeX."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)

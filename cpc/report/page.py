@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cpc.config import Config, read_config
@@ -23,6 +22,7 @@ from cpc.files import write_bytes
 from cpc.labels import PhoneLabels, read_labels, read_phone_labels
 from cpc.probes import Result
 from cpc.report.figures import (
+    Figure,
     ReportError,
     accuracy_figure,
     best_measurement,

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cpc.labels import UNLABELLED, PhoneLabels, labels_at
-from cpc.report.figures import ReportError
+from cpc.report.figures import Figure, ReportError
 
 if TYPE_CHECKING:
     from cpc.features import Features

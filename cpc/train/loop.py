@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from cpc.data import Batch, collate
 from cpc.runs import gain
 from cpc.train.metrics import Log, RunningMean
+from cpc.train.networks import Represent, build_represent
 from cpc.train.optim import learning_rate
-from cpc.train.regularise import drop
-from cpc.train.setup import Parts, build_encode, num_valid_frames
+from cpc.train.setup import Parts, num_valid_frames
 from cpc.train.state import State, save_best, save_kept, save_last
 from cpc.train.stopping import Flag, finish_update_on_signal
 from cpc.train.trouble import diverged, first_not_finite, leave_out
 from cpc.train.views import Result, Views
-
-Encode = Callable[[Tensor], Tensor]
 
 
 def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch], run: Path, stop: Flag) -> None:
@@ -38,7 +35,7 @@ def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch
         Stopped: a signal or the time limit asked for it; everything is saved.
     """
     config, ranks = parts.config, parts.ranks
-    encode = build_encode(parts, state.update)
+    represent = build_represent(config, parts.network, parts.profile, parts.device, state.update)
     log = Log(run / "metrics.jsonl", parts, state.update, state.seconds, state.bad_audio)
     parts.trained.train()
     with log, finish_update_on_signal(stop):
@@ -47,7 +44,7 @@ def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch
             log.say(parts.profile.next_update())
             lr = learning_rate(state.update, config.optim, config.train.num_updates)
             state.update += 1
-            for result in (results := step(parts, encode, batches, lr, state.update)):
+            for result in (results := step(parts, represent, batches, lr, state.update)):
                 running.add(result)
             if not results:
                 state.skipped += 1
@@ -70,7 +67,7 @@ def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch
             if (saves_last or saves_kept or validates) and (name := first_not_finite(parts.trained)):
                 raise diverged(run, f"the weight {name} is not finite after update {state.update}")
             if validates:
-                line = log.dev(state.update, validate(parts, encode).take())
+                line = log.dev(state.update, validate(parts, represent).take())
                 if gain(line) > state.best_gain:
                     state.best_gain = gain(line)
                     save_best(run, parts, state)
@@ -83,7 +80,7 @@ def fit(parts: Parts, state: State, running: RunningMean, loader: Iterable[Batch
                 raise stop.error(run, state.update)
 
 
-def step(parts: Parts, encode: Encode, batches: Sequence[Batch], lr: float, update: int) -> list[Result]:
+def step(parts: Parts, represent: Represent, batches: Sequence[Batch], lr: float, update: int) -> list[Result]:
     """Update the weights once, by the gradient averaged over the batches and the ranks.
 
     Returns:
@@ -95,7 +92,7 @@ def step(parts: Parts, encode: Encode, batches: Sequence[Batch], lr: float, upda
     trained.zero_grad(set_to_none=True)
     results = []
     for i, batch in enumerate(batches):
-        result = score(parts, encode, batch, seed=parts.draw_seed(update, i))
+        result = score(parts, represent, batch, seed=parts.draw_seed(update, i))
         (result["loss"] / len(batches)).backward()  # type: ignore[no-untyped-call]
         results.append({name: value.detach() for name, value in result.items()})
         parts.profile.mark("encoder", "backward")
@@ -112,20 +109,14 @@ def step(parts: Parts, encode: Encode, batches: Sequence[Batch], lr: float, upda
     return results
 
 
-def score(parts: Parts, encode: Encode, batch: Batch, seed: int) -> Result:
+def score(parts: Parts, represent: Represent, batch: Batch, seed: int) -> Result:
     """Compute the objective of one batch."""
     network, profile = parts.network, parts.profile
     waveforms = batch.waveforms.to(parts.device, non_blocking=True)  # (B, S)
     profile.mark("data")
-    num_frames = [num_valid_frames(network.g_enc.geometry, waveforms.shape[1], n) for n in batch.num_samples]
+    num_frames = [num_valid_frames(parts.geometry, waveforms.shape[1], n) for n in batch.num_samples]
     with torch.autocast(parts.device.type, torch.bfloat16, enabled=parts.precision == "bf16"):
-        z = encode(waveforms)  # (B, T, D_z)
-        profile.mark("encoder")
-        past = z if batch.past is None else encode(batch.past.to(parts.device, non_blocking=True))
-        if network.training:
-            past = drop(past, parts.config.regularise.dropout_z, seed)
-        c = network.g_ar(past, num_frames)  # (B, T, D_c)
-        profile.mark("autoregressor")
+        z, c = represent(batch, waveforms, num_frames, seed)  # (B, T, D_z), (B, T, D_c)
         profile.mark_gradient(c, "predictor" if parts.config.loss.name == "cpc" else "criterion")
         result: Result = parts.objective(network, Views(waveforms, z, c, num_frames, batch, seed))
     profile.mark_gradient(z, "autoregressor")
@@ -133,14 +124,14 @@ def score(parts: Parts, encode: Encode, batch: Batch, seed: int) -> Result:
     return result
 
 
-def validate(parts: Parts, encode: Encode) -> RunningMean:
+def validate(parts: Parts, represent: Represent) -> RunningMean:
     """Average the objective over the dev batches, with the same windows and negatives every time."""
     mean, dev = RunningMean(), parts.data.dev
     parts.trained.eval()
     parts.profile.pause()
     with torch.no_grad():
         for i, indices in enumerate(parts.dev_batches):
-            mean.add(score(parts, encode, collate([dev[0, index] for index in indices]), seed=i))
+            mean.add(score(parts, represent, collate([dev[0, index] for index in indices]), seed=i))
     parts.trained.train()
     parts.profile.go_on()
     return mean

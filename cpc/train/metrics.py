@@ -167,7 +167,7 @@ class Log:
             **means,
         }
         if line["loss"] < float("inf"):
-            self._append(line)
+            self._report(line)
             self._warn_if_stuck(update, line["loss"], line["log_n"])
         self._logged, self._logged_at = update, now
         self._bar.set_postfix_str(
@@ -184,7 +184,7 @@ class Log:
         """
         self._leave_out(self.parts.data.dev.bad.values())
         line = {"kind": "dev", "update": update, "seconds": self.seconds, **self._constant, **means}
-        self._append(line)
+        self._report(line)
         self.say(
             f"update {update}: dev loss {line['loss']:.3f} of log N = {line['log_n']:.3f}, "
             f"accuracy {line['accuracy']:.3f}"
@@ -198,6 +198,12 @@ class Log:
         starts = read_starts(self.path) if self.is_first and self.path.exists() else []
         if not starts or {**starts[-1], **environment} != starts[-1]:
             self._append({"kind": "start", "update": first, **environment})
+
+    def _report(self, line: dict[str, Any]) -> None:
+        """Write a measurement, and tell the callback."""
+        self._append(line)
+        if self.is_first:
+            self.parts.on_log.on_log({**line})
 
     def _append(self, line: dict[str, Any]) -> None:
         if self.is_first:

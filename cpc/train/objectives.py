@@ -26,6 +26,7 @@ from cpc.labels import UNLABELLED
 from cpc.losses import MomentumQueue, info_nce, momentum_update, nt_xent, sup_con
 from cpc.model import CPC
 from cpc.train.distributed import num_processes
+from cpc.train.networks import geometry_of
 from cpc.train.predictive import Predictive
 from cpc.train.views import Result, Views
 
@@ -165,18 +166,19 @@ class MoCo(nn.Module):
         return {"loss": loss, "accuracy": accuracy, "log_n": x.new_tensor(math.log(candidates))}
 
 
-def build_objective(config: Config, network: CPC, classes: list[str]) -> nn.Module:
+def build_objective(config: Config, network: nn.Module, classes: list[str]) -> nn.Module:
     """Build the objective that a configuration names; call it as objective(network, views).
 
     Args:
         config: the run.
-        network: g_enc, g_ar and W_k.
+        network: g_enc, g_ar and W_k, or a model of the user's, which has CPC's own objective alone.
         classes: names of the classes of the batches' targets; empty for objectives without targets.
     """
     loss = config.loss
+    if loss.name == "cpc":
+        return Predictive(config.criterion, config.regularise, geometry_of(network).hop_samples)
+    assert isinstance(network, CPC)
     match loss.name:
-        case "cpc":
-            return Predictive(config.criterion, config.regularise, network.g_enc.geometry.hop_samples)
         case "supervised":
             return Supervised(classes, network.g_ar.hidden_dim)
         case "nt_xent":

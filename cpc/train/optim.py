@@ -68,7 +68,7 @@ def declared_maps(model: nn.Module) -> dict[nn.Parameter, int]:
     maps: dict[nn.Parameter, int] = {}
     for module in model.modules():
         for name, count in getattr(module, "linear_maps", dict)().items():
-            maps[module.get_parameter(name)] = count
+            maps[_declared(module, name, count)] = count
     for name, p in model.named_parameters():
         if p.requires_grad and p.ndim > 1 and p not in maps:
             raise OptimiserError(
@@ -76,6 +76,24 @@ def declared_maps(model: nn.Module) -> dict[nn.Parameter, int]:
                 "linear_maps() that says how many linear maps between hidden units it stacks (0: none)"
             )
     return {p: n for p, n in maps.items() if p.requires_grad}
+
+
+def _declared(module: nn.Module, name: str, count: int) -> nn.Parameter:
+    """Return a weight that a module declares to stack so many maps.
+
+    Raises:
+        OptimiserError: there is no such weight, or it is no stack of so many matrices.
+    """
+    try:
+        weight = module.get_parameter(name)
+    except AttributeError:
+        raise OptimiserError(f"{type(module).__name__}.linear_maps: {name} is no weight of this module") from None
+    if count and (weight.ndim != 2 or len(weight) % count):
+        raise OptimiserError(
+            f"{type(module).__name__}.linear_maps: {name} {tuple(weight.shape)} does not stack {count} matrices of "
+            "equal size; 0 leaves it to AdamW"
+        )
+    return weight
 
 
 class Muon(torch.optim.Optimizer):

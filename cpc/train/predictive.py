@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cpc.config import CriterionConfig, NegativeSet, RegulariseConfig
 from cpc.infonce import DIRECTION, Negatives, Rule, infonce, name_sets
 from cpc.model import CPC, reverse
+from cpc.train.networks import Network
 from cpc.train.regularise import drop, left_or_right, self_expression
 from cpc.train.views import Result, Views
 
@@ -54,7 +55,7 @@ class Predictive(nn.Module):
         self.step_weights = criterion.step_weights or (1.0,) * criterion.num_steps
         self.regularise, self.hop_samples = regularise, hop_samples
 
-    def forward(self, network: CPC, views: Views) -> Result:
+    def forward(self, network: CPC | Network, views: Views) -> Result:
         """Compute InfoNCE of a batch for each step.
 
         The results are weighted means over the sets that are scored at a step; "loss" is the weighted mean over the
@@ -75,14 +76,14 @@ class Predictive(nn.Module):
                 result["loss"] = result["loss"] + weight * result[name]
         return result
 
-    def _sequences(self, network: CPC, views: Views) -> Sequences:
+    def _sequences(self, network: CPC | Network, views: Views) -> Sequences:
         """Predict in each direction in which g_ar reads."""
         c = drop(views.c, self.regularise.dropout_c, views.seed + _SEED_STEP) if self.training else views.c
         z, n, batch = views.z, views.num_frames, views.batch
         first = [start / self.hop_samples for start in batch.start]
         columns = {"speaker": batch.speaker, "utterance": batch.utterance, **batch.columns}
         forwards = Sequences(z, network.predict(c), n, first, columns, batch.targets)
-        if network.W_back is None:
+        if not isinstance(network, CPC) or network.W_back is None:
             return forwards
         # Read backwards, a window begins at its last frame, and positions count down.
         back = [-(position + frames - 1) for position, frames in zip(first, n, strict=True)]

@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
-from cpc.config import Config, ConfigError, check_config, config_to_dict, write_config
-from cpc.data import refuse_missing_files
+from cpc.config import Config, ConfigError, check_config, config_to_dict, with_absolute_paths, write_config
 from cpc.devices import Threads, resolve_device
 from cpc.files import difference, locked
 from cpc.runs import build_model, locate_checkpoint, read_checkpoint
+from cpc.train.callback import Callback, Silent, reporting
 from cpc.train.distributed import joined, own_device, was_restarted
 from cpc.train.loop import fit
+from cpc.train.manifests import refuse_missing_sounds, refuse_moved_manifest
 from cpc.train.metrics import RunningMean
-from cpc.train.setup import announce, build_data, build_parts, refuse_short_profile, refuse_too_large
+from cpc.train.networks import geometry_of, refuse_unusable
+from cpc.train.setup import (
+    Parts,
+    announce,
+    build_data,
+    build_parts,
+    refuse_short_profile,
+    refuse_too_large,
+)
 from cpc.train.state import begin, read_last, remove_leftovers, restore
 from cpc.train.stopping import Flag
 
 
 def train(
-    config: Config, run: str | Path, *, resume: bool = False, profile: bool = False, max_hours: float = math.inf
+    config: Config,
+    run: str | Path,
+    *,
+    model: nn.Module | None = None,
+    on_log: Callback | None = None,
+    resume: bool = False,
+    profile: bool = False,
+    max_hours: float = math.inf,
 ) -> Path:
     """Train CPC and write config.toml, metrics.jsonl, last.pt and best.safetensors into the run folder.
 
     Args:
         config: the whole run; its `data.manifest` must have a `split` column with train and dev.
         run: folder of the run.
+        model: a network of one's own, trained in place of the one that `encoder` and `autoregressor` describe: a
+            `cpc.CPC` of any parts, such as one that `cpc.load` returned, or a torch.nn.Module with the calls of
+            `cpc.train.Network`. With Muon, its modules declare their matrices by `linear_maps`. To resume, pass it
+            again.
+        on_log: is told of the start, each measurement and the end, as `cpc.train.Callback` describes.
         resume: continue from last.pt, as a run that torchrun restarts does anyway; on a CPU the result is bitwise that
             of an uninterrupted run with as many threads.
         profile: time the stages of some early updates, print them, and write trace.json into the run folder.
@@ -46,15 +68,17 @@ def train(
     """
     stop = Flag(max_hours)
     check_config(config)
+    config = with_absolute_paths(config)
     run, device = Path(run), own_device(resolve_device(config.device))
     resume = resume or (was_restarted() and (run / "last.pt").exists())
-    refuse_too_large(config)
+    if model is None:
+        refuse_too_large(config)
+    else:
+        refuse_unusable(model, config)
     torch.manual_seed(config.seed)
-    network = build_model(config)
-    data = build_data(config, network.g_enc.geometry)
-    if config.data.on_bad_audio == "error":
-        splits = (data.train.manifest, data.dev.manifest)
-        refuse_missing_files([split.sound(i) for split in splits for i in range(len(split))])
+    network = build_model(config) if model is None else model
+    data = build_data(config, geometry_of(network))
+    refuse_missing_sounds(config, (data.train.manifest, data.dev.manifest))
     with (
         Threads(config.threads) as threads,
         joined(device) as ranks,
@@ -62,19 +86,26 @@ def train(
     ):
         trace = run / "trace.json" if profile else None
         parts = build_parts(config, network, data, device, ranks, threads, trace=trace)
-        running = RunningMean()
-        state = restore(run, parts, running) if resume else begin(run)
-        if profile:
-            refuse_short_profile(config, state.update)
-        loader = parts.batches(state.update)
-        if ranks.is_first:
-            run.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                remove_leftovers(run)
-            write_config(config, run / "config.toml")
-            announce(parts)
-        fit(parts, state, running, loader, run, stop)
+        parts = replace(parts, on_log=on_log or Silent(), is_own=model is not None)
+        _train(parts, run, stop, resume=resume, profile=profile)
     return run
+
+
+def _train(parts: Parts, run: Path, stop: Flag, *, resume: bool, profile: bool) -> None:
+    """Bring the parts of a run to its end."""
+    config, is_first, running = parts.config, parts.ranks.is_first, RunningMean()
+    state = restore(run, parts, running) if resume else begin(run)
+    if profile:
+        refuse_short_profile(config, state.update)
+    loader = parts.batches(state.update)
+    if is_first:
+        run.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            remove_leftovers(run)
+        write_config(config, run / "config.toml")
+        announce(parts)
+    with reporting(parts.on_log, config, run, state.summary) if is_first else nullcontext():
+        fit(parts, state, running, loader, run, stop)
 
 
 def resume(
@@ -83,6 +114,8 @@ def resume(
     threads: int | Literal["auto"] = "auto",
     *,
     num_updates: int | None = None,
+    manifest: str | Path | None = None,
+    on_log: Callback | None = None,
     profile: bool = False,
     max_hours: float = math.inf,
 ) -> Path:
@@ -94,6 +127,8 @@ def resume(
         threads: threads to continue with; "auto" keeps the run's own setting.
         num_updates: updates in all, more than were made; the learning rate goes on as in a run of that length. None
             keeps the run's own number.
+        manifest: new place of the manifest, if it moved; its train and dev must be those that the run began with.
+        on_log: as for `train`, which also resumes a run whose model is one's own.
         profile: as for `train`.
         max_hours: as for `train`.
 
@@ -104,12 +139,15 @@ def resume(
     if num_updates is not None:
         if num_updates <= payload["update"]:
             raise ConfigError(f"train.num_updates: got {num_updates}, but {run} has made {payload['update']}")
-        saved = dataclasses.replace(saved, train=dataclasses.replace(saved.train, num_updates=num_updates))
+        saved = replace(saved, train=replace(saved.train, num_updates=num_updates))
+    if manifest is not None:
+        saved = replace(saved, data=replace(saved.data, manifest=str(manifest)))
+    refuse_moved_manifest(saved, run, "--data.manifest")
     if device != "auto":
-        saved = dataclasses.replace(saved, device=device)
+        saved = replace(saved, device=device)
     if threads != "auto":
-        saved = dataclasses.replace(saved, threads=threads)
-    return train(saved, run, resume=True, profile=profile, max_hours=max_hours)
+        saved = replace(saved, threads=threads)
+    return train(saved, run, on_log=on_log, resume=True, profile=profile, max_hours=max_hours)
 
 
 def complete(config: Config, run: str | Path) -> Path:
@@ -123,7 +161,8 @@ def complete(config: Config, run: str | Path) -> Path:
     if last is None:
         return train(config, run)
     saved, payload = last
-    if changed := difference(config_to_dict(saved), config_to_dict(config)):
+    config = with_absolute_paths(config)
+    if changed := difference(config_to_dict(with_absolute_paths(saved)), config_to_dict(config)):
         raise ConfigError(
             f"{run}: holds a run with other settings: {changed}; pass another --out, or the same settings"
         )

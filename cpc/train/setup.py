@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from cpc.config import AugmentConfig, Config, ConfigError
@@ -34,14 +34,15 @@ from cpc.data import (
 from cpc.devices import Precision, Threads, keep_freed_buffers, physical_memory, resolve_precision
 from cpc.infonce import Rule
 from cpc.labels import FrameGrid, Targets
-from cpc.model import CPC, Geometry, recomputing
+from cpc.model import CPC, Geometry
 from cpc.runs import build_model
+from cpc.train.callback import Callback, Silent
 from cpc.train.distributed import Ranks
+from cpc.train.manifests import columns_of, digest_of
+from cpc.train.networks import geometry_of
 from cpc.train.objectives import build_objective
 from cpc.train.optim import build_optimisers
 from cpc.train.timing import NUM_UPDATES, Profile
-
-_COMPILED_UPDATES = 2000  # from here on torch.compile pays back its warm-up
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Data:
     @cached_property
     def digest(self) -> str:
         """Identify the utterances of both splits by their content; every checkpoint holds it."""
-        return " ".join(windows.manifest.digest(windows.options.columns) for windows in (self.train, self.dev))
+        return digest_of((self.train.manifest, self.dev.manifest), self.train.options.columns)
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,15 @@ class Parts:
         dev_batches: indices of the windows of each dev batch.
         profile: stopwatch of the stages.
         threads: of torch on a CPU.
+        on_log: hears of the measurements.
+        is_own: whether the network is a model of the user's.
     """
 
     config: Config
     device: torch.device
     precision: Precision
     ranks: Ranks
-    network: CPC
+    network: nn.Module
     objective: nn.Module
     trained: nn.Module
     optimisers: list[torch.optim.Optimizer]
@@ -104,6 +107,19 @@ class Parts:
     dev_batches: list[list[int]]
     profile: Profile
     threads: Threads
+    on_log: Callback = Silent()  # noqa: RUF009  (it has no state)
+    is_own: bool = False
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the frames lie."""
+        return geometry_of(self.network)
+
+    @property
+    def model_class(self) -> dict[str, str]:
+        """What a checkpoint says of a model of the user's: its class, by module and name."""
+        kind = type(self.network)
+        return {"model_class": f"{kind.__module__}.{kind.__qualname__}"} if self.is_own else {}
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -229,28 +245,13 @@ def _windows(
         short=config.data.short,
         min_samples=geometry.min_samples(config.criterion.num_steps + 1),  # step K of the first anchor must be whole
         seed=config.seed,
-        columns=_columns(config, split),
+        columns=columns_of(config, split),
         cache_megabytes=config.data.cache_megabytes,
         cache=Path(config.data.cache) / name if config.data.cache else "",
         on_bad_audio=config.data.on_bad_audio,
         augment=config.augment if name == "train" else AugmentConfig(),  # dev stays comparable between runs
     )
     return Windows(split, options, targets)
-
-
-def _columns(config: Config, manifest: Manifest) -> tuple[str, ...]:
-    """List the columns of the manifest that the negatives go by, besides the speaker and the utterance.
-
-    Raises:
-        ConfigError: the manifest has no such column.
-    """
-    if config.loss.name != "cpc":
-        return ()
-    read = {name for of in config.criterion.sets for name in Rule.of(of).columns} - {"speaker", "utterance"}
-    if unknown := sorted(read.difference(manifest.columns)):
-        allowed = ", ".join(manifest.columns)
-        raise ConfigError(f"criterion.negatives: got the column {unknown[0]}; the manifest has {allowed}")
-    return tuple(sorted(read))
 
 
 def num_valid_frames(geometry: Geometry, window_samples: int, num_samples: int) -> int:
@@ -262,7 +263,7 @@ def num_valid_frames(geometry: Geometry, window_samples: int, num_samples: int) 
 
 def build_parts(
     config: Config,
-    network: CPC,
+    network: nn.Module,
     data: Data,
     device: torch.device,
     ranks: Ranks,
@@ -274,7 +275,7 @@ def build_parts(
 
     Args:
         config: the run.
-        network: with its random weights.
+        network: with the weights that training starts from.
         data: both splits.
         device: where to compute.
         ranks: the processes that train together.
@@ -298,7 +299,8 @@ def build_parts(
     )
     dev_batches = epoch_batches(data.dev, 0, composition, shrink=True)[: config.train.validate_batches]
     profile = Profile(trace if ranks.is_first else None, device)
-    profile.watch(network.W, "predictor", "criterion")
+    if isinstance(network, CPC):
+        profile.watch(network.W, "predictor", "criterion")
     return Parts(
         config=config,
         device=device,
@@ -314,15 +316,6 @@ def build_parts(
         profile=profile,
         threads=threads,
     )
-
-
-def build_encode(parts: Parts, first: int) -> Callable[[Tensor], Tensor]:
-    """Return g_enc for the updates after `first`: compiled, or recomputing its activations, if the run says so."""
-    config, network = parts.config, parts.network
-    pays = parts.device.type == "cuda" and config.train.num_updates - first >= _COMPILED_UPDATES
-    compiles = config.compile == "on" or (config.compile == "auto" and pays)
-    encode: Callable[[Tensor], Tensor] = torch.compile(network.g_enc, dynamic=False) if compiles else network.g_enc
-    return recomputing(encode, config.recompute) if config.recompute else encode
 
 
 def refuse_short_profile(config: Config, first: int) -> None:

@@ -50,6 +50,11 @@ class State:
     skipped: int = 0
     bad_audio: list[str] = field(default_factory=list)
 
+    def summary(self) -> dict[str, Any]:
+        """Tell a callback how far the run has come; best_gain is None before the first pass over dev."""
+        best = self.best_gain if self.best_gain > -float("inf") else None
+        return {"update": self.update, "seconds": self.seconds, "best_gain": best}
+
 
 def save_last(run: Path, parts: Parts, state: State, running: RunningMean) -> None:
     """Write last.pt: weights, optimisers, objective, progress, and the means of updates that are not logged yet.
@@ -63,7 +68,8 @@ def save_last(run: Path, parts: Parts, state: State, running: RunningMean) -> No
     }
     if parts.ranks.is_first:
         keep_previous(run)
-        save_checkpoint(run / "last.pt", parts.config, parts.network, data=parts.data.digest, **rest, **vars(state))
+        rest |= {"data": parts.data.digest, **parts.model_class, **vars(state)}
+        save_checkpoint(run / "last.pt", parts.config, parts.network, **rest)
 
 
 def keep_previous(run: Path) -> None:
@@ -118,7 +124,7 @@ def save_kept(run: Path, parts: Parts, state: State) -> None:
 
 def _save_weights(path: Path, parts: Parts, **rest: Any) -> None:
     if parts.ranks.is_first:
-        save_weights(path, parts.config, parts.network, data=parts.data.digest, **rest)
+        save_weights(path, parts.config, parts.network, data=parts.data.digest, **parts.model_class, **rest)
 
 
 def restore(run: Path, parts: Parts, running: RunningMean) -> State:
@@ -135,7 +141,7 @@ def restore(run: Path, parts: Parts, running: RunningMean) -> State:
     if payload.get("data", parts.data.digest) != parts.data.digest:  # runs of earlier versions do not know theirs
         raise TrainingError(
             f"{parts.config.data.manifest}: the utterances of train or dev, or their sounds, are not those that {run} "
-            "began with; bring the old manifest back, or begin a new run"
+            "began with; bring the old manifest back, pass its new place by --data.manifest, or begin a new run"
         )
     restore_weights(parts.network, payload, path)
     try:

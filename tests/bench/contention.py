@@ -24,7 +24,8 @@ from cpc.probes.hidden import fit_hidden_layer
 from cpc.runs import build_model
 from cpc.train.distributed import Ranks
 from cpc.train.loop import step
-from cpc.train.setup import build_data, build_encode, build_parts
+from cpc.train.networks import build_represent
+from cpc.train.setup import build_data, build_parts
 from tests.bench.common import print_result, result_of_variant
 
 BUSY = (0, 1, 2)  # processes
@@ -62,11 +63,12 @@ def _training(options: Namespace, threads: int | str) -> Iterator[Rate]:
     network, device = build_model(config), torch.device("cpu")
     with Threads(threads) as adapting:  # type: ignore[arg-type]
         parts = build_parts(config, network, build_data(config, network.g_enc.geometry), device, Ranks(), adapting)
-        encode, batches = build_encode(parts, 0), cycle(list(islice(parts.batches(0), 20)))
+        represent = build_represent(config, network, parts.profile, device, 0)
+        batches = cycle(list(islice(parts.batches(0), 20)))
 
         def update() -> None:
             adapting.adapt()
-            step(parts, encode, [next(batches)], lr=1e-3, update=1)
+            step(parts, represent, [next(batches)], lr=1e-3, update=1)
 
         yield lambda seconds: _repeat(update, seconds)
 

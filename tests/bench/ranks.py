@@ -19,8 +19,9 @@ from cpc.devices import Threads
 from cpc.experiments import override
 from cpc.runs import build_model
 from cpc.train.distributed import Ranks
-from cpc.train.loop import Encode, score, step
-from cpc.train.setup import Parts, build_data, build_encode, build_parts
+from cpc.train.loop import score, step
+from cpc.train.networks import Represent, build_represent
+from cpc.train.setup import Parts, build_data, build_parts
 from tests.bench.common import peak_megabytes, print_result, result_of_variant
 
 RANKS = 2
@@ -52,8 +53,9 @@ def _train(rank: int, options: Namespace, store: Path) -> None:
     network, device, ranks = build_model(config), torch.device("cpu"), Ranks(rank, RANKS)
     with Threads(1) as threads:
         parts = build_parts(config, network, build_data(config, network.g_enc.geometry), device, ranks, threads)
-        encode, batches = build_encode(parts, 0), cycle(list(islice(parts.batches(0), 20)))
-        update = _ours(parts, encode) if variant == VARIANTS[0] else _theirs(parts, encode)
+        represent = build_represent(config, network, parts.profile, device, 0)
+        batches = cycle(list(islice(parts.batches(0), 20)))
+        update = _ours(parts, represent) if variant == VARIANTS[0] else _theirs(parts, represent)
         taken = []
         for _ in range(3 + options.rounds):
             began = time.perf_counter()
@@ -64,11 +66,11 @@ def _train(rank: int, options: Namespace, store: Path) -> None:
     distributed.destroy_process_group()
 
 
-def _ours(parts: Parts, encode: Encode) -> Callable[[Batch], object]:
-    return lambda batch: step(parts, encode, [batch], lr=1e-3, update=1)
+def _ours(parts: Parts, represent: Represent) -> Callable[[Batch], object]:
+    return lambda batch: step(parts, represent, [batch], lr=1e-3, update=1)
 
 
-def _theirs(parts: Parts, encode: Encode) -> Callable[[Batch], object]:
+def _theirs(parts: Parts, represent: Represent) -> Callable[[Batch], object]:
     """Make an update as ours, in which the backward pass sends the gradients in pieces while it goes on."""
 
     class Objective(nn.Module):
@@ -77,7 +79,7 @@ def _theirs(parts: Parts, encode: Encode) -> Callable[[Batch], object]:
             self.trained = parts.trained
 
         def forward(self, batch: Batch) -> Tensor:
-            return score(parts, encode, batch, seed=0)["loss"]
+            return score(parts, represent, batch, seed=0)["loss"]
 
     module = DistributedDataParallel(Objective(), broadcast_buffers=False)  # ours sends none
 
