@@ -3,15 +3,17 @@
 from cpc.model.autoregressor import Autoregressor, Bidirectional, State, reverse
 from cpc.model.cpc import CPC
 from cpc.model.encoder import Encoder, Geometry, recomputing
-from cpc.model.logmel import LogMelEncoder
+from cpc.model.logmel import NUM_MELS, LogMel, LogMelEncoder
 from cpc.model.predictor import Predictor
 
 __all__ = [
     "CPC",
+    "NUM_MELS",
     "Autoregressor",
     "Bidirectional",
     "Encoder",
     "Geometry",
+    "LogMel",
     "LogMelEncoder",
     "Predictor",
     "State",
