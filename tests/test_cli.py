@@ -140,6 +140,17 @@ def test_resume_on_the_command_line(labelled, tmp_path, command, refused):
     refused("train", "--resume", tmp_path / "none", says=["no such run folder"])
 
 
+@pytest.mark.parametrize("words", ["--help", "--version", "train --help", "design --sample-rate 8000"])
+def test_a_reader_that_closes_its_pipe_hears_nothing(words):
+    """`cpc --help | head -1` ends quietly, as `cpc … | head -1` does for commands that print and write nothing."""
+    read, write = os.pipe()
+    os.close(read)
+    done = run_command(*words.split(), stdout=write)
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
 @pytest.mark.parametrize("which", ["manifest", "probe"])
 def test_a_reader_that_closes_its_pipe_loses_no_result(labelled, trained, tmp_path, which):
     """`cpc … | head -1` writes its file, and ends without a word on stderr."""
