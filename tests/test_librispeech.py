@@ -100,7 +100,7 @@ def tree(speech, tmp_path) -> Path:
     return Path(shutil.copytree(speech, tmp_path / "root"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def split_run(speech, tmp_path_factory) -> Path:
     """Make the manifest and the splits of a run."""
     out = tmp_path_factory.mktemp("split") / "run"
@@ -340,7 +340,7 @@ def test_an_excerpt_without_transcripts_takes_labels_that_are_given(speech, tmp_
     root = tmp_path / "excerpt"
     shutil.copytree(speech / "LibriSpeech" / "train-clean-100", root, ignore=shutil.ignore_patterns("*.txt"))
     lines = (speech / "phone_labels.txt").read_text().splitlines()
-    (root / "phone_labels.txt").write_text("\n".join(lines[::2]) + "\n")
+    (root / "phone_labels.txt").write_text("\n".join(lines[:-1]) + "\n")
     arguments = ("--root", root, "--subset", "dev-clean", "--out", tmp_path / "run")
     done = recipe(*arguments, "--stage", "manifest")
     assert done.code == 0, done.err
@@ -349,7 +349,12 @@ def test_an_excerpt_without_transcripts_takes_labels_that_are_given(speech, tmp_
     assert f"{root}: no *.trans.txt in it" in refused(*arguments, "--stage", "labels")
     done = recipe(*arguments, "--stage", "labels", "--labels", root / "phone_labels.txt")
     assert done.code == 0, done.err
-    assert f"labels: {len(lines[::2])} of {len(lines)} utterances have them" in done.out
+    assert f"labels: {len(lines[:-1])} of {len(lines)} utterances have them: train" in done.out
+    assert "will be refused" not in done.out
+    (tmp_path / "one.txt").write_text(lines[0] + "\n")
+    done = recipe(*arguments, "--stage", "labels", "--labels", tmp_path / "one.txt", "--redo", "labels")
+    assert done.code == 0, done.err
+    assert "the probes of phones will be refused" in done.out
 
 
 @pytest.mark.parametrize(("name", "channels", "frames"), [("train-clean-100", 512, 0), ("dev-clean", 128, 100_000)])

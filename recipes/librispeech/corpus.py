@@ -142,8 +142,12 @@ def copy_labels(table: Path, source: Path, names: Path | None, labels: Path) -> 
         labels: label file to write; phones.txt goes beside it.
     """
     utterances = read_manifest(table)
-    known = labelled_utterances(utterances, read_labels(source))
-    print(f"labels: {len(known)} of {len(utterances)} utterances have them")
+    known = set(labelled_utterances(utterances, read_labels(source)))
+    counts = utterances.keep([utterance in known for utterance in utterances.utterances]).splits
+    by_split = ", ".join(f"{name} {counts.get(name, 0)}" for name in SPLITS)
+    print(f"labels: {len(known)} of {len(utterances)} utterances have them: {by_split}")
+    if missing := [name for name in SPLITS if name not in counts]:
+        print(f"note: without labels in {' and '.join(missing)}, the probes of phones will be refused")
     if names:
         read_phones(names)
         write_bytes(labels.with_name("phones.txt"), names.read_bytes())
