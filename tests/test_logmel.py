@@ -95,3 +95,9 @@ def test_energies_and_mfcc_equal_those_of_torchaudio(rate, gain):
     expected = torch.cat([cepstra, delta, torchaudio.functional.compute_deltas(delta, 5)]).T
     (mfcc,) = SpectralExtractor("mfcc", rate).frames_of([waveform.numpy()])
     torch.testing.assert_close(torch.from_numpy(mfcc), expected, atol=1e-5, rtol=0)
+
+
+def test_checkpoints_of_earlier_versions_fit():
+    """They hold the window and the filters under these names, and are refused if a name is missing."""
+    constants = {name: tuple(value.shape) for name, value in LogMelEncoder(8).named_buffers()}
+    assert constants == {"mel.spectrogram.window": (400,), "mel.mel_scale.fb": (201, 40)}
