@@ -812,38 +812,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # where it is not UTF-8, a sign becomes a question mark
             stream.reconfigure(errors="replace")
-    if arguments == ["--version"]:
-        from cpc import __version__
-
-        print(f"cpc {__version__}")
-        return
     try:
-        if "" in arguments:  # Path("") would be the folder where the command runs
-            before = arguments[arguments.index("") - 1] if arguments.index("") else "cpc"
-            raise ConfigError(f"{before}: got an empty text, expected a value")
-        commands: dict[str, Callable[..., None]] = {
-            "manifest": manifest,
-            "align": align,
-            "train": _train_command(_named_configuration(arguments)),
-            "design": design,
-            "import": import_,
-            "doctor": doctor,
-            "features": features,
-            "probe": probe,
-            "ablate": ablate,
-            "report": report,
-            "table": table,
-        }
-        if not arguments or arguments[0].startswith("-"):  # in the list of commands, each gets one sentence
-            for command in commands.values():
-                command.__doc__ = (command.__doc__ or "").partition("\n\n")[0]
-        tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="cpc",
-            description="Contrastive predictive coding on audio: one command for each stage.",
-            args=arguments,
-        )
-        sys.stdout.flush()
+        try:
+            _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, also after --help, since a closed pipe is not caught when Python ends
     except KeyboardInterrupt as stop:
         print(f"cpc: {str(stop) or 'interrupted'}", file=sys.stderr)
         sys.exit(getattr(stop, "exit_status", 130))
@@ -866,6 +839,40 @@ def main() -> None:
         else:
             time.sleep(_REPORT_SECONDS)  # torchrun ends all processes once one has failed, the first one too
         sys.exit(2)
+
+
+def _run(arguments: list[str]) -> None:
+    """Run the command that the arguments name."""
+    if arguments == ["--version"]:
+        from cpc import __version__
+
+        print(f"cpc {__version__}")
+        return
+    if "" in arguments:  # Path("") would be the folder where the command runs
+        before = arguments[arguments.index("") - 1] if arguments.index("") else "cpc"
+        raise ConfigError(f"{before}: got an empty text, expected a value")
+    commands: dict[str, Callable[..., None]] = {
+        "manifest": manifest,
+        "align": align,
+        "train": _train_command(_named_configuration(arguments)),
+        "design": design,
+        "import": import_,
+        "doctor": doctor,
+        "features": features,
+        "probe": probe,
+        "ablate": ablate,
+        "report": report,
+        "table": table,
+    }
+    if not arguments or arguments[0].startswith("-"):  # in the list of commands, each gets one sentence
+        for command in commands.values():
+            command.__doc__ = (command.__doc__ or "").partition("\n\n")[0]
+    tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="cpc",
+        description="Contrastive predictive coding on audio: one command for each stage.",
+        args=arguments,
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,8 +57,9 @@ def recipe(*arguments) -> Done:
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        tempfile.TemporaryDirectory() as folder,
     ):
-        preset = Path(arguments[1]) / "tiny.toml"  # beside the corpus
+        preset = Path(folder) / "tiny.toml"
         preset.write_text(TINY)
         patch.setattr(sys, "argv", [*command, "--preset", str(preset), *map(str, arguments)])
         patch.setattr("cpc.experiments.estimate._FILE_SECONDS", 2)
@@ -98,7 +100,7 @@ def tree(speech, tmp_path) -> Path:
     return Path(shutil.copytree(speech, tmp_path / "root"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def split_run(speech, tmp_path_factory) -> Path:
     """Make the manifest and the splits of a run."""
     out = tmp_path_factory.mktemp("split") / "run"
@@ -316,14 +318,43 @@ def dev_clean(speech, tmp_path) -> Path:
 
 
 def test_the_plan_of_a_subset_that_is_not_there_has_its_published_size(tmp_path):
-    done = recipe("--root", tmp_path, "--subset", "dev-clean", "--out", tmp_path / "run", "--dry-run")
+    done = recipe("--root", tmp_path, "--subset", "dev-clean", "--out", tmp_path / "run", "--download", "--dry-run")
     assert done.code == 0, done.err
     assert "5.4 hours of audio" in done.out
     (download,) = (line for line in done.out.splitlines() if line.startswith("| download"))
     assert [cell.strip() for cell in download.strip("|").split("|")] == ["download", "0.01", "0.7", "to do"]
-    line = refused("--root", tmp_path, "--subset", "dev-clean", "--out", tmp_path / "run")
-    assert "no LibriSpeech/dev-clean in it" in line
-    assert "(0.337 GB, and as much again to unpack)" in line
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--stage", "report")])
+def test_a_subset_that_is_not_there_is_named_unless_a_download_was_asked_for(speech, tmp_path, more):
+    """Neither a run nor its plan goes on without the subset, even where another subset is."""
+    for root in (tmp_path, speech, speech / "LibriSpeech", speech / "LibriSpeech" / "train-clean-100"):
+        line = refused("--root", root, "--subset", "dev-clean", "--out", tmp_path / "run", *more)
+        assert f"{root}: no LibriSpeech/dev-clean in it" in line
+        assert "(0.337 GB, and as much again to unpack)" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_excerpt_without_transcripts_takes_labels_that_are_given(speech, tmp_path):
+    """A few speakers under any name, with a label file among them that covers some of the utterances."""
+    root = tmp_path / "excerpt"
+    shutil.copytree(speech / "LibriSpeech" / "train-clean-100", root, ignore=shutil.ignore_patterns("*.txt"))
+    lines = (speech / "phone_labels.txt").read_text().splitlines()
+    (root / "phone_labels.txt").write_text("\n".join(lines[:-1]) + "\n")
+    arguments = ("--root", root, "--subset", "dev-clean", "--out", tmp_path / "run")
+    done = recipe(*arguments, "--stage", "manifest")
+    assert done.code == 0, done.err
+    assert f"note: no transcripts in {root}" in done.out
+    assert recipe(*arguments, "--stage", "split").code == 0
+    assert f"{root}: no *.trans.txt in it" in refused(*arguments, "--stage", "labels")
+    done = recipe(*arguments, "--stage", "labels", "--labels", root / "phone_labels.txt")
+    assert done.code == 0, done.err
+    assert f"labels: {len(lines[:-1])} of {len(lines)} utterances have them: train" in done.out
+    assert "will be refused" not in done.out
+    (tmp_path / "one.txt").write_text(lines[0] + "\n")
+    done = recipe(*arguments, "--stage", "labels", "--labels", tmp_path / "one.txt", "--redo", "labels")
+    assert done.code == 0, done.err
+    assert "the probes of phones will be refused" in done.out
 
 
 @pytest.mark.parametrize(("name", "channels", "frames"), [("train-clean-100", 512, 0), ("dev-clean", 128, 100_000)])
@@ -331,7 +362,7 @@ def test_a_subset_has_its_own_preset_and_probes(name, channels, frames, tmp_path
     """The paper's network and all train frames for 100 hours; the small network and a drawing for dev-clean."""
     script, planned = load_script(SCRIPT), []
     monkeypatch.setattr(script, "show_plan", lambda stages, experiment, *_, **__: planned.append(experiment))
-    monkeypatch.setattr(sys, "argv", ["run.py", "--root", str(tmp_path), "--subset", name, "--dry-run"])
+    monkeypatch.setattr(sys, "argv", ["run.py", "--root", str(tmp_path), "--subset", name, "--download", "--dry-run"])
     script.main()
     assert planned[0].config.encoder.channels == channels
     linear = [p.options for p in planned[0].probes() if p.options.classifier == "linear"]

@@ -161,5 +161,5 @@ def test_a_device_that_is_not_there_is_refused_by_name(loaded, tmp_path):
 
 def test_the_package_shows_what_it_has():
     assert {"load", "CPC", "__version__"} <= set(dir(cpc))
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", cpc.__version__)
+    assert re.fullmatch(r"\d+(\.\w+)*(\+.*)?", cpc.__version__)
     assert "sound files" in cpc.load.__doc__

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile  # type: ignore[import-untyped, unused-ignore]
 
-from cpc.data.resampling import Waveform, has_small_filter, num_resampled, resampler
+from cpc.data.resampling import Waveform, num_resampled, resample_pieces, source_of_slice
 
 # The formats that libsndfile decodes and in which people keep speech; lower case, with the dot.
 _NAMES = "wav flac ogg oga opus mp3 aiff aif aifc au snd w64 rf64 caf sph nist"
@@ -153,11 +153,10 @@ def audio_blocks(path: Sound, *, sample_rate: int, resample: bool, block_samples
         if file.samplerate == sample_rate:
             yield from _decode(file, path, begin, end, block_samples)
             return
-        filter_ = resampler(file.samplerate, sample_rate)
-        groups = math.ceil(block_samples / filter_.new)
-        pieces = _decode(file, path, begin, end, max(groups * filter_.orig, _PIECE_SAMPLES))
+        size = max(math.ceil(block_samples * file.samplerate / sample_rate), _PIECE_SAMPLES)
+        pieces = _decode(file, path, begin, end, size)
         pending: Waveform = np.empty(0, np.float32)
-        for resampled in filter_.stream(pieces):
+        for resampled in resample_pieces(pieces, file.samplerate, sample_rate):
             pending = np.concatenate([pending, resampled])
             whole = len(pending) // block_samples * block_samples
             for begin in range(0, whole, block_samples):
@@ -200,13 +199,10 @@ def read_audio(
         if file.samplerate == sample_rate:
             pieces = _decode(file, path, begin + start, begin + stop, _PIECE_SAMPLES)
             return _concatenate(pieces)
-        filter_ = resampler(file.samplerate, sample_rate)
-        first = max(0, start // filter_.new - filter_.margin)  # in groups of `orig` source samples, with their context
-        last = -(-stop // filter_.new) + filter_.margin
-        source_stop = min(end, begin + last * filter_.orig)
-        pieces = _decode(file, path, begin + first * filter_.orig, source_stop, _PIECE_SAMPLES)
-        waveform = _concatenate(filter_.stream(pieces))
-        return waveform[start - first * filter_.new : stop - first * filter_.new].copy()
+        first, last, offset = source_of_slice(start, stop, file.samplerate, sample_rate)
+        pieces = _decode(file, path, begin + first, min(begin + last, end), _PIECE_SAMPLES)
+        waveform = _concatenate(resample_pieces(pieces, file.samplerate, sample_rate))
+        return waveform[offset : offset + stop - start].copy()
 
 
 def audio_statistics(path: Sound, *, sample_rate: int, resample: bool) -> tuple[float, float]:
@@ -345,14 +341,8 @@ def _seeks_exactly(file: _Stream) -> bool:
 
 
 def _check_rate(file: _Stream, path: Sound, sample_rate: int, resample: bool) -> None:
-    if file.samplerate == sample_rate:
-        return
-    if not resample:
+    if file.samplerate != sample_rate and not resample:
         raise AudioError(f"{path}: {file.samplerate} Hz, expected {sample_rate}; pass --audio.resample")
-    if not has_small_filter(file.samplerate, sample_rate):
-        raise AudioError(
-            f"{path}: {file.samplerate} Hz has too odd a ratio to {sample_rate} Hz; resample it with another tool first"
-        )
 
 
 def _decode(file: _Stream, path: Sound, start: int, stop: int, piece_samples: int) -> Iterator[Waveform]:

@@ -27,10 +27,9 @@ import scipy.signal
 from numpy.typing import NDArray
 
 from cpc.config import AugmentConfig
-from cpc.data.resampling import Waveform, resampler
+from cpc.data.resampling import Waveform
 
-# A shift is a ratio n / 200 of frequencies: about 5 cents off at most, and the resampling filter stays small. A ratio
-# as torchaudio.functional.pitch_shift takes it, such as 13529 / 16000, needs a filter that takes seconds a window.
+# A shift is a ratio n / 200 of frequencies: about 5 cents off at most, and the resampling filter stays small.
 _RATIO_DENOMINATOR = 200
 _HOP_SECONDS = 0.01  # between the frames of the time stretch, which are two hops long
 _SEARCH_SECONDS = 0.008  # either way; together they hold a whole period of voices down to 62 Hz
@@ -92,7 +91,9 @@ def shift_pitch(waveform: Waveform, cents: float, sample_rate: int) -> Waveform:
     if numerator == _RATIO_DENOMINATOR:
         return waveform
     slow = stretch(waveform, numerator / _RATIO_DENOMINATOR, sample_rate)
-    return np.concatenate(list(resampler(numerator, _RATIO_DENOMINATOR).stream([slow])))[: len(waveform)]
+    # Not soxr, whose filter is sharper and therefore reaches further: it would let c hear more of the future.
+    shifted: Waveform = scipy.signal.resample_poly(slow, _RATIO_DENOMINATOR, numerator)
+    return shifted[: len(waveform)]
 
 
 def stretch(waveform: Waveform, factor: float, sample_rate: int) -> Waveform:

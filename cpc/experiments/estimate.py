@@ -22,8 +22,8 @@ from cpc.runs import read_metrics
 from cpc.train import train
 
 _FILE_SECONDS = 13  # about the mean length in LibriSpeech
-_EXTRACTED = 8  # files
-_LARGE = 16  # windows
+_EXTRACTED = 2  # files
+_SMALL, _LARGE = 2, 8  # windows
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def measure_speed(config: Config) -> Speed:
     wanted = config.batches.num_windows
     # One batch of the paper takes a CPU half a minute, so measure two small ones and extrapolate: the networks' time is
     # proportional to the number of windows, that of the scores to its square.
-    sizes = [wanted] if device.type != "cpu" or wanted <= _LARGE else [_LARGE // 2, _LARGE]
+    sizes = [wanted] if device.type != "cpu" or wanted <= _LARGE else [_SMALL, _LARGE]
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stderr(io.StringIO()):
         folder = Path(temporary)
         manifest = _write_noise(folder / "audio", config)
@@ -79,6 +79,8 @@ def _time_update(config: Config, manifest: Manifest, num_windows: int, device: t
         "batches.num_windows": num_windows,
         "data.manifest": str(manifest.root / "manifest.csv"),
         "data.cache": "",
+        # A few updates do not pay for starting processes that read files.
+        "data.workers": 0 if device.type == "cpu" else config.data.workers,
         "train.num_updates": num_updates,
         "train.log_every": 1,
         "train.validate_every": num_updates,

@@ -3,16 +3,18 @@
 from cpc.model.autoregressor import Autoregressor, Bidirectional, State, reverse
 from cpc.model.cpc import CPC
 from cpc.model.encoder import Encoder, Geometry, recomputing
-from cpc.model.logmel import LogMelEncoder
+from cpc.model.logmel import NUM_MELS, LogMel, LogMelEncoder
 from cpc.model.predictor import Predictor
 from cpc.model.streaming import Stream
 
 __all__ = [
     "CPC",
+    "NUM_MELS",
     "Autoregressor",
     "Bidirectional",
     "Encoder",
     "Geometry",
+    "LogMel",
     "LogMelEncoder",
     "Predictor",
     "State",

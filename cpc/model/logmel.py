@@ -1,24 +1,67 @@
-"""A front-end of log-mel energies in place of the convolutions: fewer computations, and no learned filters.
-
-Source of the energies: 25 ms windows every 10 ms, as for MFCC baselines; one linear layer maps each frame to z.
-"""
+"""Log-mel energies, and a front-end of them in place of the convolutions: fewer computations, no learned filters."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchaudio.transforms import MelSpectrogram
 
 from cpc.model.encoder import Geometry
 
 NUM_MELS = 40
 WINDOW_SECONDS, HOP_SECONDS = 0.025, 0.010
-_FLOOR = 1e-6  # added to the energies, whose logarithm silence would otherwise make infinite
+# Added to the energies, whose logarithm silence would otherwise make infinite. Decibels below the maximum of the file
+# would let a frame depend on later ones.
+_FLOOR = 1e-6
+
+
+class LogMel(nn.Module):
+    """Log-mel energies of 25 ms windows every 10 ms: waveform (…, S) → (…, T, NUM_MELS), without padding.
+
+    Args:
+        sample_rate: Hz, rate of the waveforms.
+    """
+
+    def __init__(self, sample_rate: int = 16000) -> None:
+        super().__init__()
+        self.window_samples, self.hop_samples = round(WINDOW_SECONDS * sample_rate), round(HOP_SECONDS * sample_rate)
+        # Checkpoints hold the constants under these names.
+        self.spectrogram, self.mel_scale = nn.Module(), nn.Module()
+        self.spectrogram.register_buffer("window", torch.hann_window(self.window_samples))
+        self.mel_scale.register_buffer("fb", mel_filters(self.window_samples // 2 + 1, sample_rate))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute the frames of waveforms (…, S) that hold at least one window."""
+        window, filters = self.spectrogram.get_buffer("window"), self.mel_scale.get_buffer("fb")
+        size, hop = self.window_samples, self.hop_samples
+        spectrum = torch.stft(waveform, size, hop, window=window, center=False, return_complex=True)  # (…, F, T)
+        power = spectrum.abs().pow(2).transpose(-1, -2)  # (…, T, F)
+        return torch.log(power @ filters + _FLOOR)
+
+
+def mel_filters(num_frequencies: int, sample_rate: int) -> Tensor:
+    """Make triangular filters, which overlap by half and are equally wide in mel: (num_frequencies, NUM_MELS).
+
+    Args:
+        num_frequencies: number of frequencies of the spectrum, from 0 to half the sample rate.
+        sample_rate: Hz.
+
+    Source:
+        The scale is that of HTK, mel = 2595 · log10(1 + Hz / 700), and each triangle is 1 high, as in torchaudio.
+    """
+    highest = sample_rate // 2
+    hertz = torch.linspace(0, highest, num_frequencies)[:, None]
+    mels = torch.linspace(0, 2595 * math.log10(1 + highest / 700), NUM_MELS + 2)
+    corners = 700 * (10 ** (mels / 2595) - 1)  # Hz: each filter rises from one, peaks at the next, and falls to a third
+    widths = corners.diff()
+    rising, falling = (hertz - corners[:-2]) / widths[:-1], (corners[2:] - hertz) / widths[1:]
+    return torch.minimum(rising, falling).clamp(min=0)
 
 
 class LogMelEncoder(nn.Module):
-    """g_enc: waveform (B, S) → latents z (B, T, channels) from log-mel energies, without padding.
+    """g_enc: waveform (B, S) → latents z (B, T, channels) from log-mel energies, through one linear layer.
 
     Args:
         channels: width of z.
@@ -27,10 +70,9 @@ class LogMelEncoder(nn.Module):
 
     def __init__(self, channels: int = 512, sample_rate: int = 16000) -> None:
         super().__init__()
-        window, hop = round(WINDOW_SECONDS * sample_rate), round(HOP_SECONDS * sample_rate)
-        self.geometry = Geometry((hop,), (window,), ((0, 0),))
+        self.mel = LogMel(sample_rate)
+        self.geometry = Geometry((self.mel.hop_samples,), (self.mel.window_samples,), ((0, 0),))
         self.channels = channels
-        self.mel = MelSpectrogram(sample_rate, n_fft=window, hop_length=hop, n_mels=NUM_MELS, center=False)
         self.linear, self.norm = nn.Linear(NUM_MELS, channels), nn.LayerNorm(channels)
 
     def linear_maps(self) -> dict[str, int]:
@@ -55,5 +97,5 @@ class LogMelEncoder(nn.Module):
         if not num_frames:
             return x.new_zeros(len(x), 0, self.channels), [tail]
         with torch.autocast(x.device.type, enabled=False):
-            mel = torch.log(self.mel(x.float()) + _FLOOR)  # (B, NUM_MELS, T)
-        return F.relu(self.norm(self.linear(mel.transpose(1, 2)))), [tail]
+            mel = self.mel(x.float())  # (B, T, NUM_MELS)
+        return F.relu(self.norm(self.linear(mel))), [tail]

@@ -81,7 +81,7 @@ def census_of(features: Features, split: str, utterances: list[str], targets: Ta
         counts[: len(frequency)] += frequency
         frequency = counts
     if not num_labelled.sum():
-        raise ProbeError(f"{features.folder}: no labelled frame in {split}")
+        raise ProbeError(f"{features.folder}: no labelled frame in {split}; each split needs some")
     return Census(utterances, num_labelled, frequency, num_unlabelled)
 
 

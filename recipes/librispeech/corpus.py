@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +38,10 @@ class Subset:
     """Checksum of the archive, as torchaudio has it."""
 
     def find(self, root: Path) -> Path | None:
-        """Find the subset, whether `root` is above LibriSpeech, LibriSpeech, or the subset itself."""
+        """Find the subset, whether `root` is above LibriSpeech, LibriSpeech, or the subset itself under any name."""
         places = (root / "LibriSpeech" / self.name, root / self.name, root)
-        return next((place for place in places if place.name == self.name and place.is_dir()), None)
+        found = next((place for place in places if place.name == self.name and place.is_dir()), None)
+        return found or (root if is_excerpt(root) else None)
 
     def download(self, root: Path) -> None:
         """Fetch and unpack the subset.
@@ -71,17 +73,34 @@ SUBSETS = {
 }
 
 
+def is_excerpt(folder: Path) -> bool:
+    """Whether a folder holds SPEAKER/CHAPTER/SPEAKER-CHAPTER-*.flac, and its name is not that of a subset."""
+    files = ((file.parent.parent.name, file.parent.name, file.name) for file in folder.glob("*/*/*.flac"))
+    named = any(name.startswith(f"{speaker}-{chapter}-") for speaker, chapter, name in files)
+    return named and not re.fullmatch("(train|dev|test)-(clean|other).*", folder.name)
+
+
+def transcripts_of(corpus: Path) -> dict[str, str]:
+    """Read the words of each utterance from all *.trans.txt; other texts are no transcripts of LibriSpeech."""
+    words: dict[str, str] = {}
+    for file in sorted(corpus.rglob("*.trans.txt")):
+        words |= read_transcripts(file)
+    return words
+
+
 def make_manifest(corpus: Path, subset: Subset, table: Path) -> None:
     """List the utterances and decode each to its end.
 
     Raises:
-        ValueError: an utterance has a sound file or a transcript, but not both.
+        ValueError: there are transcripts, and an utterance has a sound file or a transcript, but not both.
     """
     scan = scan_folder(corpus)
     print(scan)
     sounds = {Path(path).stem for path in [*scan.manifest.paths, *(path for path, _ in scan.left_out)]}
-    unpaired = sorted(sounds ^ read_transcripts(corpus).keys())
-    if unpaired:
+    transcripts = transcripts_of(corpus)
+    if not transcripts:
+        print(f"note: no transcripts in {corpus}; phone labels have to be given (--labels)")
+    elif unpaired := sorted(sounds ^ transcripts.keys()):
         raise ValueError(
             f"{corpus}: {len(unpaired)} utterances have a sound file or a transcript but not both (e.g. "
             f"{unpaired[0]}); it was not unpacked or copied completely: do that again"
@@ -123,8 +142,12 @@ def copy_labels(table: Path, source: Path, names: Path | None, labels: Path) -> 
         labels: label file to write; phones.txt goes beside it.
     """
     utterances = read_manifest(table)
-    known = labelled_utterances(utterances, read_labels(source))
-    print(f"labels: {len(known)} of {len(utterances)} utterances have them")
+    known = set(labelled_utterances(utterances, read_labels(source)))
+    counts = utterances.keep([utterance in known for utterance in utterances.utterances]).splits
+    by_split = ", ".join(f"{name} {counts.get(name, 0)}" for name in SPLITS)
+    print(f"labels: {len(known)} of {len(utterances)} utterances have them: {by_split}")
+    if missing := [name for name in SPLITS if name not in counts]:
+        print(f"note: without labels in {' and '.join(missing)}, the probes of phones will be refused")
     if names:
         read_phones(names)
         write_bytes(labels.with_name("phones.txt"), names.read_bytes())
@@ -132,5 +155,12 @@ def copy_labels(table: Path, source: Path, names: Path | None, labels: Path) -> 
 
 
 def align_labels(table: Path, corpus: Path, labels: Path, jobs: int) -> None:
-    """Make the labels by forced alignment of the transcripts."""
-    align(read_manifest(table), read_transcripts(corpus), labels.parent, jobs=jobs)
+    """Make the labels by forced alignment of the transcripts.
+
+    Raises:
+        ValueError: there are no transcripts.
+    """
+    transcripts = transcripts_of(corpus)
+    if not transcripts:
+        raise ValueError(f"{corpus}: no *.trans.txt in it to make phone labels from; pass --labels FILE")
+    align(read_manifest(table), transcripts, labels.parent, jobs=jobs)

@@ -3,10 +3,10 @@
     python recipes/librispeech/run.py --root DIR [--download] [--dry-run]                       100 hours, as the paper
     python recipes/librispeech/run.py --root DIR --subset dev-clean [--download] [--dry-run]    an evening on a laptop
 
-DIR holds LibriSpeech/SUBSET, or is one of these two folders. With train-clean-100, the experiment is section 3.1 of
-van den Oord et al. 2018 (`paper.py`); with dev-clean, it is the standard one of cpc.experiments. A stage whose inputs
-and settings have not changed is skipped, so the same command resumes after an interruption; --stage runs one stage,
---dry-run shows the plan. In --out:
+DIR holds LibriSpeech/SUBSET, or is one of these two folders, or holds some speakers of it under any name. With
+train-clean-100, the experiment is section 3.1 of van den Oord et al. 2018 (`paper.py`); with dev-clean, it is the
+standard one of cpc.experiments. A stage whose inputs and settings have not changed is skipped, so the same command
+resumes after an interruption; --stage runs one stage, --dry-run shows the plan. In --out:
 
     manifest.csv, splits/      the utterances; splits by utterance, by chapter, by speaker
     labels/                    a phone every 10 ms, from the file that was given or from our own forced alignment
@@ -80,6 +80,11 @@ def run(options: argparse.Namespace, subset: Subset) -> None:
     """Run the experiment, from top to bottom."""
     if (options.train_list is None) != (options.test_list is None):
         raise ValueError("--train-list and --test-list: got one of them, expected both or none")
+    if subset.find(options.root) is None and not options.download:
+        raise ValueError(
+            f"{options.root}: no LibriSpeech/{subset.name} in it; pass --root the folder that holds LibriSpeech, "
+            f"another --subset, or --download to fetch it ({subset.archive_gb} GB, and as much again to unpack)"
+        )
     experiment = experiment_on(subset, options)
     report = Stage(
         "report",
@@ -131,21 +136,13 @@ def data_stages(subset: Subset, options: argparse.Namespace) -> list[Stage]:
     closed = splits["utterance"]
     lists = (options.train_list, options.test_list) if options.train_list else None
 
-    def download() -> None:
-        if not options.download:
-            raise ValueError(
-                f"{options.root}: no LibriSpeech/{subset.name} in it; pass --root the folder that holds LibriSpeech, "
-                f"or --download to fetch it ({subset.archive_gb} GB, and as much again to unpack)"
-            )
-        subset.download(options.root)
-
     if options.labels:
         labels_from = given(labels=options.labels, phones=options.phones)
         make_labels = partial(copy_labels, closed, options.labels, options.phones, labels)
     else:
         labels_from, make_labels = {"transcripts": corpus}, partial(align_labels, closed, corpus, labels, options.jobs)
     return [
-        Stage("download", download, outputs=[corpus]),
+        Stage("download", partial(subset.download, options.root), outputs=[corpus]),
         Stage("manifest", lambda: make_manifest(corpus, subset, table), inputs={"corpus": corpus}, outputs=[table]),
         Stage(
             "split",
