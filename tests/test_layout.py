@@ -11,6 +11,7 @@ ROOMS = [
     *(
         "__main__",
         "cli",
+        "export",
         "experiments",
         "report",
         "probes",

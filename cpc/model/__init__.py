@@ -3,11 +3,13 @@
 from cpc.model.autoregressor import Autoregressor, Bidirectional, State, reverse
 from cpc.model.cpc import CPC
 from cpc.model.encoder import Encoder, Geometry, recomputing
-from cpc.model.logmel import LogMelEncoder
+from cpc.model.inputs import normalised
+from cpc.model.logmel import FLOOR, LogMelEncoder
 from cpc.model.predictor import Predictor
 
 __all__ = [
     "CPC",
+    "FLOOR",
     "Autoregressor",
     "Bidirectional",
     "Encoder",
@@ -15,6 +17,7 @@ __all__ = [
     "LogMelEncoder",
     "Predictor",
     "State",
+    "normalised",
     "recomputing",
     "reverse",
 ]

@@ -1,4 +1,4 @@
-"""Waveforms as people have them: tensors and arrays of several types, one or a batch."""
+"""Waveforms as people have them, tensors and arrays of several types, one or a batch; and their normalisation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 _FULL_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_CHANNELS = 8
+# A waveform with a smaller deviation is silence; dividing by it would amplify rounding noise.
+_SILENCE = 1e-8
 
 
 def as_batch(given: Tensor | NDArray[np.generic], device: torch.device) -> Tensor:
@@ -44,3 +46,12 @@ def as_batch(given: Tensor | NDArray[np.generic], device: torch.device) -> Tenso
         row = int((~torch.isfinite(batch)).any(1).nonzero()[0])
         raise ValueError(f"waveforms: row {row} has a value that is not finite (NaN or infinity)")
     return batch
+
+
+def normalised(waveforms: Tensor, silence: float = _SILENCE) -> Tensor:
+    """Normalise each utterance of a batch (B, S) to zero mean and unit variance.
+
+    TorchScript compiles this function, and it knows a constant only as an argument.
+    """
+    std, mean = torch.std_mean(waveforms, dim=1, correction=0, keepdim=True)
+    return (waveforms - mean) / std.clamp_min(silence)

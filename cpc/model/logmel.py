@@ -14,7 +14,7 @@ from cpc.model.encoder import Geometry
 
 NUM_MELS = 40
 WINDOW_SECONDS, HOP_SECONDS = 0.025, 0.010
-_FLOOR = 1e-6  # added to the energies, whose logarithm silence would otherwise make infinite
+FLOOR = 1e-6  # added to the energies, whose logarithm silence would otherwise make infinite
 
 
 class LogMelEncoder(nn.Module):
@@ -55,5 +55,5 @@ class LogMelEncoder(nn.Module):
         if not num_frames:
             return x.new_zeros(len(x), 0, self.channels), [tail]
         with torch.autocast(x.device.type, enabled=False):
-            mel = torch.log(self.mel(x.float()) + _FLOOR)  # (B, NUM_MELS, T)
+            mel = torch.log(self.mel(x.float()) + FLOOR)  # (B, NUM_MELS, T)
         return F.relu(self.norm(self.linear(mel.transpose(1, 2)))), [tail]
