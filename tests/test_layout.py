@@ -11,6 +11,7 @@ ROOMS = [
     *(
         "__main__",
         "cli",
+        "hub",
         "export",
         "experiments",
         "report",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cpc.report.figures import ReportError, learning_figure, save_figure, steps_figure
     from cpc.report.findings import Finding, Level, findings_text, read_findings, write_findings
     from cpc.report.page import write_page
+    from cpc.report.results import Results
     from cpc.report.seeds import seeds_table
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Finding",
     "Level",
     "ReportError",
+    "Results",
     "findings_text",
     "latex_table",
     "learning_figure",
@@ -58,6 +60,7 @@ __getattr__ = lazily(
         "read_findings": "findings",
         "write_findings": "findings",
         "write_page": "page",
+        "Results": "results",
         "seeds_table": "seeds",
     },
 )
