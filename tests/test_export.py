@@ -35,7 +35,7 @@ STREAMED = {
     "conv, LSTM": (EncoderConfig(16), LSTM),
     "log-mel, GRU": (EncoderConfig(16, kind="logmel"), GRU),
 }
-SHAPES = [(1, 465), (2, 624), (3, 5000), (1, 40001)]  # batch, samples
+SHAPES = [(1, 465), (2, 624), (3, 5000), (1, 160_001)]  # batch, samples
 
 
 def save_run(folder, encoder, autoregressor, **audio):
@@ -74,7 +74,7 @@ def test_an_exported_network_equals_the_run_for_any_batch_and_length(tmp_path, n
     assert said.startswith(f"wrote {out}; z and c differ from the run's by at most ")
     model, generator = cpc.load(run), torch.Generator().manual_seed(1)
     for num_waveforms, num_samples in SHAPES:
-        x = 0.1 * torch.randn(num_waveforms, num_samples, generator=generator) + 0.05
+        x = 0.1 * torch.randn(num_waveforms, num_samples, generator=generator) + 0.3
         for found, expected in zip(call(out, x), model(x), strict=True):
             assert found.shape == expected.shape
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -63,8 +63,10 @@ class Streaming(nn.Module):
 
 
 class _Normalise(nn.Module):
+    """In float64, as torch sums the mean and the deviation of float32, while other runtimes do not."""
+
     def forward(self, waveforms: Tensor) -> Tensor:
-        return normalised(waveforms)
+        return normalised(waveforms.double()).float()
 
 
 class _Transpose(nn.Module):
@@ -73,23 +75,30 @@ class _Transpose(nn.Module):
 
 
 class _LogMel(nn.Module):
-    """The real and imaginary parts of a spectrum (B, 2 F, T) → log-mel energies (B, T, M)."""
+    """Frames of samples (B, W, T) → log-mel energies (B, T, M).
 
-    def __init__(self, filters: Tensor) -> None:
+    The transform is a product with cosines and sines, because torch's older exporter has no complex numbers. It is in
+    float64, because in float32 such sums round the energies of quiet bands more than a fast transform does.
+    """
+
+    def __init__(self, window: Tensor, filters: Tensor) -> None:
         super().__init__()
-        self.filters, self.floor = nn.Buffer(filters), FLOOR
+        n = torch.arange(len(window), dtype=torch.float64)
+        angles = 2 * math.pi / len(window) * torch.outer(n, n[: len(filters)])  # (W, F)
+        self.basis = nn.Buffer(torch.cat([angles.cos(), angles.sin()], dim=1) * window.double()[:, None])  # (W, 2 F)
+        self.filters, self.floor = nn.Buffer(filters.double()), FLOOR  # (F, M)
 
-    def forward(self, parts: Tensor) -> Tensor:
-        real, imaginary = parts.transpose(1, 2).square().chunk(2, dim=2)
-        return torch.log((real + imaginary) @ self.filters + self.floor)
+    def forward(self, frames: Tensor) -> Tensor:
+        real, imaginary = (frames.transpose(1, 2).double() @ self.basis).square().chunk(2, dim=2)
+        return torch.log((real + imaginary) @ self.filters + self.floor).float()
 
 
 def encoder_of(g_enc: Encoder | LogMelEncoder) -> nn.Sequential:
     """Rebuild g_enc of torch's layers: waveforms (B, 1, S) → z (B, D_z, T)."""
     if isinstance(g_enc, LogMelEncoder):
-        spectrum = _convolution(_fourier_basis(g_enc.mel.spectrogram.window), None, g_enc.geometry.hop_samples)
-        filters = g_enc.mel.mel_scale.fb  # (F, M)
-        return nn.Sequential(spectrum, _LogMel(filters), g_enc.linear, g_enc.norm, nn.ReLU(), _Transpose())
+        window, filters = g_enc.mel.spectrogram.window, g_enc.mel.mel_scale.fb
+        frames = _convolution(torch.eye(len(window)).unsqueeze(1), None, g_enc.geometry.hop_samples)  # copies samples
+        return nn.Sequential(frames, _LogMel(window, filters), g_enc.linear, g_enc.norm, nn.ReLU(), _Transpose())
     layers: list[nn.Module] = []
     for conv, norm, padding in zip(g_enc.convs, g_enc.norms, g_enc.geometry.paddings, strict=True):
         if any(padding):
@@ -107,16 +116,6 @@ def _convolution(weight: Tensor, bias: Tensor | None, stride: int) -> nn.Conv1d:
     if bias is not None:
         conv.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     return conv
-
-
-def _fourier_basis(window: Tensor) -> Tensor:
-    """Compute the windowed cosines and sines (2 F, 1, W) of a Fourier transform, F = W // 2 + 1.
-
-    It stands in for torch.stft, whose complex numbers torch's older exporter does not know.
-    """
-    n = torch.arange(len(window), dtype=torch.float64)
-    angles = 2 * math.pi / len(window) * torch.outer(n[: len(window) // 2 + 1], n)  # (F, W)
-    return (torch.cat([angles.cos(), angles.sin()]) * window.double()).float().unsqueeze(1)
 
 
 class _GRU(nn.Module):
