@@ -43,6 +43,15 @@ def test_each_row_has_the_frames_of_its_utterance(tmp_path, encoder, directions)
             assert torch.equal(row[len(expected) :], row[len(expected) - 1].expand(100 - len(expected), -1))
 
 
+def test_one_layer_can_be_the_only_hidden_state(tmp_path):
+    """s3prl's featurizer refuses layers of different widths."""
+    wavs, run = [torch.randn(4000)], save_run(tmp_path)
+    (states,) = UpstreamExpert(run, layers="c").eval()(wavs)["hidden_states"]
+    assert torch.equal(states, UpstreamExpert(run).eval()(wavs)["c"][0])
+    with pytest.raises(ValueError, match=r"^layers: got 'x', expected one of both, z, c$"):
+        UpstreamExpert(run, layers="x")
+
+
 def test_the_upstream_can_be_trained(tmp_path):
     upstream = UpstreamExpert(save_run(tmp_path))
     upstream([torch.randn(4000), torch.randn(3000)])["hidden_states"][1].sum().backward()

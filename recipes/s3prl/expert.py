@@ -7,7 +7,7 @@ s3prl is not imported: what it expects of an upstream is a module with this cons
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 import cpc
 
 SAMPLE_RATE = 16000  # Hz, of all waveforms in s3prl
+Layers = Literal["both", "z", "c"]
 
 
 class UpstreamExpert(nn.Module):
@@ -24,16 +25,21 @@ class UpstreamExpert(nn.Module):
     Args:
         ckpt: run folder, or one of its checkpoints.
         model_config: ignored: a checkpoint holds its configuration.
+        layers: the hidden states. s3prl's featurizer takes several only if they have the same width.
         options: ignored; s3prl passes `refresh`.
 
     Raises:
         CheckpointError: the run cannot be read.
-        ValueError: the run has another sample rate than s3prl.
+        ValueError: the run has another sample rate than s3prl, or there are no such layers.
     """
 
-    def __init__(self, ckpt: str | Path, model_config: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, ckpt: str | Path, model_config: str | None = None, *, layers: Layers = "both", **options: Any
+    ) -> None:
         super().__init__()
-        self.model = cpc.load(ckpt)
+        if layers not in get_args(Layers):
+            raise ValueError(f"layers: got {layers!r}, expected one of {', '.join(get_args(Layers))}")
+        self.layers, self.model = layers, cpc.load(ckpt)
         if self.model.sample_rate != SAMPLE_RATE:
             raise ValueError(f"{ckpt}: a run at {self.model.sample_rate} Hz, expected {SAMPLE_RATE} Hz as s3prl has it")
         self.model.requires_grad_(True)  # s3prl decides whether it is trained
@@ -49,9 +55,9 @@ class UpstreamExpert(nn.Module):
             wavs: waveforms (S,) at 16 kHz, without padding.
 
         Returns:
-            z (B, T, D_z) and c (B, T, D_c), together as "hidden_states" and alone as "z" and "c". Each row begins with
-            the frames that `cpc features` writes; the last one is repeated up to the ⌈S / hop⌉ frames that s3prl
-            expects, and on to the longest row.
+            "hidden_states": [z, c], or one of them, as `layers` says; "z" and "c": each alone, z (B, T, D_z) and c
+            (B, T, D_c). Each row begins with the frames that `cpc features` writes; the last one is repeated up to the
+            ⌈S / hop⌉ frames that s3prl expects, and on to the longest row.
         """
         hop = self.model.g_enc.geometry.hop_samples
         # g_enc takes one utterance at a time, because what pads a batch would enter the last frames of a padded run.
@@ -61,4 +67,5 @@ class UpstreamExpert(nn.Module):
         t = torch.arange(-(-max(map(len, wavs)) // hop), device=z.device)
         places = torch.minimum(t, torch.tensor(lengths, device=z.device)[:, None] - 1)[..., None]  # (B, T, 1)
         z, c = (x.gather(1, places.expand(-1, -1, x.shape[2])) for x in (z, c))
-        return {"hidden_states": [z, c], "z": [z], "c": [c], "last_hidden_state": c}
+        found: dict[str, Tensor | list[Tensor]] = {"z": [z], "c": [c], "last_hidden_state": c}
+        return found | {"hidden_states": [z, c] if self.layers == "both" else found[self.layers]}
