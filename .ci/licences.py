@@ -15,12 +15,8 @@ STATED_ELSEWHERE = {  # their packages say nothing
     "cuda-toolkit": "no content of its own, requires NVIDIA's packages",
     "espeakng-loader": "contains espeak-ng, GPL-3.0-or-later",
 }
-EXTRAS = (
-    "demo",
-    "align",
-    "abx",
-    "tensorboard",
-)  # those that users install; the tests' and developers' tools are not passed on
+# Those that users install; the tests' and developers' tools are not passed on.
+EXTRAS = ("demo", "align", "abx", "datasets", "tensorboard", "onnx", "hub")
 
 
 def installed(name: str, extras: Iterable[str]) -> dict[str, Distribution]:

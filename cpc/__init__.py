@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cpc.doors import lazily
 
 if TYPE_CHECKING:
-    from cpc.model import CPC
+    from cpc.hub import CPC
 
     __version__: str
 
@@ -67,24 +67,20 @@ def load(run: str | Path, which: Literal["best", "last"] = "best", device: str =
 
     Returns:
         The model in evaluation mode. It takes waveforms (S,) or (B, S), as tensors or arrays, and paths of sound files,
-        which it decodes and resamples: `CPC.forward`. `CPC.stream` takes a live signal.
+        which it decodes and resamples: `CPC.forward`. `CPC.stream` takes a live signal, and `save_pretrained` makes a
+        folder for the Hugging Face hub.
 
     Raises:
         CheckpointError: missing, damaged, or of another architecture.
         ValueError: this machine has no such device.
     """
-    from functools import partial
-
-    from cpc.data import read_audio
     from cpc.devices import resolve_device
-    from cpc.runs import load as load_model
+    from cpc.hub import load as load_model
 
-    model = load_model(run, which, str(resolve_device(device)))
-    model.read = partial(read_audio, sample_rate=model.sample_rate, resample=True)
-    return model
+    return load_model(run, which, str(resolve_device(device)))
 
 
-_import_on_first_use = lazily(__name__, {"CPC": "model"})
+_import_on_first_use = lazily(__name__, {"CPC": "hub"})
 
 
 def __getattr__(name: str) -> Any:

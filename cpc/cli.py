@@ -7,6 +7,7 @@ cpc doctor RUN                                         say whether the run is so
 cpc features RUN --out FEATURES --layer c              extract frames of every utterance
 cpc probe phone FEATURES --labels phone_labels.txt     measure what a classifier reads from them
 cpc ablate TABLE.toml --labels phone_labels.txt …      compare settings, with seeds and the paper's values
+cpc export onnx RUN                                    write the network for other runtimes
 cpc report RUN                                         make a page with results, pictures and sound
 """
 
@@ -29,6 +30,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from cpc.config import Config, ConfigError, check_config, read_config, write_config
+from cpc.export import Target
 from cpc.files import Shard, refuse_foreign
 from cpc.probes import Evaluate, Options
 
@@ -649,6 +651,40 @@ def import_(checkpoint: Positional[Path], /, *, out: Path) -> None:
     print(f"wrote {out}")
 
 
+def export(
+    target: Positional[Target],
+    run: Positional[Path],
+    /,
+    *,
+    out: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    streaming: bool = False,
+    checkpoint: Literal["best", "last"] = "best",
+) -> None:
+    """Write the network of a run for ONNX runtimes or TorchScript, which need none of this package.
+
+    It takes waveforms (batch, samples) of any number and length, normalises them as the run does, and returns z and c,
+    which are compared with the run's own before anything is written. The metadata of the file say what it takes and
+    when its frames are: sample_rate, hop_samples, first_centre_samples, receptive_field_samples, normalisation, ….
+
+        cpc export onnx runs/first                   (pip install 'cpc-audio[onnx]')
+        cpc export torchscript runs/first -o first.ts
+        cpc export onnx runs/small --streaming
+
+    Args:
+        target: onnx or torchscript.
+        run: Run folder of `cpc train` or `cpc import`, or one of its checkpoints.
+        out: File to write; by default model.onnx or model.ts in the run folder.
+        streaming: Take a waveform in blocks of any length, with the samples that later frames need and the hidden
+            state as inputs and outputs; z and c of all blocks equal the whole. Nothing is normalised then, and g_ar
+            must read forwards and g_enc must not pad.
+        checkpoint: The checkpoint with the lowest dev loss, or the last one.
+    """
+    _refuse_missing(run=run)
+    from cpc.export import export_run
+
+    print(export_run(run, target, out, streaming=streaming, which=checkpoint))
+
+
 def design(
     *,
     sample_rate: int,
@@ -806,6 +842,24 @@ def _named_configuration(arguments: list[str]) -> Config:
     return read_config(named[0]) if named[0] else Config()
 
 
+def _commands(arguments: list[str]) -> dict[str, Callable[..., None]]:
+    """Name the commands; the defaults of train are those of the configuration that its arguments name."""
+    return {
+        "manifest": manifest,
+        "align": align,
+        "train": _train_command(_named_configuration(arguments)),
+        "design": design,
+        "import": import_,
+        "export": export,
+        "doctor": doctor,
+        "features": features,
+        "probe": probe,
+        "ablate": ablate,
+        "report": report,
+        "table": table,
+    }
+
+
 def main() -> None:
     """Run a command; bad input is one line on stderr and exit status 2."""
     arguments = sys.argv[1:]
@@ -851,19 +905,7 @@ def _run(arguments: list[str]) -> None:
     if "" in arguments:  # Path("") would be the folder where the command runs
         before = arguments[arguments.index("") - 1] if arguments.index("") else "cpc"
         raise ConfigError(f"{before}: got an empty text, expected a value")
-    commands: dict[str, Callable[..., None]] = {
-        "manifest": manifest,
-        "align": align,
-        "train": _train_command(_named_configuration(arguments)),
-        "design": design,
-        "import": import_,
-        "doctor": doctor,
-        "features": features,
-        "probe": probe,
-        "ablate": ablate,
-        "report": report,
-        "table": table,
-    }
+    commands = _commands(arguments)
     if not arguments or arguments[0].startswith("-"):  # in the list of commands, each gets one sentence
         for command in commands.values():
             command.__doc__ = (command.__doc__ or "").partition("\n\n")[0]

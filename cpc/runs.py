@@ -43,8 +43,8 @@ class MetricsError(ValueError):
 # --- the model
 
 
-def build_model(config: Config) -> CPC:
-    """Build a model with random weights."""
+def build_model(config: Config, kind: type[CPC] | None = None) -> CPC:
+    """Build a model with random weights, a `CPC` or a subclass of it."""
     from cpc.model import CPC, Autoregressor, Bidirectional, Encoder, LogMelEncoder, Predictor
 
     encoder, autoregressor, criterion = config.encoder, config.autoregressor, config.criterion
@@ -65,7 +65,7 @@ def build_model(config: Config) -> CPC:
     # The weights are drawn in this order; one that is needed only in both directions comes last.
     g_ar, predictor = build_autoregressor(), build_predictor()
     both = autoregressor.directions == "both"
-    return CPC(
+    return (kind or CPC)(
         g_enc,
         Bidirectional(g_ar, build_autoregressor()) if both else g_ar,
         predictor,
@@ -90,11 +90,19 @@ def load(run: str | Path, which: Which = "best", device: str = "cpu") -> CPC:
     Raises:
         CheckpointError: missing, damaged, or of another architecture.
     """
-    path = locate_checkpoint(run, which)
+    return read_model(locate_checkpoint(run, which), device)[0]
+
+
+def read_model(path: Path, device: str = "cpu", kind: type[CPC] | None = None) -> tuple[CPC, Config, dict[str, Any]]:
+    """Read a checkpoint as `load` does: the model, a `CPC` or a subclass of it; the configuration; the whole content.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another architecture.
+    """
     config, payload = read_checkpoint(path, device)
-    model = build_model(config).to(device)
+    model = build_model(config, kind).to(device)
     restore_weights(model, payload, path)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), config, payload
 
 
 def config_of_run(run: str | Path, which: Which = "best") -> Config:

@@ -11,6 +11,8 @@ ROOMS = [
     *(
         "__main__",
         "cli",
+        "hub",
+        "export",
         "experiments",
         "report",
         "probes",

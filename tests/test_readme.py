@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "tests/bench/README.md"]
 PAGES += sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/*/*.md"))
-STAGES = ("manifest", "align", "train", "design", "import", "doctor", "features", "probe", "ablate", "report", "table")
+STAGES = ("manifest", "align", "train", "design", "import", "export", "doctor", "features", "probe", "ablate", "report")
+STAGES += ("table",)
 EMBEDDINGS = ("query", "positive", "image", "text", "view_1", "view_2", "embeddings")  # in the README's examples
 FLAGS_OF_OTHERS = {"--nproc-per-node", "--check"}  # torchrun, ruff format
 
@@ -79,10 +80,11 @@ def cases(program):
 
 def test_the_readme_shows_every_stage():
     shown = {words[1] for page, words in COMMANDS if page == "README.md" and words[0] == "cpc"}
-    assert shown == {*STAGES} - {"ablate", "design", "import"}
+    assert shown == {*STAGES} - {"ablate", "design", "import", "export"}
     assert "`cpc ablate " in README
     assert "`cpc design " in README
     assert "`cpc import " in README
+    assert "`cpc export " in README
 
 
 @cases("cpc")

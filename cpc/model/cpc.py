@@ -9,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cpc.model.autoregressor import Autoregressor, Bidirectional
 from cpc.model.encoder import Encoder
-from cpc.model.inputs import SILENCE, as_batch
+from cpc.model.inputs import as_batch, normalised
 from cpc.model.logmel import LogMelEncoder
 from cpc.model.predictor import Predictor
 from cpc.model.streaming import FixedNormaliser, Memory, RunningNormaliser, Stream
@@ -73,12 +72,17 @@ class CPC(nn.Module):
                 raise ValueError(f"{waveforms}: only a model that cpc.load returned reads sound files; pass samples")
             waveforms = self.read(waveforms)
         is_single = np.ndim(waveforms) == 1
-        waveforms = as_batch(waveforms, next(self.parameters()).device)
-        if self.normalise:
-            std, mean = torch.std_mean(waveforms, dim=1, correction=0, keepdim=True)
-            waveforms = (waveforms - mean) / std.clamp_min(SILENCE)
-        z, c = self.represent(waveforms)
+        z, c = self.represent(self.prepare(waveforms))
         return (z[0], c[0]) if is_single else (z, c)
+
+    def prepare(self, waveforms: Tensor | NDArray[np.generic]) -> Tensor:
+        """Turn whole utterances (S,) or (B, S), as `forward` takes them, into the windows (B, S) of `represent`.
+
+        Raises:
+            ValueError: another shape or type, or a value that is not finite.
+        """
+        batch = as_batch(waveforms, next(self.parameters()).device)
+        return normalised(batch) if self.normalise else batch
 
     def represent(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Represent windows (B, S) cut from utterances that are already normalised; return z and c like `forward`."""

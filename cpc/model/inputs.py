@@ -1,4 +1,4 @@
-"""Waveforms as people have them: tensors and arrays of several types, one or a batch."""
+"""Waveforms as people have them, tensors and arrays of several types, one or a batch; and their normalisation."""
 
 from __future__ import annotations
 
@@ -46,3 +46,12 @@ def as_batch(given: Tensor | NDArray[np.generic], device: torch.device) -> Tenso
         row = int((~torch.isfinite(batch)).any(1).nonzero()[0])
         raise ValueError(f"waveforms: row {row} has a value that is not finite (NaN or infinity)")
     return batch
+
+
+def normalised(waveforms: Tensor, silence: float = SILENCE) -> Tensor:
+    """Normalise each utterance of a batch (B, S) to zero mean and unit variance.
+
+    TorchScript compiles this function, and it knows a constant only as an argument.
+    """
+    std, mean = torch.std_mean(waveforms, dim=1, correction=0, keepdim=True)
+    return (waveforms - mean) / std.clamp_min(silence)

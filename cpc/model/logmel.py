@@ -14,7 +14,7 @@ NUM_MELS = 40
 WINDOW_SECONDS, HOP_SECONDS = 0.025, 0.010
 # Added to the energies, whose logarithm silence would otherwise make infinite. Decibels below the maximum of the file
 # would let a frame depend on later ones.
-_FLOOR = 1e-6
+FLOOR = 1e-6
 
 
 class LogMel(nn.Module):
@@ -38,7 +38,7 @@ class LogMel(nn.Module):
         size, hop = self.window_samples, self.hop_samples
         spectrum = torch.stft(waveform, size, hop, window=window, center=False, return_complex=True)  # (…, F, T)
         power = spectrum.abs().pow(2).transpose(-1, -2)  # (…, T, F)
-        return torch.log(power @ filters + _FLOOR)
+        return torch.log(power @ filters + FLOOR)
 
 
 def mel_filters(num_frequencies: int, sample_rate: int) -> Tensor:

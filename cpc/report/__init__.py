@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cpc.report.negatives import negatives_figure
     from cpc.report.page import write_page
     from cpc.report.projections import phone_map_figure, speaker_map_figure
+    from cpc.report.results import Results
     from cpc.report.seeds import seeds_table
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Finding",
     "Level",
     "ReportError",
+    "Results",
     "accuracy_figure",
     "confusion_figure",
     "findings_text",
@@ -80,6 +82,7 @@ __getattr__ = lazily(
         "read_findings": "findings",
         "write_findings": "findings",
         "write_page": "page",
+        "Results": "results",
         "seeds_table": "seeds",
     },
 )
