@@ -41,7 +41,8 @@ See what was learned:
 Where to read on: `cpc --help` in a shell lists the same stages as commands, and recipes/tour.ipynb is a lesson to run.
 The rooms, in the order that data takes, are cpc.data (sound files → batches), cpc.labels (what is known about frames),
 cpc.model (the networks), cpc.infonce (the criterion), cpc.losses (its relatives), cpc.train, cpc.features, cpc.probes,
-cpc.report (figures and pages) and cpc.experiments (the whole pipeline). `help` of each lists what it exports.
+cpc.report (figures and pages), cpc.export (networks for other runtimes) and cpc.experiments (the whole pipeline).
+`help` of each lists what it exports.
 """
 
 from pathlib import Path
