@@ -59,11 +59,11 @@ class CPC(Network, ModelHubMixin):
     update: int = 0
 
     @classmethod
-    def from_pretrained(cls, path_or_repo: str | Path, *, device: str = "cpu", **options: Any) -> CPC:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, device: str = "cpu", **options: Any) -> CPC:
         """Load a model from a folder that `save_pretrained` wrote, or from a repository of the hub.
 
         Args:
-            path_or_repo: the folder, or "owner/name".
+            pretrained_model_name_or_path: the folder, or "owner/name".
             device: as for `cpc.load`.
             options: those of huggingface_hub's mixin: revision, token, cache_dir, local_files_only, force_download.
 
@@ -72,13 +72,14 @@ class CPC(Network, ModelHubMixin):
                 not installed.
             CheckpointError: the weights are damaged.
         """
+        source = str(pretrained_model_name_or_path)
         try:
-            model: CPC = super().from_pretrained(str(path_or_repo), device=device, **options)
+            model: CPC = super().from_pretrained(source, device=device, **options)
         except (OSError, ValueError) as error:
-            if isinstance(error, HubError) or Path(path_or_repo).is_dir():
+            if isinstance(error, HubError) or Path(source).is_dir():
                 raise
             reason = str(error).strip().partition("\n")[0]
-            raise HubError(f"{path_or_repo}: no such folder, and not loaded from the hub: {reason}") from None
+            raise HubError(f"{source}: no such folder, and not loaded from the hub: {reason}") from None
         return model
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -158,12 +159,22 @@ def _onnx(network: torch.jit.ScriptModule, model: CPC, metadata: dict[str, Any])
     except ImportError:
         raise ExportError("exporting to ONNX needs onnx: pip install 'cpc-audio[onnx]'") from None
     inputs, outputs = _NAMES[metadata["streaming"]]
-    waveform, buffer = torch.randn(2, 4 * model.g_enc.geometry.receptive_field_samples), io.BytesIO()
+    waveform = torch.randn(2, 4 * model.g_enc.geometry.receptive_field_samples)
     example = (waveform, waveform[:, :1], _hidden(model, 2)) if metadata["streaming"] else (waveform,)
-    names = {"input_names": inputs, "output_names": outputs}
     axes = {name: _AXES[name] for name in (*inputs, *outputs)}
-    torch.onnx.export(network, example, buffer, dynamo=False, opset_version=OPSET, dynamic_axes=axes, **names)
-    graph = onnx.load_from_string(buffer.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            network,
+            example,
+            path,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        graph = onnx.load(path)
     graph.producer_name, graph.producer_version = "cpc", metadata["cpc_version"]
     onnx.helper.set_model_props(graph, {key: _text(value) for key, value in metadata.items()})
     onnx.checker.check_model(graph)
@@ -212,7 +223,7 @@ def _in_onnxruntime(data: bytes) -> tuple[Call | None, str]:
 
 
 def _in_torch(data: bytes) -> tuple[Call | None, str]:
-    network = torch.jit.load(io.BytesIO(data))
+    network = torch.jit.load(io.BytesIO(data))  # type: ignore[no-untyped-call]
     return lambda inputs: list(network(*inputs)), f"torch {torch.__version__}"
 
 
