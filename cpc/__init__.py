@@ -75,10 +75,9 @@ def load(run: str | Path, which: Literal["best", "last"] = "best", device: str =
         CheckpointError: missing, damaged, or of another architecture.
         ValueError: this machine has no such device.
     """
-    from cpc.devices import resolve_device
     from cpc.hub import load as load_model
 
-    return load_model(run, which, str(resolve_device(device)))
+    return load_model(run, which, device)
 
 
 _import_on_first_use = lazily(__name__, {"CPC": "hub"})

@@ -15,6 +15,7 @@ from typing import Any
 
 from cpc.config import Config, config_text, config_to_dict
 from cpc.data import read_audio, read_manifest
+from cpc.devices import resolve_device
 from cpc.files import write_json
 from cpc.model import CPC as Network
 from cpc.report import results_table
@@ -59,11 +60,11 @@ class CPC(Network, ModelHubMixin):
     update: int = 0
 
     @classmethod
-    def from_pretrained(cls, path_or_repo: str | Path, *, device: str = "cpu", **options: Any) -> CPC:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, device: str = "cpu", **options: Any) -> CPC:
         """Load a model from a folder that `save_pretrained` wrote, or from a repository of the hub.
 
         Args:
-            path_or_repo: the folder, or "owner/name".
+            pretrained_model_name_or_path: the folder, or "owner/name".
             device: as for `cpc.load`.
             options: those of huggingface_hub's mixin: revision, token, cache_dir, local_files_only, force_download.
 
@@ -72,13 +73,14 @@ class CPC(Network, ModelHubMixin):
                 not installed.
             CheckpointError: the weights are damaged.
         """
+        source = str(pretrained_model_name_or_path)
         try:
-            model: CPC = super().from_pretrained(str(path_or_repo), device=device, **options)
+            model: CPC = super().from_pretrained(source, device=device, **options)
         except (OSError, ValueError) as error:
-            if isinstance(error, HubError) or Path(path_or_repo).is_dir():
+            if isinstance(error, HubError) or Path(source).is_dir():
                 raise
             reason = str(error).strip().partition("\n")[0]
-            raise HubError(f"{path_or_repo}: no such folder, and not loaded from the hub: {reason}") from None
+            raise HubError(f"{source}: no such folder, and not loaded from the hub: {reason}") from None
         return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -132,8 +134,7 @@ class CPC(Network, ModelHubMixin):
         return "\n\n".join(
             [
                 "# Contrastive predictive coding on audio",
-                "A network that was trained without labels by contrastive predictive coding (van den Oord et al. 2018, "
-                f"arXiv 1807.03748) with cpc-audio, for {self.update} updates. It turns sound at {self.sample_rate} Hz "
+                f"{self._training()} It turns sound at {self.sample_rate} Hz "
                 f"into a frame every {hop:g} ms, the first one centred at {first:g} ms: a latent z of "
                 f"{self.g_enc.channels} dimensions and a context c of {self.g_ar.hidden_dim}, a summary {seen}.",
                 "## How to load it",
@@ -151,6 +152,17 @@ class CPC(Network, ModelHubMixin):
                 "corpus allows.",
             ]
         )
+
+    def _training(self) -> str:
+        """Say how the network was trained."""
+        assert self.config is not None
+        how = "without labels by contrastive predictive coding (van den Oord et al. 2018, arXiv 1807.03748)"
+        if self.config.loss.name != "cpc":
+            how = f"with the objective `{self.config.loss.name}`, which contrastive predictive coding is compared with,"
+        where = (
+            f"with cpc-audio, for {self.update} updates" if self.update else "elsewhere, and imported into cpc-audio"
+        )
+        return f"A network that was trained {how} {where}."
 
     def _corpus(self) -> str:
         """Count what the model was trained on, where the manifest is still there."""
@@ -180,7 +192,7 @@ class CPC(Network, ModelHubMixin):
 def load(run: str | Path, which: Which = "best", device: str = "cpu") -> CPC:
     """Load a trained model that reads sound files and can be saved for the hub; `cpc.load` describes it."""
     path = locate_checkpoint(run, which)
-    model, config, content = read_model(path, device, CPC)
+    model, config, content = read_model(path, str(resolve_device(device)), CPC)
     assert isinstance(model, CPC)
     model.config, model.checkpoint, model.update = config, path, content.get("update", 0)
     model.read = partial(read_audio, sample_rate=model.sample_rate, resample=True)

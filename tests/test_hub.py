@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -91,6 +92,17 @@ def test_the_card_is_filled_from_the_run(run, tmp_path):
     card = (tmp_path / "probed" / "README.md").read_text()
     assert "| CPC c          |          72.3 |" in card
     assert huggingface_hub.ModelCard(card).data.license == "cc-by-4.0"
+
+
+def test_the_card_does_not_claim_another_training(run, tmp_path):
+    """Networks trained with labels, or elsewhere, say so."""
+    model = cpc.load(run)
+    model.config = replace(model.config, loss=LossConfig("supervised"))
+    card = model.generate_model_card().text
+    assert "trained with the objective `supervised`" in card
+    assert "without labels" not in card
+    model.update = 0
+    assert "elsewhere, and imported into cpc-audio." in model.generate_model_card().text
 
 
 def test_pushing_uploads_the_whole_folder(run, monkeypatch):

@@ -21,9 +21,12 @@ class Whole(nn.Module):
         super().__init__()
         self.normalise = _Normalise() if model.normalise else nn.Identity()
         self.g_enc = encoder_of(model.g_enc)
-        both = isinstance(model.g_ar, Bidirectional)
-        self.forwards = recurrent_of(model.g_ar.forwards if both else model.g_ar)
-        self.backwards = recurrent_of(model.g_ar.backwards) if both else None
+        self.backwards = None
+        if isinstance(model.g_ar, Bidirectional):
+            self.forwards = recurrent_of(model.g_ar.forwards)
+            self.backwards = recurrent_of(model.g_ar.backwards)
+        else:
+            self.forwards = recurrent_of(model.g_ar)
 
     def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """Represent utterances of one length, without padding."""
@@ -44,6 +47,7 @@ class Streaming(nn.Module):
 
     def __init__(self, model: CPC) -> None:
         super().__init__()
+        assert isinstance(model.g_ar, Autoregressor)
         geometry = model.g_enc.geometry
         self.hop, self.field = geometry.hop_samples, geometry.receptive_field_samples
         self.g_enc = encoder_of(model.g_enc)
