@@ -100,7 +100,7 @@ class _LogMel(nn.Module):
 def encoder_of(g_enc: Encoder | LogMelEncoder) -> nn.Sequential:
     """Rebuild g_enc of torch's layers: waveforms (B, 1, S) → z (B, D_z, T)."""
     if isinstance(g_enc, LogMelEncoder):
-        window, filters = g_enc.mel.spectrogram.window, g_enc.mel.mel_scale.fb
+        window, filters = g_enc.mel.spectrogram.get_buffer("window"), g_enc.mel.mel_scale.get_buffer("fb")
         frames = _convolution(torch.eye(len(window)).unsqueeze(1), None, g_enc.geometry.hop_samples)  # copies samples
         return nn.Sequential(frames, _LogMel(window, filters), g_enc.linear, g_enc.norm, nn.ReLU(), _Transpose())
     layers: list[nn.Module] = []
