@@ -7,6 +7,7 @@ Types carry the constraints, so an unknown key or a wrong value is an error that
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 import tomllib
@@ -428,6 +429,17 @@ def config_identity(config: Config) -> dict[str, Any]:
     if config.regularise == RegulariseConfig():
         del values["regularise"]
     return values
+
+
+def config_digest(config: Config) -> str:
+    """Name a run wherever its folder lies and however long it trains: 16 hexadecimal digits of its settings.
+
+    Runs on other data with the same settings and seed have the same name.
+    """
+    identity = config_identity(config)
+    del identity["train"]  # a run that is extended stays the same run
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def write_config(config: Config, path: Path) -> None:

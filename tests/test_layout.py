@@ -22,7 +22,7 @@ ROOMS = [
         "runs",
         "model",
     ),
-    *("labels", "data", "devices", "config", "files", "processes", "doors"),
+    *("labels", "data", "devices", "config", "files", "processes", "versions", "doors"),
 ]
 DOORS_OF_PACKAGE = {"__init__"}  # cpc itself: cpc.load and cpc.CPC, on first use
 FILES = sorted(PACKAGE.rglob("*.py"))
