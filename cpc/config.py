@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from cpc.files import write_bytes
 T = TypeVar("T")
 # What pydantic inserts into the location of an error: the alternative of a union that it tried.
 _ALTERNATIVE = re.compile(r"int|float|literal\[.*|tuple\[.*|constrained-.*|function-.*")
+
+LOGMEL_HOP_SECONDS = 0.010  # between the frames of the encoder "logmel", at any rate
 
 Scheme = Literal["mixed_speaker", "same_speaker", "mixed_speaker_excl", "same_speaker_excl", "current_sequence"]
 RuleName = Literal[Scheme, "rule"]
@@ -440,6 +443,13 @@ def config_digest(config: Config) -> str:
     del identity["train"]  # a run that is extended stays the same run
     text = json.dumps(identity, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def hop_seconds(config: Config) -> float:
+    """Return the time from one frame of g_enc to the next, in seconds."""
+    if config.encoder.kind == "logmel":
+        return round(LOGMEL_HOP_SECONDS * config.audio.sample_rate) / config.audio.sample_rate
+    return math.prod(config.encoder.strides) / config.audio.sample_rate
 
 
 def write_config(config: Config, path: Path) -> None:

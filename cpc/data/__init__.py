@@ -13,6 +13,7 @@ from cpc.data.audio import (
 )
 from cpc.data.bad import BadAudio, tolerated
 from cpc.data.columns import Joined, join_columns, read_columns
+from cpc.data.encoding import encode_vorbis
 from cpc.data.manifest import (
     SPLITS,
     Manifest,
@@ -54,6 +55,7 @@ __all__ = [
     "audio_statistics",
     "collate",
     "count_left_out",
+    "encode_vorbis",
     "epoch_batches",
     "join_columns",
     "normalise",

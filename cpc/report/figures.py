@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from cpc.config import hop_seconds, read_config
 from cpc.files import replacing
 from cpc.runs import gain, read_metrics, steps_of
 
@@ -40,14 +40,14 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = DPI) -> None:
         dpi: pixels per inch.
     """
     with replacing(Path(path)) as partial:
-        render(figure, partial, dpi=dpi)
+        take_text_as_it_is(figure)
+        figure.savefig(partial, dpi=dpi, format="png", facecolor="white")
 
 
-def render(figure: Figure, target: Path | IO[bytes], *, dpi: int) -> None:
-    """Write a figure as PNG, with its text as it is: a phone may be called `$`, which matplotlib takes for TeX."""
+def take_text_as_it_is(figure: Figure) -> None:
+    """Draw a figure's text as it is: a phone may be called `$`, which matplotlib takes for TeX."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    figure.savefig(target, dpi=dpi, format="png", facecolor="white")
 
 
 def metrics_of_run(path: str | Path) -> Metrics:
@@ -118,13 +118,12 @@ def learning_figure(run: str | Path) -> Figure:
     return figure
 
 
-def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", hop_seconds: float = 0.010) -> Figure:
+def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last") -> Figure:
     """Plot accuracy, pairwise win rate and log N − loss for each prediction step k; say what the last bounds.
 
     Args:
         run: the run folder.
         which: the last dev measurement, or the one with the largest log N − loss, as in best.safetensors.
-        hop_seconds: time from one frame to the next.
 
     Raises:
         MetricsError: see `metrics_of_run`.
@@ -138,8 +137,10 @@ def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", ho
     figure.suptitle(f"{Path(run).resolve().name}: {which} dev measurement, update {line['update']}", fontsize=12)
     _plot_shares(left, line)
     _plot_bound(right, line)
+    config = Path(run) / "config.toml"
+    each = f", {1000 * hop_seconds(read_config(config)):.4g} ms each" if config.exists() else ""
     for axes in (left, right):
-        axes.set_xlabel(f"prediction step k, {1000 * hop_seconds:g} ms each")
+        axes.set_xlabel(f"prediction step k{each}")
         axes.set_xlim(0.5, max(steps_of(line)) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)  # below, clear of the curves
@@ -223,34 +224,13 @@ def _tidy(axes: Axes) -> None:
 # --- phone probes
 
 
-def confusion_figure(result: Result) -> Figure:
-    """Plot a phone probe's confusion matrix; each row shows what one true phone was classified as.
-
-    Args:
-        result: a phone probe's result.
-    """
-    order = _order(result)
-    counts = np.array(result.confusion, dtype=float)[np.ix_(order, order)]
-    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    names = [result.per_class[i].name for i in order]
-    side = max(4.0, 1.6 + 0.17 * len(names))
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set(xlabel="predicted phone", ylabel="true phone")
-    figure.colorbar(image, label="% of the true phone's frames", shrink=0.8)
-    return figure
-
-
 def accuracy_figure(result: Result) -> Figure:
     """Plot a phone probe's accuracy for each phone that was evaluated.
 
     Args:
         result: a phone probe's result.
     """
-    entries = [result.per_class[i] for i in _order(result)]
+    entries = [result.per_class[i] for i in phone_order(result)]
     scored = [(entry.name, entry.accuracy) for entry in entries if entry.accuracy is not None]
     figure = Figure(figsize=(8.5, 3.0), layout="constrained")
     axes = figure.subplots()
@@ -263,7 +243,7 @@ def accuracy_figure(result: Result) -> Figure:
     return figure
 
 
-def _order(result: Result) -> list[int]:
+def phone_order(result: Result) -> list[int]:
     """Order the phones by manner of articulation if it is known."""
     names = [entry.name for entry in result.per_class]
     if "manner" not in result.by:
