@@ -345,6 +345,7 @@ def test_a_page_without_labels_plays_sound_of_any_rate(tmp_path, rate):
         assert np.abs(sound).max() == pytest.approx(0.8, abs=0.19)
         assert one["hertz"] == rate / 2
         assert one["spoken"] == one["heard"] == []
+    assert ("The sound is played at 48 kHz" in text) == (rate > 48_000)
     assert f"one frame every {80_000 / rate:.4g} ms of {rate / 1000:g} kHz sound" in text
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -111,11 +111,16 @@ def write_page(
     return refused
 
 
-def _template() -> Any:
+def _template() -> Template:
     # Names of utterances, speakers and phones come from files: all text is escaped.
-    loader = FileSystemLoader(FOLDER, encoding="utf-8")
-    lines = {"trim_blocks": True, "lstrip_blocks": True}
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **lines).get_template("page.html")
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,7 @@ def _content(found: _Found, refused: list[str], num_utterances: int) -> dict[str
         "refused": refused,
         "num_without_provenance": without_provenance(results.all),
         "no_utterances": None if utterances else _no_utterances(found, sounds),
+        "inaudible": sounds.resampled if sounds else "",
         "unreadable": sounds.left_out if sounds else [],
         "training": _training(found),
         "findings": None if findings is None else worst_first(findings),

@@ -48,11 +48,20 @@ class Sounds:
         """Read the first `seconds` of an utterance, (S,); None if its file cannot be read, which is noted."""
         return self._read(utterance, seconds, self.sample_rate)
 
+    @property
+    def played_rate(self) -> int:
+        """Hz, at which sound is played."""
+        lowest, highest = PLAYED_RATES
+        return min(highest, max(lowest, self.sample_rate))
+
+    @property
+    def resampled(self) -> str:
+        """The rate of what is played if that loses frequencies; else empty."""
+        return f"{self.played_rate / 1000:g} kHz" if self.played_rate < self.sample_rate else ""
+
     def encoded(self) -> dict[str, str]:
         """Encode what is played, by utterance, as URLs that contain it; files that cannot be read are left out."""
-        lowest, highest = PLAYED_RATES
-        rate = min(highest, max(lowest, self.sample_rate))
-        urls = {}
+        rate, urls = self.played_rate, {}
         for utterance, seconds in self._wanted.items():
             waveform = self._read(utterance, seconds, rate)
             if waveform is not None:
