@@ -13,7 +13,7 @@ _LEAST_PEAK = 1e-6  # silence stays silence
 
 
 def encode_vorbis(waveform: Waveform, sample_rate: int) -> bytes:
-    """Encode a waveform as Ogg Vorbis with a peak of about 0.8, in which browsers seek to the sample.
+    """Encode a waveform as Ogg Vorbis with a peak of about 0.8; each sample keeps its place, as it would not in MP3.
 
     Args:
         waveform: (S,).
