@@ -7,10 +7,11 @@ from pathlib import Path
 from cpc.config import Config, config_text, hop_seconds
 from cpc.features import Features
 from cpc.report.figures import METRICS_FILE, best_measurement, metrics_of_run
-from cpc.report.provenance import code_of
+from cpc.report.provenance import code_of, list_versions
 from cpc.report.results import Results
 from cpc.report.sounds import data_url
 from cpc.runs import read_starts
+from cpc.versions import versions
 
 
 def introduction(run: Path, config: Config) -> str:
@@ -51,9 +52,8 @@ def versions_of(run: Path, frames: Features | None, results: Results) -> dict[st
     """Name what made the page's numbers, by what it is."""
     starts = read_starts(run / METRICS_FILE)
     trained = [
-        f"from update {start['update']}: "
-        + ", ".join(f"{name} {version}" for name, version in start.get("versions", {}).items())
-        + f", on {start.get('device', 'an unknown device')}"
+        f"{list_versions(start.get('versions', {}))}, on {start.get('device', 'an unknown device')}, from update "
+        f"{start['update']}"
         for start in starts
     ]
     return {
@@ -62,6 +62,7 @@ def versions_of(run: Path, frames: Features | None, results: Results) -> dict[st
         "features of c": f"{frames.folder}, identity {frames.meta.get('identity', 'unknown')}" if frames else "none",
         "corpus": f"{len(frames.manifest)} utterances, digest {frames.corpus}" if frames else "unknown: no features",
         "probed with": "; ".join(code_of(results.all)) or "not recorded",
+        "page made with": list_versions(versions()),
     }
 
 

@@ -51,13 +51,17 @@ if (matrix) {
 
 // Maps: a point plays its second.
 const player = new Audio();
-let stop = 0;
+let until = 0;
+const listen = () => {
+  if (player.currentTime >= until) player.pause();
+  if (!player.paused) requestAnimationFrame(listen);
+};
 const play = (utterance, start) => {
   if (!sounds[utterance]) return;
-  clearTimeout(stop);
   player.src = sounds[utterance];
   player.currentTime = start;
-  player.play().then(() => { stop = setTimeout(() => player.pause(), 1000); }, () => {});
+  until = start + 1;
+  player.play().then(listen, () => {});
 };
 for (const map of document.querySelectorAll(".map")) {
   const points = maps[map.dataset.name], status = document.getElementById("point-" + map.dataset.name);

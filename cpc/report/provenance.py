@@ -81,11 +81,11 @@ def without_provenance(results: Mapping[str, AnyResult]) -> int:
     return sum(result.features.corpus is None for result in results.values())
 
 
+def list_versions(versions: Mapping[str, str]) -> str:
+    """Format versions of packages in one line."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown versions"
+
+
 def code_of(results: Mapping[str, AnyResult]) -> list[str]:
     """List the different versions and commits of code that computed the results, one line each."""
-    lines = {
-        ", ".join(f"{name} {version}" for name, version in result.versions.items())
-        for result in results.values()
-        if result.versions
-    }
-    return sorted(lines)
+    return sorted({list_versions(result.versions) for result in results.values() if result.versions})
