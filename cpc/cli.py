@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from cpc.data import Listing, Manifest
     from cpc.features import Extractor, Features
-    from cpc.labels import PhoneLabels
+    from cpc.labels import LabelGrid, PhoneLabels
     from cpc.probes import AbxResult, Regression, Result
 
 _HEADER = r"path,num_samples,sample_rate,speaker,utterance\b"  # of a manifest that we have made
@@ -513,8 +513,8 @@ def features(
 
 
 @dataclass(frozen=True)
-class ProbedLabels:
-    """What is known about the utterances of a probe."""
+class LabelFiles:
+    """Phone labels, and when they are."""
 
     labels: Path | None = None
     """Phone labels: `utterance-id l_0 l_1 …` a line, one integer each 10 ms (the CPC authors' format)."""
@@ -525,6 +525,22 @@ class ProbedLabels:
     """Centre of the first label in milliseconds; 12.5 by default. Files with S // 160 labels have 5."""
     phones: Path | None = None
     """Names of the phones, one `id name` a line."""
+
+    def grid(self) -> LabelGrid | None:
+        """Return the times of the labels; None for the CPC authors' convention."""
+        from cpc.labels import STANDARD_GRID, LabelGrid
+
+        if self.label_hop is None and self.label_first_centre is None:
+            return None
+        hop = STANDARD_GRID.hop_seconds if self.label_hop is None else self.label_hop / 1000
+        first = self.label_first_centre
+        return LabelGrid(hop, STANDARD_GRID.first_centre_seconds if first is None else first / 1000)
+
+
+@dataclass(frozen=True)
+class ProbedLabels(LabelFiles):
+    """What is known about the utterances of a probe."""
+
     classes: Path | None = None
     """What phones have in common (CSV: phone, manner, place, …; data/phone_classes.csv), to group scores by."""
     item: Path | None = None
@@ -534,16 +550,11 @@ class ProbedLabels:
 
     def read(self) -> PhoneLabels:
         """Read the labels."""
-        from cpc.labels import STANDARD_GRID, LabelGrid, read_phone_labels
+        from cpc.labels import read_phone_labels
 
         if self.labels is None:
             raise ConfigError("probe: pass --labels, the file of phone labels")
-        grid = None
-        if self.label_hop is not None or self.label_first_centre is not None:
-            hop = STANDARD_GRID.hop_seconds if self.label_hop is None else self.label_hop / 1000
-            first = self.label_first_centre
-            grid = LabelGrid(hop, STANDARD_GRID.first_centre_seconds if first is None else first / 1000)
-        return read_phone_labels(self.labels, names=self.phones, classes=self.classes, grid=grid)
+        return read_phone_labels(self.labels, names=self.phones, classes=self.classes, grid=self.grid())
 
 
 def probe(
@@ -770,14 +781,14 @@ def report(
     out: Annotated[Path | None, arg(aliases=["-o"])] = None,
     probes: Path | None = None,
     features: Path | None = None,
-    labels: Path | None = None,
-    phones: Path | None = None,
+    known: Annotated[LabelFiles, arg(name="")] = LabelFiles(),
     predictions: Path | None = None,
     num_utterances: int = 5,
 ) -> None:
     """Make a page with results, learning curves, confusions, maps of c, and utterances to listen to.
 
-    The page is one file. Where something is missing, it shows the command that makes it.
+    The page is one file. Where something is missing, it shows the command that makes it. Results of another run or
+    corpus are refused, one line each.
 
         cpc report runs/first
         cpc report runs/first -o first.html --features features/c --probes probes --labels phone_labels.txt
@@ -787,27 +798,33 @@ def report(
         out: The page (HTML); by default report.html in the run folder.
         probes: Folder of results that `cpc probe --out` wrote (JSON); by default `probes` in the run folder.
         features: Features of c; by default features/cpc_c in the run folder.
-        labels: Phone labels, for the maps and the utterances.
-        phones: Names of the phones; by default phones.txt beside the labels.
+        known: Phone labels, for the maps and the utterances, which are played without them, too; --phones is by default
+            phones.txt beside them.
         predictions: Predicted phones that `cpc probe phone --predictions` wrote; by default *.predictions.txt among the
             probes.
         num_utterances: Number of utterances to listen to.
     """
-    _refuse_missing(run=run, labels=labels)
+    _refuse_missing(run=run, labels=known.labels)
+    from cpc.labels import phones_beside, read_phone_labels
     from cpc.report import write_page
 
     target = out or run / "report.html"
     refuse_foreign(target, r"<!doctype html>\s*<html lang=.en.>\s*<head>", what="a page of cpc report")
-    write_page(
+    labels = None
+    if known.labels is not None:
+        names = known.phones or phones_beside(known.labels)
+        labels = read_phone_labels(known.labels, names=names, grid=known.grid())
+    refused = write_page(
         run,
         target,
         probes=probes,
         features=features,
         labels=labels,
-        phones=phones,
         predictions=predictions,
         num_utterances=num_utterances,
     )
+    for line in refused:
+        print(f"left out: {line}", file=sys.stderr)
     print(f"wrote {target}")
 
 

@@ -7,7 +7,9 @@ Types carry the constraints, so an unknown key or a wrong value is an error that
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import math
 import os
 import re
 import tomllib
@@ -23,6 +25,8 @@ from cpc.files import write_bytes
 T = TypeVar("T")
 # What pydantic inserts into the location of an error: the alternative of a union that it tried.
 _ALTERNATIVE = re.compile(r"int|float|literal\[.*|tuple\[.*|constrained-.*|function-.*")
+
+LOGMEL_HOP_SECONDS = 0.010  # between the frames of the encoder "logmel", at any rate
 
 Scheme = Literal["mixed_speaker", "same_speaker", "mixed_speaker_excl", "same_speaker_excl", "current_sequence"]
 RuleName = Literal[Scheme, "rule"]
@@ -438,6 +442,24 @@ def with_absolute_paths(config: Config) -> Config:
         os.path.abspath(path) if path else "" for path in (data.manifest, data.cache, loss.labels)
     )
     return replace(config, data=replace(data, manifest=manifest, cache=cache), loss=replace(loss, labels=labels))
+
+
+def config_digest(config: Config) -> str:
+    """Name a run wherever its folder lies and however long it trains: 16 hexadecimal digits of its settings.
+
+    Runs on other data with the same settings and seed have the same name.
+    """
+    identity = config_identity(config)
+    del identity["train"]  # a run that is extended stays the same run
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def hop_seconds(config: Config) -> float:
+    """Return the time from one frame of g_enc to the next, in seconds."""
+    if config.encoder.kind == "logmel":
+        return round(LOGMEL_HOP_SECONDS * config.audio.sample_rate) / config.audio.sample_rate
+    return math.prod(config.encoder.strides) / config.audio.sample_rate
 
 
 def write_config(config: Config, path: Path) -> None:

@@ -185,8 +185,8 @@ class CPC(Network, ModelHubMixin):
             return results_table(json.loads((folder / "results.json").read_text(encoding="utf-8")))
         from cpc.report import Results
 
-        tables = Results.read(folder / "probes").tables() if self.checkpoint else ""
-        return tables or "No probe has been run."
+        tables = Results.read(folder / "probes").tables() if self.checkpoint else []
+        return "\n\n".join(table.markdown() for table in tables) or "No probe has been run."
 
 
 def load(run: str | Path, which: Which = "best", device: str = "cpu") -> CPC:

@@ -1,5 +1,6 @@
 """Every way of reading gives the samples of the decoded whole, or an error that names the file."""
 
+import io
 import math
 import os
 import tracemalloc
@@ -12,7 +13,7 @@ import pytest
 import soundfile
 import soxr
 
-from cpc.data import AudioError, audio_blocks, audio_statistics, normalise, num_resampled, read_audio
+from cpc.data import AudioError, audio_blocks, audio_statistics, encode_vorbis, normalise, num_resampled, read_audio
 from cpc.data.audio import AudioInfo, audio_info
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -248,3 +249,17 @@ def test_a_rate_that_no_recording_has_is_refused_before_it_is_resampled(tmp_path
     soundfile.write(tmp_path / "a.wav", np.linspace(-0.5, 0.5, 2000), rate)
     with pytest.raises(AudioError, match=rf"a.wav: its header says {rate} Hz, expected 500 to"):
         read_audio(tmp_path / "a.wav", sample_rate=16000, resample=True)
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 48_000])
+def test_what_is_encoded_for_browsers_keeps_its_length_and_each_sample_its_place(rate):
+    """The correlation with the original is largest without a shift."""
+    rng = np.random.default_rng(0)
+    waveform = np.convolve(rng.standard_normal(rate), np.hanning(rate // 1000), mode="same").astype(np.float32)
+    decoded, decoded_rate = soundfile.read(io.BytesIO(encode_vorbis(waveform, rate)), dtype="float32")
+    assert (len(decoded), decoded_rate) == (rate, rate)
+    assert np.abs(decoded).max() <= 1
+    correlation = np.correlate(decoded, waveform[100:-100])  # shifts by 0 to 200 samples
+    assert correlation.argmax() == 100
+    silent, _ = soundfile.read(io.BytesIO(encode_vorbis(np.zeros(rate, np.float32), rate)))
+    assert np.abs(silent).max() < 1e-3

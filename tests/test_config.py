@@ -7,14 +7,18 @@ import pytest
 
 from cpc.config import (
     PRESETS,
+    AudioConfig,
     Config,
     ConfigError,
     CriterionConfig,
     EncoderConfig,
+    config_digest,
     config_identity,
+    hop_seconds,
     read_config,
     write_config,
 )
+from cpc.runs import build_model
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.toml")))
@@ -143,3 +147,17 @@ def test_a_configuration_that_is_nested_too_deeply_is_refused_in_one_line(tmp_pa
     (tmp_path / "deep.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
     with pytest.raises(ConfigError, match=r"deep.toml: not a configuration: its values are nested too deeply"):
         read_config(tmp_path / "deep.toml")
+
+
+@pytest.mark.parametrize(("rate", "kind"), [(16_000, "conv"), (96_000, "conv"), (16_000, "logmel"), (22_050, "logmel")])
+def test_the_time_between_frames_is_that_of_the_network(rate, kind):
+    config = Config(audio=AudioConfig(sample_rate=rate), encoder=EncoderConfig(channels=4, kind=kind))
+    assert hop_seconds(config) == build_model(config).g_enc.geometry.hop_samples / rate
+
+
+def test_a_run_keeps_its_digest_when_it_moves_or_trains_longer_and_another_seed_or_network_has_another():
+    base = read_config("small")
+    longer = replace(base, train=replace(base.train, num_updates=9), data=replace(base.data, manifest="elsewhere.csv"))
+    assert config_digest(longer) == config_digest(base)
+    others = [replace(base, seed=1), replace(base, encoder=replace(base.encoder, channels=4))]
+    assert len({config_digest(config) for config in (base, *others)}) == 3

@@ -1,22 +1,25 @@
 """Features: streaming equals the whole file, frames have times, extraction resumes, and all sources share one form."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from cpc.config import EncoderConfig
+from cpc.config import EncoderConfig, config_digest, read_config
 from cpc.data import AudioError, Manifest, read_audio, read_manifest, scan_folder, split_manifest
 from cpc.features import (
     CPCExtractor,
+    DerivedExtractor,
     FeaturesError,
     SpectralExtractor,
     extract_features,
     extractor_of_run,
     open_features,
 )
+from cpc.probes.result import Origin
 from cpc.runs import build_model
 from cpc.train import train
 from tests.conftest import make_corpus, tiny_config, without_file_hashes, write_sound
@@ -230,18 +233,19 @@ def test_a_folder_can_be_extended_by_further_utterances_and_says_while_it_is_inc
     assert all(opened.num_frames(utterance) for utterance in manifest.utterances)
 
 
-def test_a_folder_of_an_older_version_stays_readable_and_is_not_rewritten(run, corpus, tmp_path):
-    """features.json as it was written before `files.claim`."""
+def test_a_folder_of_an_older_version_stays_readable_and_its_frames_are_not_rewritten(run, corpus, tmp_path):
+    """features.json as it was written before it named the run, which a further call adds."""
     manifest = read_manifest(corpus)
     folder = extract_features(extractor_of_run(run, "z"), manifest, tmp_path / "f", progress=False)
     written = json.loads((folder / "features.json").read_text())
     assert " ".join(written) == (
-        "source layer identity dim dtype sample_rate hop_samples first_centre_samples normalise resample too_short "
-        "complete"
+        "source layer identity dim dtype sample_rate hop_samples first_centre_samples normalise resample run "
+        "run_identity too_short complete"
     )
-    (folder / "features.json").write_text(json.dumps(written, indent=1))
+    older = {key: value for key, value in written.items() if not key.startswith("run")}
+    (folder / "features.json").write_text(json.dumps(older, indent=1))
     stamps = {path: path.stat().st_mtime_ns for path in (folder / "frames").iterdir()}
-    assert open_features(folder).meta == written
+    assert open_features(folder).meta == older
     extract_features(extractor_of_run(run, "z"), manifest, folder, progress=False)
     assert {path: path.stat().st_mtime_ns for path in (folder / "frames").iterdir()} == stamps
     assert json.loads((folder / "features.json").read_text()) == written
@@ -309,3 +313,20 @@ def test_a_damaged_record_of_features_is_one_clear_error(run, corpus, tmp_path, 
     (folder / "features.json").write_text(text, encoding="latin-1")
     with pytest.raises(FeaturesError, match=f"features.json: {says}"):
         open_features(folder)
+
+
+def test_frames_name_the_run_that_made_them_wherever_its_folder_lies(run, corpus, tmp_path):
+    """Results carry this: the page refuses those of another run or corpus. Spectral frames have no run."""
+    manifest = read_manifest(corpus)
+    moved = shutil.copytree(run, tmp_path / "moved")
+    extractors = [extractor_of_run(run, "c"), DerivedExtractor(extractor_of_run(moved, "c"), cmvn=True)]
+    extractors += [SpectralExtractor("mfcc")]
+    origins = [
+        Origin.of(open_features(extract_features(extractor, manifest, tmp_path / str(i), progress=False)))
+        for i, extractor in enumerate(extractors)
+    ]
+    assert [origin.run for origin in origins] == [str(run), str(moved), None]
+    assert origins[0].run_identity == origins[1].run_identity == config_digest(read_config(run / "config.toml"))
+    assert origins[1].identity == f"{origins[0].identity}_cmvn"
+    assert origins[2].run_identity is None
+    assert {origin.corpus for origin in origins} == {manifest.digest()}

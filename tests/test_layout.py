@@ -24,7 +24,7 @@ ROOMS = [
         "runs",
         "model",
     ),
-    *("labels", "data", "devices", "config", "files", "processes", "doors"),
+    *("labels", "data", "devices", "config", "files", "processes", "versions", "doors"),
 ]
 DOORS_OF_PACKAGE = {"__init__"}  # cpc itself: cpc.load and cpc.CPC, on first use
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -110,9 +110,9 @@ def test_only_data_names_the_columns_of_a_manifest():
             assert not (isinstance(node, ast.Attribute) and node.attr == "table"), f"{path}, line {node.lineno}"
 
 
-def test_only_audio_opens_sound_files():
+def test_only_audio_opens_sound_files_and_only_encoding_makes_them():
     users = {name_of(p) for p in FILES if "import soundfile" in p.read_text(encoding="utf-8")}
-    assert users == {"data/audio"}
+    assert users == {"data/audio", "data/encoding"}
 
 
 def test_no_corpus_logic_in_the_package():

@@ -92,7 +92,7 @@ def test_separable_classes_are_told_apart(tmp_path: Path) -> None:
     speakers = probe_speakers(opened, FAST)
     assert speakers.accuracy > 0.995
     assert speakers.utterance_accuracy == 1.0
-    assert speakers.features == Origin("cpc", "c", DIM)
+    assert speakers.features == Origin("cpc", "c", DIM, corpus=opened.manifest.digest())
 
 
 def test_noise_scores_about_the_majority_class(tmp_path: Path) -> None:
@@ -642,12 +642,13 @@ def test_a_saved_result_has_the_keys_that_older_versions_wrote(tmp_path: Path) -
         "features per_class"
     )
     common = keys.split()
-    assert list(json.loads(text)) == [*common, "unlabelled_utterances", "confusion", "by_manner", "by_place"]
-    assert len(text.splitlines()) == len(common) + 4 + 2
+    of_phones = ["unlabelled_utterances", "confusion", "versions", "by_manner", "by_place"]
+    assert list(json.loads(text)) == [*common, *of_phones]
+    assert len(text.splitlines()) == len(common) + len(of_phones) + 2
     place = common.index("C")
     of_utterances = ["accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1"]
     of_utterances = [f"utterance_{measure}" for measure in of_utterances]
-    expected = [*common[:place], *of_utterances, *common[place:], "num_left_out_utterances"]
+    expected = [*common[:place], *of_utterances, *common[place:], "num_left_out_utterances", "versions"]
     assert list(json.loads((tmp_path / "speaker.json").read_text())) == expected
     assert Result.read(tmp_path / "phone.json") == phones
     assert Result.read(tmp_path / "speaker.json") == speakers

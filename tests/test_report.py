@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from cpc.cli import main
-from cpc.config import read_config, write_config
+from cpc.config import Config, DataConfig, EncoderConfig, read_config, write_config
 from cpc.experiments import override
 from cpc.report import Figure, ReportError, learning_figure, results_table, save_figure, seeds_table, steps_figure
 from cpc.report.figures import best_measurement, metrics_of_run
@@ -141,13 +141,15 @@ def test_the_figure_of_steps_shows_the_chosen_measurement(tmp_path: Path) -> Non
         metric("dev", 10, 3.0, accuracy_k=[0.5, 0.4], bound_k=[2.5, 2.4]),
         metric("dev", 20, 4.0, bound_kind="conditional"),
     )
-    figures = [steps_figure(run), steps_figure(run, which="best", hop_seconds=0.02)]
+    strides = EncoderConfig(strides=(5, 4, 4, 2, 2))
+    write_config(Config(data=DataConfig(manifest="m.csv"), encoder=strides), run / "config.toml")
+    figures = [steps_figure(run), steps_figure(run, which="best")]
     shown = [[list(axes.lines[-2].get_ydata()) for axes in figure.axes] for figure in figures]
     assert shown == [[[30.0, 20.0], [1.0, -0.1]], [[50.0, 40.0], [2.5, 2.4]]]
     titles = [figure.axes[1].get_title() for figure in figures]
     assert "conditional" in titles[0]
     assert titles[1] == "lower bound on I(x;c)"
-    assert ["10 ms" in figures[0].axes[0].get_xlabel(), "20 ms" in figures[1].axes[0].get_xlabel()] == [True, True]
+    assert {figure.axes[0].get_xlabel() for figure in figures} == {"prediction step k, 20 ms each"}
     assert all(5.5 in list(figure.axes[1].lines[-1].get_ydata()) for figure in figures)
 
 

@@ -15,6 +15,7 @@ from cpc.data.audio import (
 )
 from cpc.data.bad import BadAudio, tolerated
 from cpc.data.columns import Joined, join_columns, read_columns
+from cpc.data.encoding import encode_vorbis
 from cpc.data.exchange import is_of_other_tool, list_other
 from cpc.data.listings import Listing, list_folder, read_segments
 from cpc.data.manifest import (
@@ -61,6 +62,7 @@ __all__ = [
     "audio_statistics",
     "collate",
     "count_left_out",
+    "encode_vorbis",
     "epoch_batches",
     "is_of_other_tool",
     "join_columns",

@@ -23,6 +23,7 @@ from cpc.labels import read_phone_labels
 from cpc.probes import Options, probe_phones, probe_speakers
 from cpc.runs import read_checkpoint
 from cpc.train import complete
+from cpc.versions import versions
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Run(Measured):
             "seed": self.config.seed,
             "max_frames": self.options.max_frames,
             "probed_with": self.probed_with,
+            "versions": versions(),
         }
         write_json(self.result, row)
 
@@ -124,7 +126,7 @@ class Baselines(Measured):
         untrained, mfcc = (_probe(self, dict.fromkeys(TASKS, row)) for row in ("untrained", "mfcc"))
         spectral = _probe(self, SPECTRAL)
         rows = {"majority": mfcc["majority"], "untrained": untrained, "mfcc": mfcc, "spectral": spectral}
-        write_json(self.result, {"rows": rows, "probed_with": self.probed_with})
+        write_json(self.result, {"rows": rows, "probed_with": self.probed_with, "versions": versions()})
 
 
 def _probe(measured: Measured, features: Mapping[Task, str]) -> dict[str, Any]:
@@ -163,4 +165,5 @@ def _probe(measured: Measured, features: Mapping[Task, str]) -> dict[str, Any]:
             "speaker": speaker.majority["accuracy"],
             "speaker_utterance": speaker.majority["utterance_accuracy"],
         },
+        "features": {result.task: dataclasses.asdict(result.features) for result in (phone, speaker)},
     }

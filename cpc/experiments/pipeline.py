@@ -11,6 +11,7 @@ print(pipeline.report(stages.seconds))
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from cpc.experiments.probing import TASKS, Probe, Task, run_probes, table_rows
 from cpc.experiments.settings import override
 from cpc.experiments.stages import Stage
 from cpc.files import write_bytes, write_json
-from cpc.labels import read_phone_labels
+from cpc.labels import phones_beside, read_phone_labels
 from cpc.probes import Options, missing_for_abx
 from cpc.report import results_table, row_key, tidy_csv, write_page
 from cpc.runs import best_weights
@@ -120,7 +121,9 @@ class Pipeline:
         }
         write_json(self.out / "results.json", results)
         examine_run(self.out)
-        write_page(self.out, self.out / "report.html", labels=self.labels)
+        labels = read_phone_labels(self.labels, names=phones_beside(self.labels))
+        for line in write_page(self.out, self.out / "report.html", labels=labels):
+            sys.stderr.write(f"left out of report.html: {line}\n")
         missing = "" if "abx" in results else missing_for_abx()
         return results_table(results) + (f"\n\nABX is left out: {missing}" if missing else "")
 
@@ -181,8 +184,8 @@ class Pipeline:
         evaluate = settings.pop("evaluate")
 
         def make() -> None:
-            phones = self.labels.with_name("phones.txt")
-            names, classes = (phones, self.phone_classes) if phones.exists() else (None, None)
+            names = phones_beside(self.labels)
+            classes = self.phone_classes if names else None
             run_probes(probes, read_phone_labels(self.labels, names=names, classes=classes), jobs=self.jobs)
 
         return Stage(

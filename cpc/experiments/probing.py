@@ -31,6 +31,8 @@ SUMMARY = (  # the fields of a result that a table of results keeps; its file ha
     "converged",
     "warning",
     "features",
+    "majority",
+    "versions",
 )
 
 

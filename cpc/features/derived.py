@@ -45,7 +45,7 @@ class DerivedExtractor:
         self.stored: Features | None = None
         suffix = ("_cmvn" if cmvn else "") + (f"_context{context_frames}" if context_frames else "")
         self.source, self._suffix = extractor.source + suffix, suffix
-        self.layer, self.normalise = extractor.layer, extractor.normalise
+        self.layer, self.normalise, self.made_by = extractor.layer, extractor.normalise, extractor.made_by
         self.dim = extractor.dim * (context_frames // CONTEXT_STEP * 2 + 1)
         self.sample_rate, self.hop_samples = extractor.sample_rate, extractor.hop_samples
         self.first_centre_samples = extractor.first_centre_samples

@@ -130,12 +130,12 @@ def _extract_all(job: _Job, manifest: Manifest, out: Path, threads: Threads, pro
     if job.bad and job.bad.errors:
         tqdm.write(f"{out}: {job.bad}")
     without = [file.target.stem for file in files if file.num_frames and not job.is_written(file)]
-    finish_features(record, too_short, without)
+    finish_features(record, extractor, too_short, without)
 
 
-def finish_features(record: Claim, too_short: list[str], unreadable: list[str]) -> None:
-    """Record that a folder is complete, and which utterances have no frames."""
-    record.finish(too_short=too_short, **({"unreadable": unreadable} if unreadable else {}))
+def finish_features(record: Claim, extractor: Extractor, too_short: list[str], unreadable: list[str]) -> None:
+    """Record that a folder is complete, which run made it, and which utterances have no frames."""
+    record.finish(**extractor.made_by, too_short=too_short, **({"unreadable": unreadable} if unreadable else {}))
 
 
 def is_plain_of(plain: Features, extractor: DerivedExtractor, resample: bool) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cpc.config import Config
+from cpc.config import Config, config_digest
 from cpc.data import Waveform
 from cpc.devices import keep_freed_buffers
 from cpc.features.store import Layer
@@ -35,6 +35,7 @@ class Extractor(Protocol):
     hop_samples: int
     first_centre_samples: float
     normalise: bool
+    made_by: Mapping[str, str]
 
     def num_frames(self, num_samples: int) -> int:
         """Count the frames of a file of `num_samples`."""
@@ -79,6 +80,7 @@ class CPCExtractor:
         self.sample_rate, self.hop_samples = model.sample_rate, geometry.hop_samples
         self.first_centre_samples = geometry.first_centre_samples
         self.normalise = model.normalise
+        self.made_by: Mapping[str, str] = {}
 
     def num_frames(self, num_samples: int) -> int:
         """Count the frames of a file of `num_samples`."""
@@ -199,10 +201,14 @@ def extractor_of_run(
         precision: "bf16" runs it under autocast.
     """
     path = locate_checkpoint(run, which)
-    if not untrained:
-        return CPCExtractor(load(path), layer, device=device, precision=precision)
     config, _ = read_checkpoint(path)
-    return untrained_extractor(config, layer, device=device, precision=precision)
+    extractor = (
+        untrained_extractor(config, layer, device=device, precision=precision)
+        if untrained
+        else CPCExtractor(load(path), layer, device=device, precision=precision)
+    )
+    extractor.made_by = {"run": str(run), "run_identity": config_digest(config)}
+    return extractor
 
 
 def untrained_extractor(
@@ -214,7 +220,9 @@ def untrained_extractor(
 ) -> CPCExtractor:
     """Make the extractor of the random weights that a run with this configuration starts from."""
     torch.manual_seed(config.seed)
-    return CPCExtractor(build_model(config), layer, source="untrained", device=device, precision=precision)
+    extractor = CPCExtractor(build_model(config), layer, source="untrained", device=device, precision=precision)
+    extractor.made_by = {"run_identity": config_digest(config)}
+    return extractor
 
 
 def _digest(model: nn.Module, text: str = "") -> str:

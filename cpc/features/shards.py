@@ -65,14 +65,14 @@ def extract_shard(
         if any(own):
             extract_features(extractor, manifest.keep(own), folder, dtype=dtype, resample=resample, **how)
         else:  # more shares than there is work
-            finish_features(claim_features(folder, extractor, dtype=dtype, resample=resample), [], [])
+            finish_features(claim_features(folder, extractor, dtype=dtype, resample=resample), extractor, [], [])
     with locked(out, WHAT, wait=True):
         record = claim_features(out, extractor, dtype=dtype, resample=resample)
         if record.complete:
             return 0
         waiting = shard.waits_for(out, RECORD)
         if not waiting:
-            _join(shard, manifest, out, record)
+            _join(shard, extractor, manifest, out, record)
         return waiting
 
 
@@ -86,7 +86,7 @@ def _rows(shard: Shard, extractor: Extractor, manifest: Manifest) -> list[bool]:
     return [utterance in own for utterance in manifest.utterances]
 
 
-def _join(shard: Shard, manifest: Manifest, out: Path, record: Claim) -> None:
+def _join(shard: Shard, extractor: Extractor, manifest: Manifest, out: Path, record: Claim) -> None:
     """Move the frames of all shares into the folder of the whole; after an interruption, the next call goes on."""
     too_short: list[str] = []
     unreadable: list[str] = []
@@ -106,5 +106,5 @@ def _join(shard: Shard, manifest: Manifest, out: Path, record: Claim) -> None:
         )
     write_manifest(manifest, out / MANIFEST)
     join_sources([folder / SOURCES for folder in folders], out / SOURCES)
-    finish_features(record, too_short, unreadable)
+    finish_features(record, extractor, too_short, unreadable)
     shutil.rmtree(out / SHARDS)

@@ -6,7 +6,8 @@ A frame covers 25 ms and the hop is 10 ms, without padding, so frame i at 16 kHz
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ class SpectralExtractor:
 
     layer: Layer | None = None
     normalise: bool = True
+    made_by: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, kind: Literal["mfcc", "logmel"], sample_rate: int = 16000) -> None:
         self.source: str = kind

@@ -79,6 +79,11 @@ class Features:
         return float(self.meta["first_centre_samples"])
 
     @cached_property
+    def corpus(self) -> str:
+        """Digest of all utterances that the folder was made from, whichever of them are read."""
+        return read_manifest(self.folder / MANIFEST).digest()
+
+    @cached_property
     def _without_frames(self) -> set[str]:
         return {*self.meta.get("too_short", ()), *self.meta.get("unreadable", ())}
 

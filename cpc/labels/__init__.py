@@ -19,6 +19,7 @@ from cpc.labels.grid import (
 from cpc.labels.intervals import SILENCE, phone_name
 from cpc.labels.phones import (
     PhoneLabels,
+    phones_beside,
     read_labels,
     read_phone_classes,
     read_phone_labels,
@@ -53,6 +54,7 @@ __all__ = [
     "labels_at",
     "num_labels",
     "phone_name",
+    "phones_beside",
     "read_intervals",
     "read_labels",
     "read_phone_classes",

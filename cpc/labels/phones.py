@@ -101,6 +101,12 @@ def read_phones(path: str | Path) -> dict[int, str]:
     return names
 
 
+def phones_beside(labels: Path) -> Path | None:
+    """Return the file of phone names, phones.txt, beside a label file; None if there is none."""
+    path = labels.with_name("phones.txt")
+    return path if path.exists() else None
+
+
 def write_phones(path: Path, names: Sequence[str]) -> None:
     """Write the names of phones 0, 1, … atomically, as `read_phones` reads them."""
     write_bytes(path, "".join(f"{i} {name}\n" for i, name in enumerate(names)).encode())

@@ -34,6 +34,7 @@ from cpc.labels import PhoneLabels
 from cpc.probes.items import Item, frames_of_items, items_of_file, items_of_labels
 from cpc.probes.options import CONDITIONS, Evaluate, ProbeError
 from cpc.probes.result import Origin
+from cpc.versions import versions
 
 if TYPE_CHECKING:
     from cpc.features import Features
@@ -96,7 +97,7 @@ class AbxResult:
     """Wall-clock time."""
     features: Origin
     versions: dict[str, str]
-    """Versions of the packages that compute the errors."""
+    """Versions of the packages that compute the errors, of cpc and Python, and the commit."""
 
     @classmethod
     def read(cls, path: str | Path) -> AbxResult:
@@ -188,8 +189,8 @@ def probe_abx(
         max_x_speakers=MAX_X_SPEAKERS,
         seed=seed,
         seconds=round(time.perf_counter() - began, 3),
-        features=Origin(features.source, features.layer, features.dim),
-        versions={name: version(name) for name in ("fastabx", "torchdtw", "torch")},
+        features=Origin.of(features),
+        versions=versions() | {name: version(name) for name in ("fastabx", "torchdtw", "torch")},
     )
 
 

@@ -43,6 +43,7 @@ from cpc.probes.scores import (
     score,
 )
 from cpc.probes.training import Task, Trained, fit_classifiers
+from cpc.versions import versions
 
 if TYPE_CHECKING:
     from cpc.features import Features
@@ -255,7 +256,8 @@ def _result(
         max_iter=options.max_iter,
         tol=options.tol,
         seconds=round(seconds, 3),
-        features=Origin(task.features.source, task.features.layer, task.features.dim),
+        features=Origin.of(task.features),
+        versions=versions(),
         per_class=_per_class(task, classes, seen, scores.confusion),
     )
 

@@ -24,6 +24,7 @@ from cpc.probes.frames import Census, Targets, census_of, draw, labelled, splits
 from cpc.probes.options import DEV_SHARE, Evaluate, Options, ProbeError
 from cpc.probes.result import Origin, write_result
 from cpc.probes.scores import INTERVAL, NUM_RESAMPLES, clusters_of, describe_clusters
+from cpc.versions import versions
 
 if TYPE_CHECKING:  # the page reads results without torch
     from cpc.features import Features
@@ -70,6 +71,8 @@ class Regression:
     seconds: float
     """Wall-clock time."""
     features: Origin
+    versions: dict[str, str] | None = None
+    """As in `Result`."""
 
     @classmethod
     def read(cls, path: str | Path) -> Regression:
@@ -183,7 +186,8 @@ def probe_number(features: Features, column: str, options: Options, *, progress:
         max_frames=options.max_frames,
         seed=options.seed,
         seconds=round(time.perf_counter() - began, 3),
-        features=Origin(features.source, features.layer, features.dim),
+        features=Origin.of(features),
+        versions=versions(),
     )
 
 

@@ -7,12 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from cpc.files import write_bytes
 from cpc.probes.options import Classifier, Evaluate, ProbeError
+
+if TYPE_CHECKING:
+    from cpc.features import Features
 
 # Fields that the first version did not write, with the values that they would have had.
 _FIRST_VERSION: dict[str, Any] = {
@@ -42,6 +45,21 @@ class Origin:
     """z or c; None for spectral features."""
     dim: int
     """D, numbers in a frame."""
+    identity: str | None = None
+    """What features.json names them: it changes whenever the frames would. None, as below, in files of an earlier
+    version."""
+    run: str | None = None
+    """Run folder or checkpoint whose network made them, as it was given; None for spectral features."""
+    run_identity: str | None = None
+    """Digest of the run's settings (`cpc.config.config_digest`)."""
+    corpus: str | None = None
+    """Digest of the utterances that they were made from (`Manifest.digest`)."""
+
+    @classmethod
+    def of(cls, features: Features) -> Origin:
+        """Name what was probed."""
+        made_by = {key: features.meta.get(key) for key in ("identity", "run", "run_identity")}
+        return cls(features.source, features.layer, features.dim, **made_by, corpus=features.corpus)
 
 
 @dataclass(frozen=True)
@@ -165,6 +183,8 @@ class Result:
     """Utterance counts likewise (other columns than the speaker)."""
     num_left_out_utterances: int | None = None
     """Utterances that the caller left out of the manifest beforehand."""
+    versions: dict[str, str] | None = None
+    """Versions of cpc, torch and Python, and the commit (`cpc.versions`); None in files of an earlier version."""
     by: dict[str, Grouping] = field(default_factory=dict)
     """Phones grouped by each known property: by["manner"] is the key by_manner of the file."""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cpc.report.findings import Finding, Level, findings_text, read_findings, write_findings
     from cpc.report.negatives import negatives_figure
     from cpc.report.page import write_page
-    from cpc.report.projections import phone_map_figure, speaker_map_figure
+    from cpc.report.projections import map_figure, phone_map, speaker_map
     from cpc.report.results import Results
     from cpc.report.seeds import seeds_table
 
@@ -44,18 +44,19 @@ __all__ = [
     "findings_text",
     "latex_table",
     "learning_figure",
+    "map_figure",
     "markdown_table",
     "mean_and_deviation",
     "negatives_figure",
     "notes_on",
     "percent",
-    "phone_map_figure",
+    "phone_map",
     "read_findings",
     "results_table",
     "row_key",
     "save_figure",
     "seeds_table",
-    "speaker_map_figure",
+    "speaker_map",
     "steps_figure",
     "tidy_csv",
     "write_findings",
@@ -71,8 +72,9 @@ __getattr__ = lazily(
         "accuracy_figure": "figures",
         "confusion_figure": "figures",
         "negatives_figure": "negatives",
-        "phone_map_figure": "projections",
-        "speaker_map_figure": "projections",
+        "map_figure": "projections",
+        "phone_map": "projections",
+        "speaker_map": "projections",
         "learning_figure": "figures",
         "save_figure": "figures",
         "steps_figure": "figures",

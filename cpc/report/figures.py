@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib import figure as mpl_figure
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from cpc.config import hop_seconds, read_config
 from cpc.files import replacing
 from cpc.runs import gain, read_metrics, steps_of
 
@@ -38,7 +39,8 @@ class Figure(mpl_figure.Figure):
     def _repr_png_(self) -> bytes:
         """Return the picture as Jupyter asks for it."""
         png = io.BytesIO()
-        render(self, png, dpi=round(self.dpi))
+        take_text_as_it_is(self)
+        self.savefig(png, format="png", facecolor="white")
         return png.getvalue()
 
 
@@ -51,14 +53,14 @@ def save_figure(figure: mpl_figure.Figure, path: str | Path, *, dpi: int = DPI) 
         dpi: pixels per inch.
     """
     with replacing(Path(path)) as partial:
-        render(figure, partial, dpi=dpi)
+        take_text_as_it_is(figure)
+        figure.savefig(partial, dpi=dpi, format="png", facecolor="white")
 
 
-def render(figure: mpl_figure.Figure, target: Path | IO[bytes], *, dpi: int) -> None:
-    """Write a figure as PNG, with its text as it is: a phone may be called `$`, which matplotlib takes for TeX."""
+def take_text_as_it_is(figure: mpl_figure.Figure) -> None:
+    """Draw a figure's text as it is: a phone may be called `$`, which matplotlib takes for TeX."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    figure.savefig(target, dpi=dpi, format="png", facecolor="white")
 
 
 def metrics_of_run(path: str | Path) -> Metrics:
@@ -129,13 +131,12 @@ def learning_figure(run: str | Path) -> Figure:
     return figure
 
 
-def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", hop_seconds: float = 0.010) -> Figure:
+def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last") -> Figure:
     """Plot accuracy, pairwise win rate and log N − loss for each prediction step k; say what the last bounds.
 
     Args:
         run: the run folder.
         which: the last dev measurement, or the one with the largest log N − loss, as in best.safetensors.
-        hop_seconds: time from one frame to the next.
 
     Raises:
         MetricsError: see `metrics_of_run`.
@@ -149,8 +150,10 @@ def steps_figure(run: str | Path, *, which: Literal["last", "best"] = "last", ho
     figure.suptitle(f"{Path(run).resolve().name}: {which} dev measurement, update {line['update']}", fontsize=12)
     _plot_shares(left, line)
     _plot_bound(right, line)
+    config = Path(run) / "config.toml"
+    each = f", {1000 * hop_seconds(read_config(config)):.4g} ms each" if config.exists() else ""
     for axes in (left, right):
-        axes.set_xlabel(f"prediction step k, {1000 * hop_seconds:g} ms each")
+        axes.set_xlabel(f"prediction step k{each}")
         axes.set_xlim(0.5, max(steps_of(line)) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)  # below, clear of the curves
@@ -240,7 +243,7 @@ def confusion_figure(result: Result) -> Figure:
     Args:
         result: a phone probe's result.
     """
-    order = _order(result)
+    order = phone_order(result)
     counts = np.array(result.confusion, dtype=float)[np.ix_(order, order)]
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     names = [result.per_class[i].name for i in order]
@@ -261,7 +264,7 @@ def accuracy_figure(result: Result) -> Figure:
     Args:
         result: a phone probe's result.
     """
-    entries = [result.per_class[i] for i in _order(result)]
+    entries = [result.per_class[i] for i in phone_order(result)]
     scored = [(entry.name, entry.accuracy) for entry in entries if entry.accuracy is not None]
     figure = Figure(figsize=(8.5, 3.0), layout="constrained")
     axes = figure.subplots()
@@ -274,7 +277,7 @@ def accuracy_figure(result: Result) -> Figure:
     return figure
 
 
-def _order(result: Result) -> list[int]:
+def phone_order(result: Result) -> list[int]:
     """Order the phones by manner of articulation if it is known."""
     names = [entry.name for entry in result.per_class]
     if "manner" not in result.by:

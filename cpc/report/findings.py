@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,18 +56,12 @@ def read_findings(run: Path) -> list[Finding] | None:
 
 def findings_text(findings: Sequence[Finding]) -> str:
     """Format faults as one line each, the worst first; without any, name what was checked in a single line."""
-    faults = [one for level in LEVELS if level != "ok" for one in findings if one.level == level]
+    faults = [one for one in worst_first(findings) if one.level != "ok"]
     if not faults:
         return f"nothing found; checked: {', '.join(one.name for one in findings)}"
     return "\n".join(f"{one.level}: {one.name}: {one.message}" for one in faults)
 
 
-def findings_html(findings: Sequence[Finding]) -> str:
-    """Format all findings as a list, the worst first."""
-    items = "".join(
-        f"<li><b>{one.level}</b>: {html.escape(one.name)}: {html.escape(one.message)}</li>\n"
-        for level in LEVELS
-        for one in findings
-        if one.level == level
-    )
-    return f"<ul>\n{items}</ul>"
+def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    """Order findings by their level."""
+    return sorted(findings, key=lambda one: LEVELS.index(one.level))

@@ -5,41 +5,56 @@ The page is made from files only. Where something is missing, it says so and nam
 
 from __future__ import annotations
 
-import html
-import io
 import json
-import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from cpc.config import Config, read_config
+from cpc.config import Config, config_text, hop_seconds, read_config
+from cpc.data import Manifest, read_manifest
 from cpc.features import Features, open_features
 from cpc.files import write_bytes
-from cpc.labels import PhoneLabels, read_labels, read_phone_labels
+from cpc.labels import PhoneLabels, read_labels
 from cpc.probes import Result
+from cpc.report.about import downloads, introduction, versions_of
 from cpc.report.figures import (
     Figure,
     ReportError,
     accuracy_figure,
-    best_measurement,
-    confusion_figure,
     learning_figure,
-    metrics_of_run,
-    render,
     steps_figure,
 )
-from cpc.report.findings import findings_html, read_findings
-from cpc.report.projections import phone_map_figure, speaker_map_figure
-from cpc.report.results import Results, html_table
-from cpc.report.tables import NO_VALUE, percent
-from cpc.report.viewer import MARKUP, data_url, viewer_data
+from cpc.report.findings import read_findings, worst_first
+from cpc.report.pictures import confusion_matrix, figure_svg
+from cpc.report.projections import SIDE, Map, phone_map, speaker_map
+from cpc.report.provenance import Expected, without_provenance
+from cpc.report.results import Results, grouping_table, phone_result
+from cpc.report.sounds import Sounds
+from cpc.report.viewer import Frames, viewer_data
 
-TEMPLATE = Path(__file__).parent / "page.html"
-_DPI = 110
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a page lacks, and the command that makes it; none if there is no such command."""
+
+    what: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page."""
+
+    name: str
+    svg: Markup
+    caption: str
 
 
 def write_page(
@@ -48,11 +63,10 @@ def write_page(
     *,
     probes: Path | None = None,
     features: Path | None = None,
-    labels: Path | None = None,
-    phones: Path | None = None,
+    labels: PhoneLabels | None = None,
     predictions: Path | None = None,
     num_utterances: int = 5,
-) -> None:
+) -> list[str]:
     """Write the page of a run: settings, probe results, utterances, learning curves, confusions and maps of c.
 
     Args:
@@ -60,48 +74,53 @@ def write_page(
         out_html: the file to write.
         probes: folder of probe results (JSON); by default RUN/probes.
         features: folder of the run's c; by default RUN/features/cpc_c.
-        labels: file of phone labels.
-        phones: file of phone names; by default phones.txt beside the labels.
+        labels: phone labels.
         predictions: file of predicted phones (see `probe_phones`); by default the first *.predictions.txt in `probes`.
         num_utterances: maximum number of utterances to listen to.
 
+    Returns:
+        One line for each result that is refused, because it is of another run or corpus; the page shows these, too.
+
     Raises:
-        ValueError: the run folder is missing, or one of the files exists but cannot be read.
+        ValueError: the run folder is missing, the features are of another run, or one of the files exists but cannot be
+            read.
     """
     run = Path(run)
     if not (run / "config.toml").exists():
         raise ReportError(f"{run}: no such run folder; `cpc train … --out {run}` makes it")
-    probes, features = probes or run / "probes", features or run / "features" / "cpc_c"
-    if labels is not None and phones is None and (beside := labels.parent / "phones.txt").exists():
-        phones = beside
+    probes, folder = probes or run / "probes", features or run / "features" / "cpc_c"
     predictions = predictions or next(iter(sorted(probes.glob("*.predictions.txt"))), None)
+    opened = open_features(folder) if (folder / "features.json").exists() else None
+    expected = Expected.of(run, opened)
+    identity = opened.meta.get("run_identity") if opened else None
+    if opened and identity is not None and identity not in expected.runs:
+        raise ReportError(f"{folder}: features of another run, {opened.meta.get('run')}; this page is of {run}")
+    results, refused = Results.read(probes).of(expected, probes)
     found = _Found(
         run,
+        read_config(run / "config.toml"),
         probes,
-        features,
-        Results.read(probes),
-        features=open_features(features) if (features / "features.json").exists() else None,
-        labels=read_phone_labels(labels, names=phones) if labels else None,
+        folder,
+        results,
+        features=opened,
+        labels=labels,
         predictions=read_labels(predictions) if predictions and predictions.exists() else None,
     )
-    utterances: list[dict[str, Any]] = []
-    if found.features and found.labels and found.predictions:
-        utterances = viewer_data(found.features, found.labels, found.predictions, num_utterances)
-    sections = (
-        _introduction(run, read_config(run / "config.toml")),
-        _probe_results(found),
-        _utterances(found, utterances),
-        _training(found),
-        _soundness(found),
-        _phones(found),
-        _maps(found),
-    )
-    filled = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"cpc: {run.resolve().name}"),
-        body="\n".join(sections),
-        utterances=json.dumps(utterances).replace("<", "\\u003c"),  # no text may end the script element
-    )
+    filled = _template().render(**_content(found, refused, num_utterances))
     write_bytes(Path(out_html), filled.encode())
+    return refused
+
+
+def _template() -> Template:
+    # Names of utterances, speakers and phones come from files: all text is escaped.
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
 
 
 @dataclass(frozen=True)
@@ -109,6 +128,7 @@ class _Found:
     """What the run folder and the given files hold; None or empty where something is missing."""
 
     run: Path
+    config: Config
     probes: Path
     features_folder: Path
     results: Results
@@ -117,151 +137,134 @@ class _Found:
     predictions: Mapping[str, NDArray[Any]] | None
 
 
+def _content(found: _Found, refused: list[str], num_utterances: int) -> dict[str, Any]:
+    """Collect what the template shows, by the names that it uses."""
+    results, phone = found.results, phone_result(found.results.classified)
+    confusion = confusion_matrix(phone) if phone else None
+    maps, sounds = _maps(found), _sounds(found)
+    utterances: list[dict[str, Any]] = []
+    if sounds:
+        utterances = viewer_data(sounds, _frames(found), found.labels, found.predictions, num_utterances)
+        for one in (one for one in maps.values() if isinstance(one, Map)):
+            for utterance, seconds in one.seconds().items():
+                sounds.want(utterance, seconds)
+    probe = f"cpc probe phone {found.features_folder} --labels FILE --out {found.probes}/phone.json"
+    findings = read_findings(found.run)
+    return {
+        "name": found.run.resolve().name,
+        "introduction": introduction(found.run, found.config),
+        "tables": results.tables(),
+        "notes": results.notes(),
+        "no_results": None if results.classified else Missing("No probe results yet.", probe),
+        "refused": refused,
+        "num_without_provenance": without_provenance(results.all),
+        "no_utterances": None if utterances else _no_utterances(found, sounds),
+        "inaudible": sounds.resampled if sounds else "",
+        "unreadable": sounds.left_out if sounds else [],
+        "training": _training(found),
+        "findings": None if findings is None else worst_first(findings),
+        "no_findings": Missing("The run has not been examined yet.", f"cpc doctor {found.run}"),
+        "no_phones": None if phone else Missing("No phone probe yet.", probe),
+        "confusion": confusion,
+        "accuracies": _accuracies(phone) if phone else None,
+        "groups": [grouping_table(phone, kind) for kind in phone.by] if phone else [],
+        "maps": maps,
+        "side": SIDE,
+        "settings": config_text(found.config),
+        "made": versions_of(found.run, found.features, results),
+        "downloads": downloads(found.config, results),
+        "data": _script(
+            {
+                "utterances": utterances,
+                "sounds": sounds.encoded() if sounds else {},
+                "maps": _points(maps),
+                "confusion": {key: confusion[key] for key in ("names", "counts")} if confusion else None,
+            }
+        ),
+    }
+
+
+def _script(data: Mapping[str, Any]) -> Markup:
+    """Format data for a script element, whose end no text may contain."""
+    return Markup(json.dumps(data).replace("<", "\\u003c"))
+
+
+def _points(maps: Mapping[str, Map | Missing]) -> dict[str, Any]:
+    """Describe the points of each map: what they show, the utterance, and the start of their second."""
+    return {
+        name: [[of.names[point.group], point.utterance, point.start] for point in of.points]
+        for name, of in maps.items()
+        if isinstance(of, Map)
+    }
+
+
 # --- sections
 
 
-def _introduction(run: Path, config: Config) -> str:
-    """Describe the experiment in a few sentences."""
-    lines = metrics_of_run(run)
-    last, criterion = lines[-1], config.criterion
-    seconds = config.data.window_samples / config.audio.sample_rate
-    windows = config.batches.num_windows * config.batches.accumulate
-    negatives = " and ".join(
-        f"{f'{of.number} negatives drawn' if of.number else 'all negatives'} under the scheme {of.scheme}"
-        for of in criterion.sets
-    )
-    objective = (
-        f"CPC, which predicts {len(criterion.steps)} steps up to k = {max(criterion.steps)}, with {negatives}"
-        if config.loss.name == "cpc"
-        else config.loss.name
-    )
-    has = "maps log-mel energies to" if config.encoder.kind == "logmel" else "has"
-    each = " in each direction" if config.autoregressor.directions == "both" else ""
-    text = (
-        f"g_enc {has} {config.encoder.channels} channels; g_ar is a {config.autoregressor.kind.upper()} with "
-        f"{config.autoregressor.hidden} units{each}. The objective is {objective}. The run trains on "
-        f"{config.data.manifest} with {windows} windows of {seconds:.2f} s per update, {config.optim.name} with "
-        f"learning rate {config.optim.lr:g}, and seed {config.seed}. It has made {last['update']} of "
-        f"{config.train.num_updates} updates in {last['seconds'] / 60:.1f} minutes."
-    )
-    if dev := [line for line in lines if line["kind"] == "dev"]:
-        best = best_measurement(dev)
-        text += (
-            f" The best dev loss is {best['loss']:.3f} nats, at update {best['update']}; chance is log N = "
-            f"{best['log_n']:.2f} nats."
-        )
-    return f"<p>{html.escape(text)}</p>"
-
-
-def _probe_results(found: _Found) -> str:
-    heading, tables = "<h2>Probe results</h2>\n", found.results.tables()
-    if not found.results.classified:
-        return heading + _missing("No probe results yet.", _probe_command(found)) + tables
-    return heading + tables
-
-
-def _utterances(found: _Found, utterances: list[dict[str, Any]]) -> str:
-    heading = "<h2>Utterances</h2>\n"
-    if utterances:
-        return heading + MARKUP
-    return heading + _missing(
-        "No utterances yet: they need features of c, phone labels and predictions.",
-        f"cpc probe phone {found.features_folder} --labels FILE --predictions {found.probes}/c.predictions.txt",
-    )
-
-
-def _training(found: _Found) -> str:
-    curves = _picture(lambda: learning_figure(found.run), "Loss, accuracy and learning rate during training.")
-    hop_seconds = found.features.hop_samples / found.features.sample_rate if found.features else 0.010
-    steps = _picture(
-        lambda: steps_figure(found.run, which="best", hop_seconds=hop_seconds),
-        "Accuracy on dev windows for each prediction step (the paper's Fig. 3), and log N − loss with its "
-        "ceiling log N; its title says what it bounds, if anything.",
-    )
-    return f"<h2>Training</h2>\n{curves}\n{steps}"
-
-
-def _soundness(found: _Found) -> str:
-    heading, findings = "<h2>Is this run sound?</h2>\n", read_findings(found.run)
-    if findings is None:
-        return heading + _missing("The run has not been examined yet.", f"cpc doctor {found.run}")
-    return heading + findings_html(findings)
-
-
-def _phones(found: _Found) -> str:
-    heading = "<h2>Phones</h2>\n"
-    result = _phone_result(found.results.classified)
-    if result is None:
-        return heading + _missing("No phone probe yet.", _probe_command(found))
-    parts = [
-        _picture(lambda: confusion_figure(result), "Confusion matrix of the phone probe."),
-        _picture(lambda: accuracy_figure(result), "Accuracy of the phone probe for each phone."),
-        *(_grouping_table(result, kind) for kind in ("manner", "place") if kind in result.by),
+def _training(found: _Found) -> list[Picture | Missing]:
+    return [
+        _picture("learning", lambda: learning_figure(found.run), "Loss, accuracy and learning rate during training."),
+        _picture(
+            "steps",
+            lambda: steps_figure(found.run, which="best"),
+            "Accuracy on dev windows for each prediction step (the paper's Fig. 3), and log N − loss with its "
+            "ceiling log N; its title says what it bounds, if anything.",
+        ),
     ]
-    return heading + "\n".join(parts)
 
 
-def _maps(found: _Found) -> str:
-    heading, features, labels = "<h2>Maps of c</h2>\n", found.features, found.labels
+def _accuracies(phone: Result) -> Picture | Missing:
+    return _picture("accuracies", lambda: accuracy_figure(phone), "Accuracy of the phone probe for each phone.")
+
+
+def _maps(found: _Found) -> dict[str, Map | Missing]:
+    """Make the maps of c, by name."""
+    features, labels = found.features, found.labels
     if features is None:
         command = f"cpc features {found.run} --out {found.features_folder} --layer c"
-        return heading + _missing("No features of c yet.", command)
-    speakers = _picture(
-        lambda: speaker_map_figure(features),
-        "t-SNE of c for up to ten speakers; each point is the mean of one second of an utterance (the paper's Fig. 2).",
-    )
-    if labels is None:
-        return f'{heading}<div class="pair">\n{speakers}\n</div>'
-    phones = _picture(
-        lambda: phone_map_figure(features, labels),
-        "t-SNE of single frames of c from all speakers; each phone's name is at the median of its frames.",
-    )
-    return f'{heading}<div class="pair">\n{speakers}\n{phones}\n</div>'
+        return {"speakers": Missing("No features of c yet.", command)}
+    maps = {"speakers": _map(lambda: speaker_map(features))}
+    return maps | ({"phones": _map(lambda: phone_map(features, labels))} if labels else {})
+
+
+def _sounds(found: _Found) -> Sounds | None:
+    """Find the sound files: those of the features, or those that the run trains on; None without a manifest."""
+    if found.features:
+        return Sounds(found.features.manifest, found.features.sample_rate)
+    path = Path(found.config.data.manifest)
+    manifest: Manifest | None = read_manifest(path) if path.is_file() else None
+    return Sounds(manifest, found.config.audio.sample_rate) if manifest else None
+
+
+def _frames(found: _Found) -> Frames:
+    """Say where predicted phones lie in time."""
+    if found.features is None:
+        return Frames(0.0, hop_seconds(found.config))
+    rate = found.features.sample_rate
+    return Frames(found.features.first_centre_samples / rate, found.features.hop_samples / rate)
+
+
+def _no_utterances(found: _Found, sounds: Sounds | None) -> Missing:
+    if sounds is None:
+        return Missing(f"No utterances: there is no manifest {found.config.data.manifest} here, and no features.")
+    if sounds.left_out:
+        return Missing("No utterances: their sound files cannot be read.")
+    return Missing("No utterances: none has labels and predictions.")
 
 
 # --- their parts
 
 
-def _missing(what: str, command: str) -> str:
-    """Say what is missing, and which command makes it."""
-    return f'<p class="missing">{html.escape(what)} Run <code>{html.escape(command)}</code></p>'
-
-
-def _probe_command(found: _Found) -> str:
-    return f"cpc probe phone {found.features_folder} --labels FILE --out {found.probes}/phone.json"
-
-
-def _picture(draw: Callable[[], Figure], caption: str) -> str:
-    """Embed a figure as PNG; if its numbers are missing, say which."""
+def _picture(name: str, draw: Callable[[], Figure], caption: str) -> Picture | Missing:
+    """Draw a figure; if its numbers are missing, say which."""
     try:
-        figure = draw()
+        return Picture(name, figure_svg(draw(), name, caption), caption)
     except ReportError as error:
-        return f'<p class="missing">{html.escape(str(error))}</p>'
-    buffer = io.BytesIO()
-    render(figure, buffer, dpi=_DPI)
-    text, source = html.escape(caption), data_url("image/png", buffer.getvalue())
-    return f'<figure class="picture"><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+        return Missing(str(error))
 
 
-def _grouping_table(result: Result, kind: str) -> str:
-    """List the accuracy of each group of phones, and the group that it is most often confused with."""
-    grouping, rows = result.by[kind], []
-    for group, counts in zip(grouping.classes, grouping.confusion, strict=True):
-        if not group.count:
-            continue
-        others = [
-            (count, other.name) for count, other in zip(counts, grouping.classes, strict=True) if other is not group
-        ]
-        count, other = max(others, default=(0, NO_VALUE))
-        confused = f"{html.escape(other)} {percent(count / group.count)}"
-        accuracies = percent(group.accuracy), percent(group.phone_accuracy)
-        rows.append([html.escape(group.name), str(group.count), *accuracies, confused])
-    return html_table([kind, "frames", f"{kind} accuracy, %", "phone accuracy, %", "most frequent confusion, %"], rows)
-
-
-def _phone_result(results: Mapping[str, Result]) -> Result | None:
-    """Choose the phone probe to show: preferably the linear one of c, never a control."""
-    phones = [result for result in results.values() if result.task == "phone" and not result.control]
-    of_c = [result for result in phones if (result.features.source, result.features.layer) == ("cpc", "c")]
-    linear = [result for result in of_c if result.classifier == "linear"]
-    return next(iter(linear or of_c or phones), None)
+def _map(place: Callable[[], Map]) -> Map | Missing:
+    try:
+        return place()
+    except ReportError as error:
+        return Missing(str(error))

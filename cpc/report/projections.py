@@ -3,28 +3,68 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from cpc.labels import UNLABELLED, PhoneLabels, labels_at
+from cpc.labels import UNLABELLED, PhoneLabels
 from cpc.report.figures import Figure, ReportError
 
 if TYPE_CHECKING:
     from cpc.features import Features
 
-NUM_SPEAKERS, CHUNKS_PER_SPEAKER, CHUNK_SECONDS = 10, 60, 1.0  # of the map of speakers
+MAX_SPEAKERS, CHUNKS_PER_SPEAKER, CHUNK_SECONDS = 10, 20, 1.0  # of the map of speakers
 NUM_FRAMES = 1500  # of the map of phones
-_MIN_NAMED_FRAMES = 8  # a phone with fewer frames gets no name on the map
+PHONE_SECONDS, PHONE_UTTERANCE_SECONDS = 150.0, 4.0  # sound from which these are drawn, and of each utterance
+_MIN_NAMED = 8  # a phone or speaker with fewer points gets no name on the map
 _MIN_POINTS = 4  # t-SNE places no fewer
 _ITERATIONS = 500  # of t-SNE; twice as many move little and take twice as long
-_MARKERS = "os^Dv"
+SIDE = 600  # of the square in which points lie, in units of its picture
+_MARGIN = 24  # in it
 
 
-def speaker_map_figure(features: Features, seed: int = 0) -> Figure:
-    """Map the ten speakers with the most utterances; each point is the mean of one second of an utterance.
+@dataclass(frozen=True)
+class Point:
+    """A point of a map, and the second of sound that it stands for."""
+
+    x: float
+    y: float
+    group: int
+    """Index into the map's names."""
+    utterance: str
+    start: float
+    """Seconds from the start of the utterance."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """Points in a square of SIDE units."""
+
+    names: list[str]
+    points: list[Point]
+
+    def labels(self) -> list[tuple[float, float, str]]:
+        """Place the name of each group with enough points at their median."""
+        placed = []
+        for group, name in enumerate(self.names):
+            own = [(point.x, point.y) for point in self.points if point.group == group]
+            if len(own) >= _MIN_NAMED:
+                x, y = np.median(np.array(own), axis=0).tolist()
+                placed.append((round(x, 1), round(y, 1), name))
+        return placed
+
+    def seconds(self) -> dict[str, float]:
+        """Say how much of each utterance the points stand for, from its start."""
+        wanted: dict[str, float] = {}
+        for point in self.points:
+            wanted[point.utterance] = max(wanted.get(point.utterance, 0.0), point.start + CHUNK_SECONDS)
+        return wanted
+
+
+def speaker_map(features: Features, seed: int = 0) -> Map:
+    """Map the speakers with the most utterances, up to ten; each point is the mean of one second of an utterance.
 
     Args:
         features: the frames.
@@ -36,29 +76,22 @@ def speaker_map_figure(features: Features, seed: int = 0) -> Figure:
     Source: the paper's figure 2.
     """
     manifest = features.manifest
-    speakers = sorted(name for name, _ in Counter(manifest.speakers).most_common(NUM_SPEAKERS))
+    speakers = sorted(name for name, _ in Counter(manifest.speakers).most_common(MAX_SPEAKERS))
     rng = np.random.default_rng(seed)
-    points: list[NDArray[np.float32]] = []
-    indices: list[int] = []  # each point's index into speakers
+    means: list[NDArray[np.float32]] = []
+    places: list[tuple[int, str, float]] = []
     for index, speaker in enumerate(speakers):
         own = [u for u, other in zip(manifest.utterances, manifest.speakers, strict=True) if other == speaker]
-        chunks = _chunk_means(features, rng.permutation(own))
-        points += chunks
-        indices += [index] * len(chunks)
-    if len(points) < _MIN_POINTS:
-        raise ReportError(f"No map of speakers: the utterances have {len(points)} whole seconds, too few to place.")
-    figure, axes = _empty_map(5.6, 5.0)
-    placed, speaker_of = _tsne(np.stack(points), seed), np.array(indices)
-    for index, speaker in enumerate(speakers):
-        x, y = placed[speaker_of == index].T
-        axes.scatter(x, y, s=14, color=f"C{index}", marker=_MARKERS[index % len(_MARKERS)], label=speaker)
-    legend = axes.legend(title="speaker", fontsize=7, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    legend.set_frame_on(False)
-    return figure
+        for mean, utterance, start in _chunks(features, rng.permutation(own).tolist()):
+            means.append(mean)
+            places.append((index, utterance, start))
+    if len(means) < _MIN_POINTS:
+        raise ReportError(f"No map of speakers: the utterances have {len(means)} whole seconds, too few to place.")
+    return _placed(speakers, np.stack(means), places, seed)
 
 
-def phone_map_figure(features: Features, labels: PhoneLabels, seed: int = 0) -> Figure:
-    """Map single frames, drawn from all labelled utterances; each phone's name is at the median of its frames.
+def phone_map(features: Features, labels: PhoneLabels, seed: int = 0) -> Map:
+    """Map single frames, drawn from the first seconds of some labelled utterances.
 
     Args:
         features: the frames.
@@ -69,50 +102,73 @@ def phone_map_figure(features: Features, labels: PhoneLabels, seed: int = 0) -> 
         ReportError: too few frames have labels.
     """
     rng = np.random.default_rng(seed)
-    utterances = sorted(u for u in features.manifest.utterances if u in labels.of)
-    frames, phones = [], []
+    utterances = rng.permutation(sorted(u for u in features.manifest.utterances if u in labels.of)).tolist()
+    utterances = utterances[: round(PHONE_SECONDS / PHONE_UTTERANCE_SECONDS)]
     num_each = -(-NUM_FRAMES // max(1, len(utterances)))
-    for utterance in rng.permutation(utterances)[:NUM_FRAMES]:
-        phone = labels_at(labels.of[utterance], features.times_of(utterance))
-        labelled = np.flatnonzero(phone != UNLABELLED)
+    frames: list[NDArray[np.float32]] = []
+    places: list[tuple[int, str, float]] = []
+    for utterance in utterances:
+        times = features.times_of(utterance)
+        phone = labels.at(utterance, times)
+        labelled = np.flatnonzero((phone != UNLABELLED) & (times < PHONE_UTTERANCE_SECONDS))
         drawn = np.sort(rng.choice(labelled, size=min(num_each, len(labelled)), replace=False))
         frames.append(np.asarray(features.frames(utterance)[drawn], dtype=np.float32))
-        phones.append(phone[drawn])
-    if sum(map(len, phones)) < _MIN_POINTS:
-        raise ReportError(f"No map of phones: {sum(map(len, phones))} frames have labels, too few to place.")
-    phone_of = np.concatenate(phones)
-    placed = _tsne(np.concatenate(frames), seed)
-    figure, axes = _empty_map(6.4, 5.6)
-    for index, phone in enumerate(np.unique(phone_of)):
-        own = placed[phone_of == phone]
-        axes.scatter(own[:, 0], own[:, 1], s=5, color=f"C{index % 10}", alpha=0.6)
-        if len(own) >= _MIN_NAMED_FRAMES:
-            x, y = np.median(own, axis=0)
-            text = axes.text(x, y, labels.name(int(phone)), ha="center", va="center", fontsize=9)
-            text.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})
+        starts = np.maximum(0.0, times[drawn] - CHUNK_SECONDS / 2).tolist()
+        places += [(p, utterance, start) for p, start in zip(phone[drawn].tolist(), starts, strict=True)]
+    if len(places) < _MIN_POINTS:
+        raise ReportError(f"No map of phones: {len(places)} frames have labels, too few to place.")
+    phones = sorted({phone for phone, _, _ in places})
+    index = {phone: i for i, phone in enumerate(phones)}
+    indexed = [(index[phone], utterance, start) for phone, utterance, start in places]
+    return _placed([labels.name(phone) for phone in phones], np.concatenate(frames), indexed, seed)
+
+
+def map_figure(of: Map) -> Figure:
+    """Draw a map for a notebook: each group in a colour, with its name where most of its points are."""
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    for group in range(len(of.names)):
+        own = [(point.x, -point.y) for point in of.points if point.group == group]
+        if own:
+            axes.scatter(*zip(*own, strict=True), s=6, color=f"C{group % 10}", alpha=0.6)
+    for x, y, name in of.labels():
+        text = axes.text(x, -y, name, ha="center", va="center", fontsize=9)
+        text.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})
+    axes.set(xticks=[], yticks=[])
     return figure
 
 
-def _chunk_means(features: Features, utterances: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """Average the frames over each whole chunk of the utterances in turn, up to CHUNKS_PER_SPEAKER chunks."""
-    size = round(CHUNK_SECONDS * features.sample_rate / features.hop_samples)  # frames
-    means: list[NDArray[np.float32]] = []
+def _chunks(features: Features, utterances: list[str]) -> list[tuple[NDArray[np.float32], str, float]]:
+    """Average the frames over each whole chunk of the utterances in turn, up to CHUNKS_PER_SPEAKER chunks.
+
+    Returns:
+        Mean, utterance and start in seconds of each chunk.
+    """
+    size = max(1, round(CHUNK_SECONDS * features.sample_rate / features.hop_samples))  # frames
+    chunks: list[tuple[NDArray[np.float32], str, float]] = []
     for utterance in utterances:
-        frames = np.asarray(features.frames(utterance), dtype=np.float32)
-        means += [frames[i : i + size].mean(axis=0) for i in range(0, len(frames) - size + 1, size)]
-        if len(means) >= CHUNKS_PER_SPEAKER:
-            break
-    return means[:CHUNKS_PER_SPEAKER]
+        frames = features.frames(utterance)
+        for i in range(0, len(frames) - size + 1, size):
+            if len(chunks) == CHUNKS_PER_SPEAKER:
+                return chunks
+            mean = np.asarray(frames[i : i + size], dtype=np.float32).mean(axis=0)
+            chunks.append((mean, utterance, i * features.hop_samples / features.sample_rate))
+    return chunks
 
 
-def _empty_map(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xticks=[], yticks=[])
-    return figure, axes
+def _placed(names: list[str], x: NDArray[np.float32], places: list[tuple[int, str, float]], seed: int) -> Map:
+    """Make a map of rows (n, D) and what they stand for."""
+    placed = _tsne(x, seed)
+    low, high = placed.min(axis=0), placed.max(axis=0)
+    scaled = _MARGIN + (SIDE - 2 * _MARGIN) * (placed - low) / np.maximum(high - low, 1e-9)
+    points = [
+        Point(round(x, 1), round(y, 1), group, utterance, round(start, 3))
+        for (x, y), (group, utterance, start) in zip(scaled.tolist(), places, strict=True)
+    ]
+    return Map(names, points)
 
 
-def _tsne(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+def _tsne(x: NDArray[np.float32], seed: int) -> NDArray[Any]:
     """Project the standardised rows (n, D) to (n, 2)."""
     from sklearn.manifold import TSNE
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,7 @@ from cpc.train.networks import geometry_of
 from cpc.train.objectives import build_objective
 from cpc.train.optim import build_optimisers
 from cpc.train.timing import NUM_UPDATES, Profile
+from cpc.versions import versions
 
 
 @dataclass(frozen=True)
@@ -124,17 +123,12 @@ class Parts:
     @property
     def environment(self) -> dict[str, Any]:
         """Where the run computes, as plain values for its metrics."""
-        try:
-            ours = version("cpc-audio")
-        except PackageNotFoundError:  # used from its folder, without installation
-            ours = "not installed"
-        versions = {"cpc": ours, "torch": torch.__version__, "python": platform.python_version()}
         return {
             "processes": self.ranks.size,
             "threads": self.threads.count,
             "device": str(self.device),
             "precision": self.precision,
-            "versions": versions,
+            "versions": versions() | {"torch": torch.__version__},
         }
 
     def draw_seed(self, update: int, i: int) -> int:
