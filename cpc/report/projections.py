@@ -128,9 +128,8 @@ def map_figure(of: Map) -> Figure:
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
     for group in range(len(of.names)):
-        own = [(point.x, -point.y) for point in of.points if point.group == group]
-        if own:
-            axes.scatter(*zip(*own, strict=True), s=6, color=f"C{group % 10}", alpha=0.6)
+        own = [point for point in of.points if point.group == group]
+        axes.scatter([p.x for p in own], [-p.y for p in own], s=6, color=f"C{group % 10}", alpha=0.6)
     for x, y, name in of.labels():
         text = axes.text(x, -y, name, ha="center", va="center", fontsize=9)
         text.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})
