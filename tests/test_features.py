@@ -330,3 +330,13 @@ def test_frames_name_the_run_that_made_them_wherever_its_folder_lies(run, corpus
     assert origins[1].identity == f"{origins[0].identity}_cmvn"
     assert origins[2].run_identity is None
     assert {origin.corpus for origin in origins} == {manifest.digest()}
+
+
+def test_frames_of_resampled_files_are_not_those_of_an_earlier_filter(tmp_path):
+    """A folder from before files were resampled by soxr recorded `true`; it is refused instead of filled up."""
+    manifest = read_manifest(make_corpus(tmp_path / "c", speakers=1, utterances=4, rate=8000))
+    extract_features(SpectralExtractor("mfcc"), manifest, tmp_path / "f", resample=True, progress=False)
+    record = tmp_path / "f" / "features.json"
+    record.write_text(record.read_text().replace('"soxr"', "true"))
+    with pytest.raises(FeaturesError, match="resample"):
+        extract_features(SpectralExtractor("mfcc"), manifest, tmp_path / "f", resample=True, progress=False)

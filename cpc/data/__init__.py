@@ -26,7 +26,7 @@ from cpc.data.manifest import (
     refuse_missing_files,
     write_manifest,
 )
-from cpc.data.resampling import Waveform, num_resampled
+from cpc.data.resampling import RESAMPLER, Waveform, num_resampled
 from cpc.data.scan import Scan, refuse_changed_files, scan_folder, scan_listing, scan_shard
 from cpc.data.splits import By, read_utterance_list, refuse_leaks, split_as_listed, split_manifest
 from cpc.doors import lazily
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cpc.data.windows import Batch, WindowOptions, Windows, collate
 
 __all__ = [
+    "RESAMPLER",
     "SPLITS",
     "AudioError",
     "Augmentation",

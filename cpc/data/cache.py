@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from cpc.data.audio import AudioError, Sound, read_audio, refuse_changed, statistics_of
 from cpc.data.manifest import Manifest
-from cpc.data.resampling import Waveform
+from cpc.data.resampling import RESAMPLER, Waveform
 from cpc.files import Claim, claim, replacing
 
 _FULL_SCALE = 32768
@@ -145,6 +145,8 @@ def open_cache(
         digest.update(manifest.starts.astype("<i8").tobytes())
     # The rate comes first: the utterances' lengths depend on it, and a message names the first difference.
     identity = {"sample_rate": sample_rate, "utterances": digest.hexdigest()}
+    if (manifest.sample_rates[num_samples > 0] != sample_rate).any():
+        identity["resampler"] = RESAMPLER
     claimed = claim(folder, identity, record="cache.json", what="decoded audio")
     if not claimed.complete and not (folder / "index.npy").exists():
         _reserve(claimed, num_samples, sample_rate)

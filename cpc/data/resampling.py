@@ -10,6 +10,7 @@ import numpy.typing as npt
 Waveform = npt.NDArray[np.float32]
 _Counts = TypeVar("_Counts", int, npt.NDArray[np.int64])
 
+RESAMPLER = "soxr"  # named by what is made of resampled sound; earlier versions had another filter
 _CONTEXT_SAMPLES = 256  # at the lower rate; beyond, a sample changes the result by less than the rounding of float32
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cpc.data import (
+    RESAMPLER,
     AudioError,
     BadAudio,
     Manifest,
@@ -140,7 +141,7 @@ def finish_features(record: Claim, extractor: Extractor, too_short: list[str], u
 
 def is_plain_of(plain: Features, extractor: DerivedExtractor, resample: bool) -> bool:
     """Whether frames on disk are, to the bit, what an extractor derives its own from."""
-    wanted = {"identity": extractor.plain.identity(), "dtype": "float32", "resample": resample}
+    wanted = {"identity": extractor.plain.identity(), "dtype": "float32", "resample": _filter(resample)}
     return all(plain.meta.get(key) == value for key, value in wanted.items())
 
 
@@ -156,12 +157,17 @@ def claim_features(out: Path, extractor: Extractor, *, dtype: Dtype, resample: b
         "hop_samples": extractor.hop_samples,
         "first_centre_samples": extractor.first_centre_samples,
         "normalise": extractor.normalise,
-        "resample": resample,
+        "resample": _filter(resample),
     }
     try:
         return claim(out, identity, record=RECORD, what="features")
     except ClaimError as error:
         raise FeaturesError(str(error)) from None
+
+
+def _filter(resample: bool) -> str | bool:
+    """Name the filter of resampled files; earlier versions, which had another one, recorded True."""
+    return RESAMPLER if resample else False
 
 
 @dataclass(frozen=True)
