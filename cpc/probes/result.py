@@ -215,7 +215,7 @@ class Result:
         if self.utterance_accuracy is not None and self.utterance_accuracy_interval is not None:
             interval = self.utterance_accuracy_interval
             lines.append(self._accuracy_line("utterance_accuracy", "utterances", self.utterance_accuracy, interval))
-        lines += [line for of in ("frame", "utterance")[is_pooled:] if (line := self._other_measures(of))]
+        lines += filter(None, ["" if is_pooled else self._other_measures("frame"), self._other_measures("utterance")])
         chosen = f"{self.hidden} hidden units, epoch {self.num_iterations}" if self.C is None else f"C {self.C:g}"
         lines.append(
             f"{self.num_classes} classes; {self.num_evaluated_frames} {self.evaluate} {units}; "
