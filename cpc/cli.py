@@ -576,6 +576,7 @@ def probe(
         cpc probe phone features/c --labels phone_labels.txt --phones phones.txt --out phone.json
         cpc probe speaker features/c --out speaker.json
         cpc probe diagnosis features/c --out diagnosis.json      (any column of the manifest)
+        cpc probe species features/c --pooling mean_deviation --out species.json      (whole clips)
         cpc probe age features/c --regression --out age.json
         cpc probe phone features/c --labels phone_labels.txt --classifier mlp
         cpc probe phone features/c --labels phone_labels.txt --max-frames 0      (all frames, in bounded memory)

@@ -11,7 +11,10 @@ import torch
 from cpc.cli import main
 from cpc.config import ConfigError, read_config
 from cpc.experiments import propose
+from cpc.features import open_features
+from cpc.probes import Result
 from cpc.runs import build_model
+from tests.conftest import write_sound
 
 
 def test_the_papers_encoder_is_what_it_proposes_for_the_papers_rates():
@@ -78,3 +81,28 @@ def test_the_file_that_it_writes_builds_a_model_with_the_hop(tmp_path, monkeypat
     assert model.g_enc.geometry.receptive_field_samples == 280
     assert (model.sample_rate, config.data.window_samples) == (96000, 12288)
     assert model(torch.randn(1, 12288))[0].shape[1] == model.g_enc.geometry.num_frames(12288) == 126
+
+
+def test_recordings_at_96_khz_become_frames_of_1_ms_and_a_probe_reads_them(tmp_path, monkeypatch):
+    """The design's file trains as it stands, frame i of c is centred at sample 96 i + 140, and nothing is resampled."""
+    for speaker in range(2):
+        for i in range(10):
+            write_sound(tmp_path / "bats" / str(speaker) / f"{speaker}-{i}.wav", 0.2, 10 * speaker + i, rate=96000)
+    toml, manifest, run, frames = (str(tmp_path / name) for name in ("bats.toml", "bats.csv", "run", "c"))
+    small = [
+        f"--{key}={n}" for key, n in (("encoder.channels", 8), ("autoregressor.hidden", 8), ("train.num-updates", 4))
+    ]
+    for words in (
+        ["design", "--sample-rate", "96000", "--hop-ms", "1", "-o", toml],
+        ["manifest", str(tmp_path / "bats"), "-o", manifest, "--pattern", "{speaker}/*", "--split", "utterance"],
+        ["train", toml, "--data.manifest", manifest, "--out", run, "--batches.num-windows", "4", *small],
+        ["features", run, "--out", frames, "--layer", "c"],
+        ["probe", "speaker", frames, "--pooling", "mean_deviation", "--out", str(tmp_path / "speaker.json")],
+    ):
+        monkeypatch.setattr(sys, "argv", ["cpc", *words])
+        main()
+    features = open_features(frames)
+    assert (features.sample_rate, features.hop_samples, features.first_centre_samples) == (96000, 96, 139.5)
+    assert {features.num_frames(utterance) for utterance in features.manifest.utterances} == {1 + (19200 - 280) // 96}
+    result = Result.read(tmp_path / "speaker.json")
+    assert (result.pooling, result.num_train_frames, result.features.dim) == ("mean_deviation", 16, 16)

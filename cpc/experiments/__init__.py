@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from cpc.experiments.design import Design, propose
     from cpc.experiments.doctor import DoctorError, examine_run
     from cpc.experiments.estimate import Speed, measure_speed
-    from cpc.experiments.evaluate import RowError, evaluate_once, extract_row, train_run
+    from cpc.experiments.evaluate import (
+        RowError,
+        evaluate_once,
+        extract_row,
+        extractor_of_row,
+        temporary_features,
+        train_run,
+    )
     from cpc.experiments.parallel import ParallelError
     from cpc.experiments.pipeline import Pipeline
     from cpc.experiments.probing import Probe, Task, run_probes, table_rows
@@ -34,6 +41,7 @@ __all__ = [
     "evaluate_once",
     "examine_run",
     "extract_row",
+    "extractor_of_row",
     "measure_speed",
     "override",
     "plan",
@@ -42,6 +50,7 @@ __all__ = [
     "run_ablation",
     "run_probes",
     "table_rows",
+    "temporary_features",
     "train_run",
 ]
 
@@ -62,8 +71,10 @@ __getattr__ = lazily(  # these load torch
         "Task": "probing",
         "evaluate_once": "evaluate",
         "extract_row": "evaluate",
+        "extractor_of_row": "evaluate",
         "run_probes": "probing",
         "table_rows": "probing",
+        "temporary_features": "evaluate",
         "train_run": "evaluate",
     },
 )

@@ -46,7 +46,7 @@ class Measured:
     @property
     def probed_with(self) -> dict[str, Any]:
         """Everything that decides the result, apart from the run itself."""
-        return {**self.data, "options": dataclasses.asdict(self.options), "classifiers": ["linear", "mlp"]}
+        return {**self.data, "options": self.options.identity(), "classifiers": ["linear", "mlp"]}
 
     def read(self) -> dict[str, Any] | None:
         """Read the result; None if there is none for these labels, this manifest and these options."""

@@ -180,7 +180,7 @@ class Pipeline:
 
     def _probing(self, name: str, probes: list[Probe]) -> Stage:
         """Make a stage of some probes; each split that is evaluated has its own stage, so its results are kept."""
-        settings = {**dataclasses.asdict(self.options), "hidden_layer_frames": self.hidden_layer_frames}
+        settings = {**self.options.identity(), "hidden_layer_frames": self.hidden_layer_frames}
         evaluate = settings.pop("evaluate")
 
         def make() -> None:

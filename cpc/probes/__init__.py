@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cpc.doors import lazily
-from cpc.probes.options import CONDITIONS, Evaluate, Options, ProbeError
+from cpc.probes.options import CONDITIONS, Evaluate, Options, Pooling, ProbeError
 from cpc.probes.result import Result
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ __all__ = [
     "AbxScore",
     "Evaluate",
     "Options",
+    "Pooling",
     "ProbeError",
     "Regression",
     "Result",

@@ -8,6 +8,7 @@ Conventions:
 - The splits are the `split` column of the features' manifest: train, dev, test.
 - The scaler is fitted on the drawn train frames alone, C is chosen by the accuracy on drawn dev frames, and test is
   scored once.
+- With pooling, an utterance has one frame: its vector.
 - Labels are matched to frames by time (`PhoneLabels.at`). Frames without a label are only counted.
 - A class without a drawn train frame cannot be predicted: its test frames are wrong, and reported.
 - Memory is bounded by `max_frames`: it holds at most that many train frames, a quarter as many dev frames, and one test
@@ -31,6 +32,7 @@ from cpc.labels import PhoneLabels, write_labels
 from cpc.probes.classifiers import Progress
 from cpc.probes.frames import Census, census_of, read_frames, splits_of
 from cpc.probes.options import Options, ProbeError
+from cpc.probes.pooling import pooled
 from cpc.probes.result import ClassScore, Origin, Result
 from cpc.probes.scores import (
     Scores,
@@ -75,9 +77,11 @@ def probe_phones(
         resamples speakers instead of utterances.
 
     Raises:
-        ProbeError: train, dev or test is missing; a split has no labels; a feature is not finite.
+        ProbeError: train, dev or test is missing; a split has no labels; a feature is not finite; the options pool.
         LabelsError: the labels do not fit the manifest.
     """
+    if options.pooling is not None:
+        raise ProbeError(f"pooling: got {options.pooling}, but an utterance has many phones; pass no --pooling")
     splits = splits_of(features, options.evaluate)
     known = set(labels.utterances_of(features.manifest))
 
@@ -120,6 +124,7 @@ def probe_speakers(features: Features, options: Options = DEFAULTS, *, progress:
     Raises:
         ProbeError: train, dev or test is missing; a feature is not finite; a speaker of dev or test is not in train.
     """
+    features = pooled(features, options.pooling)
     splits = splits_of(features, options.evaluate)
     speaker_of = features.manifest.speaker_of
     speakers = sorted({speaker_of[u] for u in splits["train"]})
@@ -155,6 +160,7 @@ def probe_column(
         ProbeError: train, dev or test is missing or has no value; a feature is not finite.
         ManifestError: the manifest has no such column.
     """
+    features = pooled(features, options.pooling)
     task = _task_of_column(features, column, splits_of(features, options.evaluate))
     result, scores = _run(task, options, progress or _silent)
     return dataclasses.replace(
@@ -233,6 +239,7 @@ def _result(
         task=task.name,
         evaluate=options.evaluate,
         classifier=options.classifier,
+        pooling=options.pooling,
         control="shuffled labels" if options.shuffle_labels else None,
         **describe_clusters(clusters),
         **_accuracies(task, scores, int(np.searchsorted(classes, trained.frequency.argmax())), clusters, options.seed),

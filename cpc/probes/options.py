@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Evaluate = Literal["test", "dev"]
 Classifier = Literal["linear", "mlp"]
+Pooling = Literal["mean", "mean_deviation"]
 
 DEV_SHARE = 4  # one dev frame is drawn for every four train frames
 
@@ -31,6 +33,9 @@ class Options:
     classifier: Classifier = "linear"
     """linear: multinomial logistic regression. mlp: a network with one hidden layer, stopped by its dev accuracy (the
     paper: 72.5 % of phones)."""
+    pooling: Pooling | None = None
+    """Train on one vector for each utterance instead of its frames: their mean, or mean_deviation, which appends their
+    standard deviation. For labels of whole utterances, such as the source of a sound."""
     hidden: int = 256
     """Units of the hidden layer; ignored by linear. The paper does not state its width."""
     max_frames: int = 100_000
@@ -56,7 +61,9 @@ class Options:
         Raises:
             ProbeError: a value is out of range, or two do not work together.
         """
-        for name, allowed in (("evaluate", get_args(Evaluate)), ("classifier", get_args(Classifier))):
+        choices = {"evaluate": get_args(Evaluate), "classifier": get_args(Classifier)}
+        choices |= {"pooling": get_args(Pooling)} if self.pooling is not None else {}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ProbeError(f"{name}: got {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
         if self.max_frames < DEV_SHARE and self.max_frames != 0:
@@ -69,3 +76,10 @@ class Options:
             raise ProbeError(f"Cs: got {self.Cs}, expected one or more positive numbers")
         if self.seed < 0:
             raise ProbeError(f"seed: got {self.seed}, expected at least 0")
+
+    def identity(self) -> dict[str, Any]:
+        """State what a result depends on; records from before there was pooling lack it, and stay valid."""
+        values = dataclasses.asdict(self)
+        if self.pooling is None:
+            del values["pooling"]
+        return values

@@ -21,7 +21,8 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from cpc.probes.frames import Census, Targets, census_of, draw, labelled, splits_of
-from cpc.probes.options import DEV_SHARE, Evaluate, Options, ProbeError
+from cpc.probes.options import DEV_SHARE, Evaluate, Options, Pooling, ProbeError
+from cpc.probes.pooling import pooled
 from cpc.probes.result import Origin, write_result
 from cpc.probes.scores import INTERVAL, NUM_RESAMPLES, clusters_of, describe_clusters
 from cpc.versions import versions
@@ -73,6 +74,8 @@ class Regression:
     features: Origin
     versions: dict[str, str] | None = None
     """As in `Result`."""
+    pooling: Pooling | None = None
+    """How the frames of an utterance were pooled; a frame in the other fields is then the vector of an utterance."""
 
     @classmethod
     def read(cls, path: str | Path) -> Regression:
@@ -93,16 +96,18 @@ class Regression:
 
     def __str__(self) -> str:
         """Describe the result in a few lines for a terminal."""
+        is_pooled = self.pooling is not None
+        units = "utterances" if is_pooled else "frames"
         lines = [
             f"{self.task}: R² {r2:.3f} by {unit} (95 % interval {low:.3f} to {high:.3f}), mean absolute error {mae:.4g}"
             for unit, r2, (low, high), mae in (
                 ("frame", self.r2, self.r2_interval, self.mae),
                 ("utterance", self.utterance_r2, self.utterance_r2_interval, self.utterance_mae),
-            )
+            )[is_pooled:]
         ]
         lines.append(
             f"{self.num_evaluated_utterances} {self.evaluate} utterances; the mean of train is off by "
-            f"{self.mean_mae:.4g}; {self.num_train_frames} train frames; C {self.C:g}; {self.seconds:.0f} s"
+            f"{self.mean_mae:.4g}; {self.num_train_frames} train {units}; C {self.C:g}; {self.seconds:.0f} s"
         )
         if self.control:
             lines.append(f"control with {self.control}: an R² above 0 does not come from labels")
@@ -152,6 +157,7 @@ def probe_number(features: Features, column: str, options: Options, *, progress:
         raise ProbeError(
             f"{column}: a regression is linear and draws its frames; pass no --classifier, no --max-frames 0"
         )
+    features = pooled(features, options.pooling)
     splits = splits_of(features, options.evaluate)
     value_of = _numbers(features, column, {u for utterances in splits.values() for u in utterances})
     if len({value_of[u] for u in splits[options.evaluate] if u in value_of}) == 1:
@@ -188,6 +194,7 @@ def probe_number(features: Features, column: str, options: Options, *, progress:
         seconds=round(time.perf_counter() - began, 3),
         features=Origin.of(features),
         versions=versions(),
+        pooling=options.pooling,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from cpc.files import write_bytes
-from cpc.probes.options import Classifier, Evaluate, ProbeError
+from cpc.probes.options import Classifier, Evaluate, Pooling, ProbeError
 
 if TYPE_CHECKING:
     from cpc.features import Features
@@ -181,6 +181,8 @@ class Result:
     """Frame counts [true][predicted], in the order of `per_class` (not for speakers)."""
     utterance_confusion: list[list[int]] | None = None
     """Utterance counts likewise (other columns than the speaker)."""
+    pooling: Pooling | None = None
+    """How the frames of an utterance were pooled; a frame in the other fields is then the vector of an utterance."""
     num_left_out_utterances: int | None = None
     """Utterances that the caller left out of the manifest beforehand."""
     versions: dict[str, str] | None = None
@@ -226,16 +228,19 @@ class Result:
 
     def __str__(self) -> str:
         """Describe the result in a few lines for a terminal, with every reason to read it with caution."""
-        lines = [self._accuracy_line("accuracy", "frames", self.accuracy, self.accuracy_interval)]
+        is_pooled = self.pooling is not None
+        lines, units = [], "utterances" if is_pooled else "frames"
+        if not is_pooled:
+            lines.append(self._accuracy_line("accuracy", "frames", self.accuracy, self.accuracy_interval))
         if self.utterance_accuracy is not None and self.utterance_accuracy_interval is not None:
             interval = self.utterance_accuracy_interval
             lines.append(self._accuracy_line("utterance_accuracy", "utterances", self.utterance_accuracy, interval))
-        lines += [line for unit in ("frame", "utterance") if (line := self._other_measures(unit))]
+        lines += filter(None, ["" if is_pooled else self._other_measures("frame"), self._other_measures("utterance")])
         chosen = f"{self.hidden} hidden units, epoch {self.num_iterations}" if self.C is None else f"C {self.C:g}"
         lines.append(
-            f"{self.num_classes} classes; {self.num_evaluated_frames} {self.evaluate} frames; "
-            f"{self.num_train_frames} of {self.num_available_train_frames} train frames; "
-            f"{self.classifier}, {chosen}, chosen on {self.num_dev_frames} dev frames; {self.seconds:.0f} s"
+            f"{self.num_classes} classes; {self.num_evaluated_frames} {self.evaluate} {units}; "
+            f"{self.num_train_frames} of {self.num_available_train_frames} train {units}; "
+            f"{self.classifier}, {chosen}, chosen on {self.num_dev_frames} dev {units}; {self.seconds:.0f} s"
         )
         if self.control:
             lines.append(f"control with {self.control}: accuracy above the majority class does not come from labels")
