@@ -224,6 +224,16 @@ def test_other_columns_and_numbers_have_tables_of_their_own(written):
     assert tables["Numbers: R² and mean absolute error"][1][:2] == ["num_samples, test", "CPC c"]
 
 
+def test_pooled_results_say_so_and_have_no_accuracy_by_frame(run, tmp_path):
+    """An utterance was classified by one vector, so they are no row of the paper's speaker table."""
+    speaker = Result.read(run / "probes" / "speaker-cpc_c-test.json")
+    replace(speaker, pooling="mean_deviation").save(tmp_path / "speaker-cpc_c-test.json")
+    (table,) = Results.read(tmp_path).tables()
+    assert table.rows[0][0] == "speaker, test, pooled by mean and deviation"
+    assert table.rows[0][3] != "–"
+    assert table.rows[0][6:] == ["–"] * 3
+
+
 def test_each_row_has_the_majority_class_of_its_own_labels(run, tmp_path):
     """Results of different splits have tables of their own; probes with other labels have another majority class."""
     linear = Result.read(run / "probes" / "phone-cpc_c-test.json")

@@ -81,17 +81,17 @@ class Results:
         """Format all of them as tables."""
         by_split: dict[str, dict[str, Result]] = {}
         for stem, result in self.classified.items():
-            if result.task in _OF_PAPER:
+            if _is_of_paper(result):
                 by_split.setdefault(result.evaluate, {})[stem] = result
         groups = dict.fromkeys(column.rpartition(", ")[0] for column in COLUMNS)
         tables = [_paper_table(split, g, of) for split, of in sorted(by_split.items(), reverse=True) for g in groups]
-        others = {stem: result for stem, result in self.classified.items() if result.task not in _OF_PAPER}
+        others = {stem: result for stem, result in self.classified.items() if not _is_of_paper(result)}
         tables += [_columns_table(others), _numbers_table(self.regressed), _abx_table(self.abx)]
         return [table for table in tables if table.rows]
 
     def notes(self) -> list[str]:
         """Say what the tables do not."""
-        of_paper = {stem: result for stem, result in self.classified.items() if result.task in _OF_PAPER}
+        of_paper = {stem: result for stem, result in self.classified.items() if _is_of_paper(result)}
         notes = []
         if of_paper:
             notes.append(
@@ -158,8 +158,9 @@ def _columns_table(results: Mapping[str, Result]) -> Table:
     for stem, result in sorted(results.items(), key=lambda item: (item[1].task, item[0])):
         majority = result.majority.get("utterance_accuracy", result.majority["accuracy"])
         by_utterance = (result.utterance_accuracy, result.utterance_balanced_accuracy, result.utterance_macro_f1)
-        by_frame = (result.accuracy, result.balanced_accuracy, result.macro_f1)
+        by_frame = (result.accuracy, result.balanced_accuracy, result.macro_f1) if not result.pooling else 3 * (None,)
         where = f"{result.task}, {result.evaluate}" + (", hidden layer" if result.classifier == "mlp" else "")
+        where += _pooled(result)
         shares = map(percent, (majority, *by_utterance, *by_frame))
         body.append([where, ROWS.get(name := _row(stem, result), name), *shares])
     return Table("Other columns of the manifest, in %", header, body)
@@ -170,10 +171,10 @@ def _numbers_table(results: Mapping[str, Regression]) -> Table:
     header = ["number", "features", "R² by utterance", "error", "error of the mean", "R² by frame", "error"]
     body: list[list[Cell]] = [
         [
-            f"{result.task}, {result.evaluate}",
+            f"{result.task}, {result.evaluate}{_pooled(result)}",
             ROWS.get(name := _origin(result), name),
             *(f"{value:.3f}" for value in (result.utterance_r2, result.utterance_mae, result.mean_mae)),
-            *(f"{value:.3f}" for value in (result.r2, result.mae)),
+            *(NO_VALUE if result.pooling else f"{value:.3f}" for value in (result.r2, result.mae)),
         ]
         for _, result in sorted(results.items())
     ]
@@ -189,6 +190,16 @@ def _abx_table(results: Mapping[str, AbxResult]) -> Table:
         for row, of in sorted(rows, key=lambda key: (key[1], order.get(key[0], len(order))))
     ]
     return Table("ABX error in %", ["features", *CONDITIONS.values()], body)
+
+
+def _is_of_paper(result: Result) -> bool:
+    """Whether a result is one of the paper's probes, which learn from frames."""
+    return result.task in _OF_PAPER and result.pooling is None
+
+
+def _pooled(result: Result | Regression) -> str:
+    """Say that a probe learned from pooled frames, and how they were pooled."""
+    return f", pooled by {result.pooling.replace('_', ' and ')}" if result.pooling else ""
 
 
 def _row(stem: str, result: Result) -> str:
