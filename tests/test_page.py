@@ -33,7 +33,7 @@ from cpc.report import ReportError, write_page
 from cpc.report.about import introduction
 from cpc.report.findings import Finding, write_findings
 from cpc.report.projections import SIDE, phone_map, speaker_map
-from cpc.report.results import _row, phone_result
+from cpc.report.results import Results, _row, phone_result
 from cpc.report.sounds import Sounds
 from cpc.report.viewer import Frames, viewer_data
 from cpc.train import train

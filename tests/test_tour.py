@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import write_sound
+
 nbformat = pytest.importorskip("nbformat", reason="pip install -e '.[test]'")
 nbclient = pytest.importorskip("nbclient", reason="pip install -e '.[test]'")
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+
+def executes(test):
+    """Mark a test that starts a kernel, whose libraries warn of each other."""
+    ignored = ("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:.*loop.*:RuntimeWarning")
+    return pytest.mark.slow(pytest.mark.filterwarnings(*ignored)(test))
 
 
 def read():
@@ -41,8 +49,7 @@ def test_it_is_stored_without_outputs():
             assert (cell.outputs, cell.execution_count) == ([], None)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:.*loop.*:RuntimeWarning")
+@executes
 def test_it_goes_from_sounds_to_a_map_of_phones(tmp_path):
     """On little data: each figure is displayed, each row of the table is there, and the stream equals the whole."""
     pytest.importorskip("espeakng_loader", reason="minispeech is made by espeak-ng: pip install -e '.[demo]'")
@@ -55,3 +62,20 @@ def test_it_goes_from_sounds_to_a_map_of_phones(tmp_path):
         assert f"| {row}" in text
     difference = float(text.split("largest difference from the whole utterance: ")[1].split()[0])
     assert difference < 1e-5
+
+
+@executes
+def test_it_takes_a_folder_of_the_readers_own_sounds(tmp_path):
+    """Without phone labels, it says what is missing and maps the speakers; a second training makes a second run."""
+    for speaker in "abc":
+        for i in range(5):
+            write_sound(
+                tmp_path / "sounds" / speaker / f"{speaker}{i}.wav", 3.0, seed=ord(speaker) + 10 * i, rate=22050
+            )
+    notebook = read()
+    (training,) = [cell for cell in notebook.cells if "class LiveLoss" in cell.source]
+    notebook.cells.insert(notebook.cells.index(training), training.copy())
+    outputs = run(notebook, tmp_path / "tour", FOLDER=str(tmp_path / "sounds"), UPDATES=4)
+    assert pictures(outputs) == 1 + 4 + 2 + 1 + 1  # sound, negatives, losses, steps, the map of speakers
+    assert "No phone labels" in text_of(outputs)
+    assert sorted(path.name for path in (tmp_path / "tour").glob("run-*")) == ["run-1", "run-2"]
