@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from cpc.probes import AbxResult, Regression, Result
 
 _HEADER = r"path,num_samples,sample_rate,speaker,utterance\b"  # of a manifest that we have made
+_PATTERN = "{speaker}/{chapter}/*"  # of paths, as LibriSpeech has them
 _REPORT_SECONDS = 5.0  # for which the other processes leave the first one time to report what all of them refuse
 
 
@@ -109,7 +110,7 @@ def manifest(
     /,
     *,
     out: Annotated[Path | None, arg(aliases=["-o"])] = None,
-    speaker: Annotated[str, arg(name="pattern", aliases=["--speaker"])] = "{speaker}/{chapter}/*",
+    speaker: Annotated[str, arg(name="pattern", aliases=["--speaker"])] = _PATTERN,
     segments: Path | None = None,
     verify: bool = False,
     shard: str = "",
@@ -129,7 +130,7 @@ def manifest(
 
     Args:
         source: A folder of sound files; a data folder of Kaldi (wav.scp, segments, utt2spk); lhotse's cuts (.jsonl,
-            .jsonl.gz); a dataset of Hugging Face that was saved to disk; or a manifest to split again.
+            .jsonl.gz); a saved dataset of Hugging Face (extra datasets); or a manifest to split again.
         out: The table to write (CSV); by default the given manifest, or manifest.csv in the folder.
         speaker: Pattern of the paths: {speaker} and other {names} become columns, * matches any text; or a regular
             expression with named groups. The word none means that the paths tell nothing.
@@ -171,6 +172,8 @@ def _listing(source: Path, target: Path, pattern: str, segments: Path | None) ->
     from cpc.data import is_of_other_tool, list_folder, list_other, read_segments
 
     if is_of_other_tool(source):
+        if pattern != _PATTERN:
+            raise ConfigError(f"{source}: names its speakers itself; pass no --pattern")
         return list_other(source, target.parent / f"{target.stem}_sounds")
     if segments is not None and segments.is_file() and segments.suffix.lower() in (".csv", ".tsv"):
         table = read_segments(segments)  # first: a mistake in it is found before a large folder is listed
@@ -186,7 +189,11 @@ def _segments_with_labels(listing: Listing, source: Path) -> pd.DataFrame:
     from cpc.labels import SILENCE, read_intervals
 
     files = listing.utterances
-    _, found = read_intervals(files, source)
+    _, found, unknown = read_intervals(files, source)
+    without = [file for file in files if file not in found]
+    for what, names in (("labels without a sound file", unknown), ("sound files without labels", without)):
+        if names:
+            print(f"{what}: {len(names)}, e.g. {', '.join(names[:3])}", file=sys.stderr)
     rows = [(file, *interval) for file in files for interval in found.get(file, []) if interval.phone != SILENCE]
     return pd.DataFrame(rows, columns=["utterance", "start", "end", "label"]).astype(str)
 
@@ -299,10 +306,11 @@ def _more_updates(config: Config) -> int | None:
     """Return the number of updates to which a run shall be extended; None for its own. Refuse other settings."""
     plain = Config()
     train = replace(config.train, num_updates=plain.train.num_updates)
-    data = replace(config.data, manifest="")
-    if replace(config, device="auto", threads="auto", train=train, data=data) != plain:
+    data, loss = replace(config.data, manifest="", cache=""), replace(config.loss, labels="")
+    if replace(config, device="auto", threads="auto", train=train, data=data, loss=loss) != plain:
         raise ConfigError(
-            "--resume RUN takes no other settings than --device, --threads, --train.num-updates and --data.manifest"
+            "--resume RUN takes no other settings than --device, --threads, --train.num-updates, and new places of "
+            "files by --data.manifest, --data.cache and --loss.labels"
         )
     is_given = any(re.match(r"--train\.num[-_]updates\b", argument) for argument in sys.argv)
     return config.train.num_updates if is_given else None
@@ -355,7 +363,15 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         if resume is not None:
             if toml or out:
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
-            how |= {"num_updates": _more_updates(config), "manifest": config.data.manifest or None}
+            places = {
+                "data.manifest": config.data.manifest,
+                "data.cache": config.data.cache,
+                "loss.labels": config.loss.labels,
+            }
+            how |= {
+                "num_updates": _more_updates(config),
+                "moved": {name: path for name, path in places.items() if path},
+            }
         elif not toml:
             raise ConfigError(
                 "train: no configuration given; pass a TOML file or a preset: logmel, bidirectional, small, paper"

@@ -444,6 +444,13 @@ def with_absolute_paths(config: Config) -> Config:
     return replace(config, data=replace(data, manifest=manifest, cache=cache), loss=replace(loss, labels=labels))
 
 
+def without_places(config: Config) -> Config:
+    """Leave out where files lie, which does not change a run; their names stay."""
+    data, loss = config.data, config.loss
+    manifest, cache, labels = (Path(path).name for path in (data.manifest, data.cache, loss.labels))
+    return replace(config, data=replace(data, manifest=manifest, cache=cache), loss=replace(loss, labels=labels))
+
+
 def config_digest(config: Config) -> str:
     """Name a run wherever its folder lies and however long it trains: 16 hexadecimal digits of its settings.
 

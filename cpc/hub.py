@@ -8,18 +8,19 @@ install.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from cpc.config import Config, config_text, config_to_dict
+from cpc.config import Config, config_text, config_to_dict, without_places
 from cpc.data import read_audio, read_manifest
 from cpc.devices import resolve_device
 from cpc.files import write_json
 from cpc.model import CPC as Network
 from cpc.report import results_table
-from cpc.runs import Which, locate_checkpoint, read_model, save_weights
+from cpc.runs import CheckpointError, Which, locate_checkpoint, read_model, save_weights
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _TAGS = ["audio", "contrastive-predictive-coding", "representation-learning"]
@@ -53,11 +54,13 @@ class CPC(Network, ModelHubMixin):
         config: the configuration of the run.
         checkpoint: the file that the weights came from.
         update: number of updates that they were trained for.
+        data: {"data": digest of the utterances that they learned from}, where the checkpoint knows it.
     """
 
     config: Config | None = None
     checkpoint: Path | None = None
     update: int = 0
+    data: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, device: str = "cpu", **options: Any) -> CPC:
@@ -77,7 +80,7 @@ class CPC(Network, ModelHubMixin):
         try:
             model: CPC = super().from_pretrained(source, device=device, **options)
         except (OSError, ValueError) as error:
-            if isinstance(error, HubError) or Path(source).is_dir():
+            if isinstance(error, HubError | CheckpointError) or Path(source).is_dir():
                 raise
             reason = str(error).strip().partition("\n")[0]
             raise HubError(f"{source}: no such folder, and not loaded from the hub: {reason}") from None
@@ -90,7 +93,7 @@ class CPC(Network, ModelHubMixin):
             HubError: no run is known from which this model came.
         """
         config = self._published()
-        save_weights(save_directory / WEIGHTS_FILE, config, self, update=self.update)
+        save_weights(save_directory / WEIGHTS_FILE, config, self, update=self.update, **self.data)
         write_json(save_directory / CONFIG_FILE, config_to_dict(config))
 
     @classmethod
@@ -120,9 +123,7 @@ class CPC(Network, ModelHubMixin):
             raise HubError(
                 "this model came from no run, so its configuration is unknown; take one that cpc.load returned"
             )
-        data, loss = self.config.data, self.config.loss
-        data = replace(data, manifest=Path(data.manifest).name, cache=Path(data.cache).name)
-        return replace(self.config, data=data, loss=replace(loss, labels=Path(loss.labels).name))
+        return without_places(self.config)
 
     def _card(self) -> str:
         """Write the text of the card."""
@@ -183,9 +184,12 @@ class CPC(Network, ModelHubMixin):
         folder = self.checkpoint.parent if self.checkpoint else Path()
         if self.checkpoint and (folder / "results.json").is_file():
             return results_table(json.loads((folder / "results.json").read_text(encoding="utf-8")))
-        from cpc.report import Results
+        from cpc.report import Expected, Results
 
-        tables = Results.read(folder / "probes").tables() if self.checkpoint else []
+        if not (folder / "config.toml").is_file():
+            return "No probe has been run."
+        probes = folder / "probes"
+        tables = Results.read(probes).of(Expected.of(folder, None), probes)[0].tables()
         return "\n\n".join(table.markdown() for table in tables) or "No probe has been run."
 
 
@@ -195,5 +199,6 @@ def load(run: str | Path, which: Which = "best", device: str = "cpu") -> CPC:
     model, config, content = read_model(path, str(resolve_device(device)), CPC)
     assert isinstance(model, CPC)
     model.config, model.checkpoint, model.update = config, path, content.get("update", 0)
+    model.data = {"data": content["data"]} if "data" in content else {}
     model.read = partial(read_audio, sample_rate=model.sample_rate, resample=True)
     return model

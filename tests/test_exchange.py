@@ -30,7 +30,7 @@ def write_kaldi(folder, **files):
         "utt2lang": "a-1 fi\nb-1 sv\n",
         "spk2gender": "anna f\nbert m\n",
     }
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in {**texts, **{key.replace("_", "."): text for key, text in files.items()}}.items():
         if text is not None:
             (folder / name).write_text(text)
@@ -67,6 +67,11 @@ def test_a_data_folder_without_segments_has_whole_files(tree):
         ({"segments": "a-1 r1 1 0.5\n"}, "segments, line 1"),
         ({"segments": "a-1 r1 zero 1\n"}, "segments, line 1"),
         ({"segments": "a-1 r1 0 1\na-1 r1 1 2\n"}, "utterance 'a-1' stands for both"),
+        ({"segments": "a-1 r1 0 inf\n"}, "segments, line 1"),
+        ({"segments": "\n"}, "names no sound"),
+        ({"wav_scp": "r1 wav/rec1.flac\nr1 wav/rec2.flac\n"}, "wav.scp, line 2: r1 appears a second time"),
+        ({"utt2spk": "a-1 anna\na-1 bert\n"}, "utt2spk, line 2: a-1 appears a second time"),
+        ({"utt2split": "a-1 val\n"}, "split is 'val', expected train, dev, test"),
     ],
 )
 def test_a_wrong_data_folder_is_refused_naming_the_line(tree, files, message):
@@ -74,19 +79,21 @@ def test_a_wrong_data_folder_is_refused_naming_the_line(tree, files, message):
         list_other(write_kaldi(tree / "data", **files), tree / "sounds")
 
 
+RECORDING = {
+    "id": "rec1", "sources": [{"type": "file", "channels": [0], "source": "wav/rec1.flac"}],
+    "sampling_rate": 16000, "num_samples": 32000, "duration": 2.0, "channel_ids": [0],
+}  # fmt: skip
+
+
 def cut(**changes):
     """A cut as lhotse writes it."""
-    recording = {
-        "id": "rec1", "sources": [{"type": "file", "channels": [0], "source": "wav/rec1.flac"}],
-        "sampling_rate": 16000, "num_samples": 32000, "duration": 2.0, "channel_ids": [0],
-    }  # fmt: skip
     supervision = {
         "id": "s", "recording_id": "rec1", "start": 0.0, "duration": 1.0, "channel": 0, "text": "yes",
         "speaker": "anna", "language": "fi", "custom": {"dialect": "savo"},
     }  # fmt: skip
     return {
         "id": "rec1/0 a", "start": 0.5, "duration": 1.25, "channel": 0, "supervisions": [supervision],
-        "recording": recording, "type": "MonoCut", **changes,
+        "recording": RECORDING, "type": "MonoCut", **changes,
     }  # fmt: skip
 
 
@@ -109,6 +116,11 @@ def test_cuts_of_lhotse_become_a_manifest(tree):
         ("[]", "line 1: expected a MonoCut"),
         (json.dumps(cut(channel=1)), "cut rec1/0 a is not a part of one file with one channel"),
         (json.dumps(cut(duration=-1)), "cut rec1/0 a is not a part of one file"),
+        (
+            json.dumps(cut(recording={**RECORDING, "transforms": [{"name": "Speed"}]})),
+            "not a part of one file",
+        ),
+        (json.dumps(cut(start=0.0, recording={**RECORDING, "sampling_rate": 0})), "expected a MonoCut"),
         ("{", "cannot be read as lhotse's cuts"),
         ("", "no cut in it"),
     ],
@@ -150,3 +162,26 @@ def test_a_dataset_without_one_column_of_audio_is_refused(tree):
     datasets.Dataset.from_dict({"x": [1, 2]}).save_to_disk(str(tree / "ds"))
     with pytest.raises(ManifestError, match=re.escape("0 columns of audio, expected one; it has x")):
         list_other(tree / "ds", tree / "sounds")
+
+
+def test_a_dataset_that_was_saved_again_has_its_new_sounds(tree):
+    """Also where they are as long as the old ones."""
+    datasets = pytest.importorskip("datasets")
+    found = []
+    for name in ("rec1", "rec2"):
+        soundfile.write("plain.wav", soundfile.read(tree / "wav" / f"{name}.flac")[0], 16000)
+        sound = {"bytes": (tree / "plain.wav").read_bytes(), "path": None}
+        saved = datasets.Dataset.from_dict({"sound": [sound]}).cast_column("sound", datasets.Audio())
+        saved.save_to_disk(str(tree / f"ds-{name}"))
+        listing = list_other(tree / f"ds-{name}", tree / "sounds")
+        found.append((listing.root / listing.table["path"][0]).read_bytes())
+    assert len(found[0]) == len(found[1])
+    assert found[0] != found[1]
+
+
+def test_a_data_folder_behind_a_link_is_read(tree):
+    """`..` after a link leads elsewhere than the text says."""
+    write_kaldi(tree / "deep" / "data")
+    (tree / "link").symlink_to(tree / "deep" / "data")
+    cpc("manifest", tree / "link", "-o", "m.csv")
+    assert len(read_manifest(tree / "m.csv")) == 3

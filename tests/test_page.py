@@ -25,7 +25,7 @@ from cpc.config import (
     read_config,
     write_config,
 )
-from cpc.data import read_manifest, write_manifest
+from cpc.data import list_folder, read_audio, read_manifest, read_segments, scan_listing, write_manifest
 from cpc.features import extract_features, extractor_of_run, open_features
 from cpc.labels import LabelGrid, PhoneLabels, num_labels, read_labels, read_phone_labels
 from cpc.probes import Options, Result, probe_column, probe_number, probe_phones, probe_speakers
@@ -37,7 +37,7 @@ from cpc.report.results import Results, _row, phone_result
 from cpc.report.sounds import Sounds
 from cpc.report.viewer import Frames, viewer_data
 from cpc.train import train
-from tests.conftest import make_corpus, tiny_config
+from tests.conftest import make_corpus, tiny_config, write_sound
 
 PHONE_CLASSES = Path(__file__).resolve().parents[1] / "data" / "phone_classes.csv"
 UNITS = ("accuracy", "utterance_accuracy")
@@ -222,6 +222,15 @@ def test_other_columns_and_numbers_have_tables_of_their_own(written):
     tables = cells_of(written.read_text(encoding="utf-8"))
     assert tables["Other columns of the manifest, in %"][1][:2] == ["utterance_kind, test", "CPC c"]
     assert tables["Numbers: R² and mean absolute error"][1][:2] == ["num_samples, test", "CPC c"]
+
+
+def test_a_page_plays_and_draws_the_segment_and_not_the_beginning_of_its_file(tmp_path):
+    write_sound(tmp_path / "long.wav", 4.0, seed=0)
+    (tmp_path / "t.csv").write_text("path,start,end\nlong.wav,2.0,3.0\n")
+    listing = list_folder(tmp_path, "none").cut(read_segments(tmp_path / "t.csv"), tmp_path / "t.csv")
+    manifest = scan_listing(listing, progress=False).manifest
+    waveform = Sounds(manifest, 16000).waveform(manifest.utterances[0], 0.5)
+    np.testing.assert_array_equal(waveform, read_audio(tmp_path / "long.wav", sample_rate=16000)[32000:40000])
 
 
 def test_pooled_results_say_so_and_have_no_accuracy_by_frame(run, tmp_path):

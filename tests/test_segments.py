@@ -18,6 +18,7 @@ from cpc.data import (
     Windows,
     audio_blocks,
     audio_statistics,
+    join_columns,
     list_folder,
     read_audio,
     read_manifest,
@@ -31,6 +32,7 @@ from cpc.data import (
 from cpc.data.audio import audio_info
 from cpc.features import SpectralExtractor, extract_features, open_features
 from cpc.labels import read_labels, read_phones
+from cpc.labels.forced import _identity
 from cpc.train import complete
 from tests.conftest import cpc, tiny_config, write_sound
 
@@ -200,6 +202,51 @@ def test_segments_of_one_file_may_be_in_two_splits_unless_they_overlap(segments)
         refuse_leaks(segments.with_column("split", ["train", "dev", "train"] * 2), by="utterance")
     by_path = split_manifest(segments, by="path", fractions=(0.5, 0, 0.5))
     assert by_path.splits == {"train": 3, "test": 3}
+
+
+def test_labels_of_files_of_one_name_in_two_folders_stay_apart(tmp_path):
+    """Segments get the labels of their own file, and none where only the other file has some."""
+    for i, site in enumerate(("site1", "site2")):
+        write_sound(tmp_path / "rec" / site / "rec.wav", 2.0, i)
+    (tmp_path / "t.csv").write_text("path,start,end\nsite1/rec.wav,0.5,1.5\nsite2/rec.wav,0.5,1.5\n")
+    cpc("manifest", tmp_path / "rec", "--pattern", "none", "--segments", tmp_path / "t.csv", "-o", tmp_path / "m.csv")
+    (tmp_path / "lab" / "site1").mkdir(parents=True)
+    (tmp_path / "lab" / "site1" / "rec.txt").write_text("0\t2\towl\n")
+    cpc("align", "--manifest", tmp_path / "m.csv", "--intervals", tmp_path / "lab", "--out", tmp_path / "labels")
+    assert list(read_labels(tmp_path / "labels" / "phone_labels.txt")) == ["site1_rec-00000500-00001500"]
+
+
+def test_labels_of_whole_files_in_another_unit_are_refused(segments, tmp_path, capsys):
+    """Milliseconds lie behind every segment, which would all be silent."""
+    write_manifest(segments, tmp_path / "m.csv")
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "dusk.txt").write_text("1500 3000 owl\n5000 6500 owl\n")
+    with pytest.raises(SystemExit):
+        cpc("align", "--manifest", tmp_path / "m.csv", "--intervals", tmp_path / "lab", "--out", tmp_path / "labels")
+    assert "dusk" in capsys.readouterr().err
+
+
+def test_an_alignment_of_segments_that_moved_is_another_one(segments, tmp_path):
+    """Names, lengths and words are the same."""
+    texts = dict.fromkeys(segments.utterances, "yes")
+    moved = segments.table.assign(start=segments.table["start"].astype(float) + 0.01)
+    other = Manifest(segments.root, moved)
+    assert _identity(tmp_path, segments, texts, {}) != _identity(tmp_path, other, texts, {})
+
+
+def test_a_file_with_several_segments_is_joined_by_its_name_alone(segments, tmp_path):
+    (tmp_path / "t.csv").write_text("path,site\ndusk.flac,hill\nother.flac,lake\n")
+    joined = join_columns(segments, tmp_path / "t.csv")
+    assert joined.manifest.column("site") == ["", "", "", "hill", "hill", "hill"]
+    assert joined.num_unknown == 1
+
+
+@pytest.mark.parametrize("labels", ["other 1 0.1 0.5 a\n", "dusk 1 0.1 0.5 sil\n"])
+def test_label_files_without_a_segment_are_refused(sounds, tmp_path, labels, capsys):
+    (tmp_path / "calls.ctm").write_text(labels)
+    with pytest.raises(SystemExit):
+        cpc("manifest", sounds / "whole", "--pattern", "none", "--segments", tmp_path / "calls.ctm")
+    assert "no segment in it" in capsys.readouterr().err
 
 
 def test_label_files_named_after_the_sound_files_give_segments_and_their_labels(tmp_path, sounds, capsys):

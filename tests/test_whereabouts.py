@@ -72,7 +72,7 @@ def test_a_manifest_that_moved_is_missed_by_name_and_taken_from_its_new_place(pl
         manifest_of_run(run)
     with pytest.raises(ConfigError, match=r"no longer there; pass its new place by --data\.manifest$"):
         resume(run, num_updates=5)
-    resume(run, num_updates=5, manifest=os.path.relpath(new))
+    resume(run, num_updates=5, moved={"data.manifest": os.path.relpath(new)})
     assert read_metrics(run / "metrics.jsonl")[-1]["update"] == 5
     assert read_config(run / "config.toml").data.manifest == str(new)
     for which in ("best", "last"):
@@ -93,7 +93,7 @@ def test_another_manifest_is_found_out_by_its_content(place):
     with pytest.raises(
         TrainingError, match=r"are not those that .* began with; .* pass its new place by --data\.manifest"
     ):
-        resume(run, num_updates=5, manifest=path)
+        resume(run, num_updates=5, moved={"data.manifest": path})
 
 
 def test_test_utterances_may_change(place):

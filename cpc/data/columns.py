@@ -73,7 +73,7 @@ def join_columns(manifest: Manifest, path: str | Path) -> Joined:
         result = result.with_column(name, [values[row] for row in rows])
     without = [u for u, row in zip(manifest.utterances, rows, strict=True) if row < 0]
     check_table(path, result.table.copy())
-    return Joined(result, columns, without, len(table) - len(found))
+    return Joined(result, columns, without, len(table) - len(set(found)))
 
 
 def read_columns(path: Path, *, of_segments: bool = False) -> tuple[str, pd.DataFrame]:
@@ -114,6 +114,6 @@ def keys_of(utterances: list[str], paths: list[str], key: str, names: set[str]) 
     if key == "utterance":
         return utterances
     files = [path.rpartition("/")[2] for path in paths]
-    if names.isdisjoint(paths) and len(set(files)) == len(files):
+    if names.isdisjoint(paths) and len(set(files)) == len(set(paths)):
         return files
     return paths

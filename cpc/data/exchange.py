@@ -6,7 +6,8 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +51,8 @@ def list_other(source: Path, sounds: Path) -> Listing:
     else:
         table = _datasets(source, sounds)
     root = source if source.is_dir() else source.parent
+    if table.empty:
+        raise ManifestError(f"{source}: names no sound")
     table = table.fillna("")
     table["utterance"] = table["utterance"].str.replace(r"[/\s]+", "_", regex=True)
     table["path"] = [_relative(path, root) for path in table["path"]]
@@ -61,7 +64,7 @@ def _relative(path: str, root: Path) -> str:
     """Take a path from the working folder, which most tools mean, if there is such a file, and else from the root."""
     if os.path.isabs(path) or not os.path.exists(path):
         return path
-    return os.path.relpath(path, root)
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(root))  # ".." after a link leads elsewhere
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -80,11 +83,20 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _map(path: Path) -> dict[str, str]:
-    return {name: value for _, (name, value) in _lines(path)}
+    found: dict[str, str] = {}
+    for number, (name, value) in _lines(path):
+        _refuse_twice(name, found, f"{path}, line {number}")
+        found[name] = value
+    return found
+
+
+def _refuse_twice(name: str, found: Container[str], where: str) -> None:
+    if name in found:
+        raise ManifestError(f"{where}: {name} appears a second time; expected each once")
 
 
 def _kaldi(folder: Path) -> pd.DataFrame:
-    files = {}
+    files: dict[str, str] = {}
     for number, (name, value) in _lines(folder / "wav.scp"):
         # Only decoding is what we do ourselves; any other command would change the sound.
         found = re.fullmatch(r"(?:\S*/)?flac\s+(?:-[cds]+\s+|--(?:stdout|decode|silent)\s+)*(\S+)\s*\|", value)
@@ -93,6 +105,7 @@ def _kaldi(folder: Path) -> pd.DataFrame:
                 f"{folder / 'wav.scp'}, line {number}: {value[:80]!r} is a command, expected a sound file; write its "
                 "output to a file"
             )
+        _refuse_twice(name, files, f"{folder / 'wav.scp'}, line {number}")
         files[name] = found[1] if found else value
     if (folder / "segments").is_file():
         rows = []
@@ -105,7 +118,7 @@ def _kaldi(folder: Path) -> pd.DataFrame:
                 )
             end = "" if float(words[2]) < 0 else words[2]  # -1: until the end of the file
             rows.append({"utterance": name, "path": files[words[0]], "start": words[1], "end": end})
-        table = pd.DataFrame(rows)
+        table = pd.DataFrame(rows, columns=["utterance", "path", "start", "end"])
     else:
         table = pd.DataFrame({"utterance": list(files), "path": list(files.values())})
     speakers = _map(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
@@ -123,7 +136,7 @@ def _are_seconds(words: list[str]) -> bool:
         start, end = map(float, words)
     except ValueError:
         return False
-    return 0 <= start < 1e9 and (end > start or end == -1)
+    return 0 <= start < 1e9 and (start < end < 1e9 or end == -1)
 
 
 def _lhotse(path: Path) -> pd.DataFrame:
@@ -132,7 +145,7 @@ def _lhotse(path: Path) -> pd.DataFrame:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 rows.append(_cut(json.loads(line), f"{path}, line {number}"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, EOFError, zlib.error) as error:
         raise ManifestError(f"{path}: cannot be read as lhotse's cuts ({error})") from None
     if not rows:
         raise ManifestError(f"{path}: no cut in it")
@@ -146,15 +159,22 @@ def _cut(cut: Any, where: str) -> dict[str, str]:
         sources = recording["sources"]
         start, duration = float(cut["start"]), float(cut["duration"])
         whole = start == 0 and abs(duration - float(recording["duration"])) < 0.5 / recording["sampling_rate"]
-        good = channel == 0 and len(sources) == 1 and sources[0]["type"] == "file" and len(sources[0]["channels"]) == 1
+        good = (
+            not recording.get("transforms")
+            and channel == 0
+            and len(sources) == 1
+            and sources[0]["type"] == "file"
+            and len(sources[0]["channels"]) == 1
+        )
         path, supervisions = str(sources[0]["source"]), cut.get("supervisions") or [{}]
         utterance, supervision = str(cut["id"]), supervisions[0]
         custom = {**(supervision.get("custom") or {}), **(cut.get("custom") or {})}
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         raise ManifestError(f"{where}: expected a MonoCut with id, start, duration, channel and recording") from None
     if not good or not _are_seconds([str(start), str(start + duration)]):
         raise ManifestError(
-            f"{where}: cut {utterance} is not a part of one file with one channel; export it by cut.save_audio first"
+            f"{where}: cut {utterance} is not a part of one file with one channel, unchanged; export it by "
+            "cut.save_audio first"
         )
     texts = {name: supervision.get(name) for name in ("speaker", "language", "gender")} | custom
     columns = {name: str(value) for name, value in texts.items() if isinstance(value, str | int | float)}
@@ -186,7 +206,10 @@ def _datasets(folder: Path, sounds: Path) -> pd.DataFrame:
         part = part.cast_column(audio[0], datasets.Audio(decode=False))
         for example in tqdm(part, desc=f"dataset {split}".strip(), unit="sound"):
             row = _texts(part.features, example)
-            row["path"] = _sound_of(example[audio[0]], sounds, f"{split or 'sound'}-{len(rows):06d}")
+            name = f"{split or 'sound'}-{len(rows):06d}"
+            if example[audio[0]] is None:
+                raise ManifestError(f"{folder}: {name} has no sound in column {audio[0]}; filter such rows out")
+            row["path"] = _sound_of(example[audio[0]], sounds, name)
             row["utterance"] = row.get("utterance") or row.get("id") or Path(row["path"]).stem
             row["speaker"] = row.get("speaker") or row.get("speaker_id") or "unknown"
             rows.append(row | ({"split": _SPLITS[split]} if split else {}))
@@ -213,6 +236,6 @@ def _sound_of(audio: dict[str, Any], sounds: Path, name: str) -> str:
         return str(path)
     stem, suffix = os.path.splitext(re.sub(r"[^\w.-]", "_", os.path.basename(path or "")))
     target = sounds / f"{name}{'-' if stem else ''}{stem}{suffix or suffix_of(data)}"
-    if not target.exists() or target.stat().st_size != len(data):
+    if not target.exists() or target.read_bytes() != data:
         write_bytes(target, cast(bytes, data))
     return str(target)

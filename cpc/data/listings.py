@@ -69,6 +69,8 @@ class Listing:
         Raises:
             ManifestError: a column is missing, a file is not listed, or two segments have one name.
         """
+        if segments.empty:
+            raise ManifestError(f"{where}: no segment in it")
         key = "path" if "path" in segments else "utterance"
         keys = keys_of(self.table["utterance"].tolist(), self.table["path"].tolist(), key, set(segments[key]))
         row_of = {name: i for i, name in enumerate(keys)}

@@ -243,14 +243,14 @@ def check_table(path: Path, table: pd.DataFrame) -> None:
         _refuse(path, table, name, ~good, f"a whole number from 1 to {_LARGEST[name]:.0e}")
         table[name] = numbers.astype(np.int64)
     _check_segments(path, table)
-    if "split" in table:
-        unknown = ~table["split"].isin([*SPLITS, ""])
-        _refuse(path, table, "split", unknown.to_numpy(bool), f"{', '.join(SPLITS)}, or nothing")
     check_names(path, table)
 
 
 def check_names(path: Path, table: pd.DataFrame) -> None:
-    """Check that each row has a path, a speaker and an utterance id of its own; errors name `path`."""
+    """Check that each row has a path, a speaker, a split if any, and an utterance id of its own; errors name `path`."""
+    if "split" in table:
+        unknown = ~table["split"].isin([*SPLITS, ""])
+        _refuse(path, table, "split", unknown.to_numpy(bool), f"{', '.join(SPLITS)}, or nothing")
     for name in ("path", "speaker", "utterance"):
         _refuse(path, table, name, (table[name] == "").to_numpy(), "some text")
     # Later stages name files after utterances, and blanks separate them from their labels in label files.

@@ -149,7 +149,8 @@ def refuse_changed_files(manifest: Manifest, *, progress: bool = True) -> None:
     sounds = [_Sound(path, manifest.sound(i)) for i, path in enumerate(manifest.paths)]
     facts = _inspect_all(sounds, "verify", progress)
     wrong = []
-    for path, *before, now in zip(manifest.paths, *columns, facts, strict=True):
+    listed = [_name(*of) for of in zip(manifest.paths, manifest.utterances, sounds, strict=True)]
+    for path, *before, now in zip(listed, *columns, facts, strict=True):
         if isinstance(now, str):
             wrong.append(f"{path}: {now}")
         elif changed := [name for name, value in zip(names, before, strict=True) if now[name] != value]:
@@ -170,6 +171,11 @@ class _Sound(NamedTuple):
     end: str = ""  # of the file, if it is empty
 
 
+def _name(path: str, utterance: str, of: _Sound) -> str:
+    """Name what is left out: a file, or the segment that stands for an utterance."""
+    return f"{path}, {utterance}" if of.start or isinstance(of.sound, Segment) else path
+
+
 def _sounds(listing: Listing) -> list[_Sound]:
     paths = listing.table["path"].tolist()
     if "start" not in listing.table:
@@ -181,7 +187,8 @@ def _sounds(listing: Listing) -> list[_Sound]:
 def _scan(listing: Listing, facts: list[dict[str, Any] | str]) -> Scan:
     """Put together what is known about the sounds; `facts` is what `_inspect` returned for each."""
     paths = listing.table["path"].tolist()
-    left_out = [(path, fact) for path, fact in zip(paths, facts, strict=True) if isinstance(fact, str)]
+    names = [_name(*of) for of in zip(paths, listing.utterances, _sounds(listing), strict=True)]
+    left_out = [(name, fact) for name, fact in zip(names, facts, strict=True) if isinstance(fact, str)]
     left_out += [
         (path, f"libsndfile cannot read {os.path.splitext(path)[1]}; convert it, as by ffmpeg -i IN OUT.flac")
         for path in listing.others
@@ -189,7 +196,7 @@ def _scan(listing: Listing, facts: list[dict[str, Any] | str]) -> Scan:
     good = [i for i, fact in enumerate(facts) if not isinstance(fact, str)]
     if not good:
         raise ManifestError(
-            f"{listing.root}: none of its {len(paths)} sound files is usable; the first, {paths[0]}: {facts[0]}"
+            f"{listing.root}: none of its {len(paths)} sound files is usable; the first, {names[0]}: {facts[0]}"
         )
     measured = pd.DataFrame([facts[i] for i in good])
     listed = listing.table.iloc[good].reset_index(drop=True)

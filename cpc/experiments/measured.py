@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpc.config import Config, ConfigError, config_to_dict, read_config, with_absolute_paths, write_config
+from cpc.config import Config, ConfigError, config_to_dict, read_config, without_places, write_config
 from cpc.data import read_manifest
 from cpc.experiments.evaluate import SPECTRAL, extractor_of_row, temporary_features
 from cpc.experiments.probing import TASKS, Task
@@ -85,9 +85,9 @@ class Run(Measured):
         there, record = self.folder / "config.toml", self.folder / "trained_on.json"
         differs = ""
         if there.exists():
-            differs = difference(
-                *(config_to_dict(with_absolute_paths(config)) for config in (read_config(there), self.config))
-            )
+            # Where files lie may change; trained_on.json says whether the data did.
+            both = read_config(there), self.config
+            differs = difference(*(config_to_dict(without_places(config)) for config in both))
         if not differs and record.exists():  # runs of earlier versions have none
             before = json.loads(record.read_text(encoding="utf-8"))
             changed = [name for name, digest in self.trained_on.items() if before.get(name) != digest]

@@ -19,6 +19,7 @@ from cpc.export.network import Streaming, Whole, recurrent_of
 from cpc.files import refuse_foreign, write_bytes
 from cpc.model import CPC, Bidirectional
 from cpc.runs import Which, checksum, locate_checkpoint, read_model
+from cpc.versions import versions
 
 if TYPE_CHECKING:
     from cpc.export import Target
@@ -123,12 +124,10 @@ def _refuse_unstreamable(model: CPC, config: Config, path: Path) -> None:
 
 def _describe(model: CPC, streaming: bool) -> dict[str, Any]:
     """Say what the network takes and what its frames are."""
-    from cpc import __version__
-
     geometry, inside = model.g_enc.geometry, "in the network: each row is a whole utterance, of any level"
     outside = "before the network: it takes utterances of zero mean and unit variance, or a running estimate of that"
     about = {
-        "cpc_version": __version__,
+        "cpc_version": versions()["cpc"],
         "sample_rate": model.sample_rate,
         "hop_samples": geometry.hop_samples,
         "first_centre_samples": geometry.first_centre_samples,

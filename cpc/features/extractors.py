@@ -152,6 +152,7 @@ class ModelExtractor:
         assert isinstance(model, nn.Module)
         self.source, self.layer, self.device = "own", layer, torch.device(device)
         self.model, self.geometry = model.to(device).eval(), model.geometry
+        self.made_by: Mapping[str, str] = {}
         self.sample_rate, self.normalise = config.audio.sample_rate, config.audio.normalise == "utterance"
         self.hop_samples = self.geometry.hop_samples
         self.first_centre_samples = self.geometry.first_centre_samples

@@ -156,15 +156,20 @@ def open_features(folder: str | Path, manifest: Manifest | None = None) -> Featu
             f"{folder}: {len(unknown)} utterances of the given manifest have no frames here: {first_names(unknown)}; "
             "extract them with that manifest"
         )
-    lengths = dict(zip(own.utterances, zip(own.num_samples, own.sample_rates, strict=True), strict=True))
-    given = zip(manifest.utterances, zip(manifest.num_samples, manifest.sample_rates, strict=True), strict=True)
-    other = [utterance for utterance, length in given if lengths[utterance] != length]
+    here, given = _places(own), _places(manifest)
+    other = [utterance for utterance, place in given.items() if here[utterance] != place]
     if other:
         raise FeaturesError(
-            f"{folder}: {len(other)} utterances of the given manifest have other lengths here: {first_names(other)}; "
-            "their frames are of other sound files"
+            f"{folder}: {len(other)} utterances of the given manifest have other lengths here, or are other segments: "
+            f"{first_names(other)}; their frames are of other sound"
         )
     return Features(folder, manifest, meta)
+
+
+def _places(manifest: Manifest) -> dict[str, tuple[int, int, int]]:
+    """Say where each utterance lies in its file, how long it is, and its rate."""
+    columns = manifest.starts.tolist(), manifest.num_samples.tolist(), manifest.sample_rates.tolist()
+    return dict(zip(manifest.utterances, zip(*columns, strict=True), strict=True))
 
 
 def first_names(names: list[str]) -> str:

@@ -207,6 +207,8 @@ def _identity(
 ) -> dict[str, str]:
     """Digest the utterances, the transcripts and the words of the dictionary."""
     utterances, lengths, spoken = manifest.utterances, manifest.num_samples.tolist(), list(texts.values())
+    if (manifest.starts >= 0).any():
+        lengths = list(zip(manifest.starts.tolist(), lengths, strict=True))
     record = out / _RECORD
     # An earlier version recorded a single digest.
     if record.is_file() and record.read_text(encoding="utf-8", errors="replace").startswith('{\n "identity"'):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -93,7 +94,7 @@ def import_labels(
         ClaimError: the folder holds something else.
     """
     names_of_files = _names_of_files(manifest)
-    chosen, found = read_intervals(
+    chosen, found, _ = read_intervals(
         {*manifest.utterances, *names_of_files}, source, label_format=label_format, tier=tier
     )
     by_utterance = {**_intervals_of_segments(manifest, names_of_files, found), **found}
@@ -118,7 +119,7 @@ def import_labels(
 
 def read_intervals(
     names: Collection[str], source: Path, *, label_format: LabelFormat | None = None, tier: str = "phones"
-) -> tuple[LabelFormat, dict[str, list[Interval]]]:
+) -> tuple[LabelFormat, dict[str, list[Interval]], list[str]]:
     """Read the intervals of some utterances or sound files.
 
     Args:
@@ -128,7 +129,7 @@ def read_intervals(
         tier: the tier of the TextGrids to read.
 
     Returns:
-        The format, and the intervals by name; a CTM file may have further names.
+        The format, the intervals by name, and what has another name: files, or recordings of a CTM file.
 
     Raises:
         LabelsError: a file cannot be read, or none belongs to a name.
@@ -136,16 +137,27 @@ def read_intervals(
     if source.is_dir():
         chosen, paths = _label_files(source, label_format)
         files = _by_utterance(names, source, paths)
-        return chosen, {name: _read(path, chosen, tier) for name, path in files.items()}
+        unknown = [str(path.relative_to(source)) for path in sorted(set(paths).difference(files.values()))]
+        return chosen, {name: _read(path, chosen, tier) for name, path in files.items()}, unknown
     if label_format not in (None, "ctm"):
         raise LabelsError(f"{source}: --format {label_format} reads a folder with a file for each utterance")
-    return "ctm", read_ctm(source)
+    found = read_ctm(source)
+    known = {name: intervals for name, intervals in found.items() if name in names}
+    return "ctm", known or found, sorted(set(found).difference(known))
 
 
 def _names_of_files(manifest: Manifest) -> list[str]:
-    """Name the file of each segment as an utterance of the whole file would be named; "" for whole files."""
-    stems = ["_".join(Path(path).stem.split()) for path in manifest.paths]
-    return [stem if start >= 0 else "" for stem, start in zip(stems, manifest.starts.tolist(), strict=True)]
+    """Name the file of each segment; "" for whole files.
+
+    A name is the file's stem, joined with as many of the folders above it as it takes to be the only one.
+    """
+    parts = {path: [re.sub(r"\s+", "_", part) for part in Path(path).with_suffix("").parts] for path in manifest.paths}
+    counts = Counter("_".join(of[-k:]) for of in parts.values() for k in range(1, len(of) + 1))
+    names = {
+        path: next((name for k in range(1, len(of) + 1) if counts[name := "_".join(of[-k:])] == 1), "_".join(of))
+        for path, of in parts.items()
+    }
+    return [names[path] if start >= 0 else "" for path, start in zip(manifest.paths, manifest.starts, strict=True)]
 
 
 def _intervals_of_segments(
@@ -158,6 +170,12 @@ def _intervals_of_segments(
         if file in found:
             shifted = [(max(0.0, i.start - start), min(length, i.end - start), i.phone) for i in found[file]]
             result[utterance] = [Interval(*interval) for interval in shifted if interval[0] < interval[1]]
+    if result and not any(result.values()):
+        file = next(file for file in names_of_files if file in found)
+        raise LabelsError(
+            f"{file}: its intervals until {max(i.end for i in found[file]):.6g} s lie in no segment of it, as in all "
+            "files; are they in seconds, and of these recordings?"
+        )
     return result
 
 

@@ -18,7 +18,7 @@ FLOOR = 1e-6
 
 
 class LogMel(nn.Module):
-    """Log-mel energies of 25 ms windows every 10 ms: waveform (…, S) → (…, T, NUM_MELS), without padding.
+    """Log-mel energies of 25 ms windows every 10 ms: waveform (S,) or (B, S) → (…, T, NUM_MELS), without padding.
 
     Args:
         sample_rate: Hz, rate of the waveforms.
@@ -33,7 +33,7 @@ class LogMel(nn.Module):
         self.mel_scale.register_buffer("fb", mel_filters(self.window_samples // 2 + 1, sample_rate))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Compute the frames of waveforms (…, S) that hold at least one window."""
+        """Compute the frames of waveforms (S,) or (B, S) that hold at least one window."""
         window, filters = self.spectrogram.get_buffer("window"), self.mel_scale.get_buffer("fb")
         size, hop = self.window_samples, self.hop_samples
         spectrum = torch.stft(waveform, size, hop, window=window, center=False, return_complex=True)  # (…, F, T)

@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from cpc.report.negatives import negatives_figure
     from cpc.report.page import write_page
     from cpc.report.projections import map_figure, phone_map, speaker_map
+    from cpc.report.provenance import Expected
     from cpc.report.results import Results
     from cpc.report.seeds import seeds_table
 
 __all__ = [
     "ROWS",
+    "Expected",
     "Figure",
     "Finding",
     "Level",
@@ -84,6 +86,7 @@ __getattr__ = lazily(
         "read_findings": "findings",
         "write_findings": "findings",
         "write_page": "page",
+        "Expected": "provenance",
         "Results": "results",
         "seeds_table": "seeds",
     },

@@ -10,7 +10,7 @@ from cpc.report.figures import METRICS_FILE, best_measurement, metrics_of_run
 from cpc.report.provenance import code_of, list_versions
 from cpc.report.results import Results
 from cpc.report.sounds import data_url
-from cpc.runs import read_starts
+from cpc.runs import best_weights, read_checkpoint, read_starts
 from cpc.versions import versions
 
 
@@ -31,13 +31,17 @@ def introduction(run: Path, config: Config) -> str:
     )
     has = "maps log-mel energies to" if config.encoder.kind == "logmel" else "has"
     each = " in each direction" if config.autoregressor.directions == "both" else ""
-    text = (
+    network = (
         f"g_enc {has} {config.encoder.channels} channels, one frame every {1000 * hop_seconds(config):.4g} ms of "
         f"{config.audio.sample_rate / 1000:g} kHz sound; g_ar is a {config.autoregressor.kind.upper()} with "
-        f"{config.autoregressor.hidden} units{each}. The objective is {objective}. The run trains on "
-        f"{config.data.manifest} with {windows} windows of {seconds:.3g} s per update, {config.optim.name} with "
-        f"learning rate {config.optim.lr:g}, and seed {config.seed}. It has made {last['update']} of "
-        f"{config.train.num_updates} updates in {last['seconds'] / 60:.1f} minutes."
+        f"{config.autoregressor.hidden} units{each}."
+    )
+    if own := _own_model(run):
+        network = f"The network is {own}, a model of the user's; times on this page are those of the settings."
+    text = (
+        f"{network} The objective is {objective}. The run trains on {config.data.manifest} with {windows} windows of "
+        f"{seconds:.3g} s per update, {config.optim.name} with learning rate {config.optim.lr:g}, and seed "
+        f"{config.seed}. It has made {last['update']} of {config.train.num_updates} updates in {last['seconds'] / 60:.1f} minutes."
     )
     if dev := [line for line in lines if line["kind"] == "dev"]:
         best = best_measurement(dev)
@@ -46,6 +50,12 @@ def introduction(run: Path, config: Config) -> str:
             f"{best['log_n']:.2f} nats."
         )
     return text
+
+
+def _own_model(run: Path) -> str:
+    """Name the class of a model of the user's; empty for cpc's own, and for a run without weights."""
+    weights = best_weights(run)
+    return str(read_checkpoint(weights)[1].get("model_class", "")) if weights.exists() else ""
 
 
 def versions_of(run: Path, frames: Features | None, results: Results) -> dict[str, str]:

@@ -155,7 +155,7 @@ def _content(found: _Found, refused: list[str], num_utterances: int) -> dict[str
         "introduction": introduction(found.run, found.config),
         "tables": results.tables(),
         "notes": results.notes(),
-        "no_results": None if results.classified else Missing("No probe results yet.", probe),
+        "no_results": None if results.all else Missing("No probe results yet.", probe),
         "refused": refused,
         "num_without_provenance": without_provenance(results.all),
         "no_utterances": None if utterances else _no_utterances(found, sounds),

@@ -45,11 +45,12 @@ class Expected:
             return ""
         if origin.corpus is not None and origin.corpus != frames.corpus and not _has_items_of_its_own(result):
             return f"of another corpus than {frames.folder}"
-        is_same_kind = (origin.source, origin.layer) == (frames.source, frames.layer)
-        is_of_run = origin.run_identity is None or origin.run_identity == frames.meta.get("run_identity")
-        identities = (origin.identity, frames.meta.get("identity"))
-        if is_same_kind and is_of_run and None not in identities and len(set(identities)) > 1:
-            return f"of other weights than {frames.folder}: the run has learned more since, or is another one"
+        is_of_run = origin.run_identity is not None and origin.run_identity == frames.meta.get("run_identity")
+        is_like = is_of_run and origin.source.startswith(frames.source)
+        # z, c and what is derived from them: their identities begin with that of the weights.
+        weights, identity = frames.meta.get("identity"), origin.identity
+        if is_like and weights and identity and not identity.startswith(weights):
+            return f"of other weights than {frames.folder}, as before the run was extended, or of another precision"
         return ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,10 +69,9 @@ class Sounds:
 
     def _read(self, utterance: str, seconds: float, rate: int) -> NDArray[np.float32] | None:
         row = self._row[utterance]
-        path: Path = self.manifest.audio_path(row)
         stop = min(round(seconds * rate), int(self.manifest.num_samples_at(rate)[row]))
         try:
-            return read_audio(path, sample_rate=rate, resample=True, stop=stop)
+            return read_audio(self.manifest.sound(row), sample_rate=rate, resample=True, stop=stop)
         except AudioError as error:
             if str(error) not in self.left_out:
                 self.left_out.append(str(error))

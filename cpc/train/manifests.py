@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cpc.config import Config, ConfigError, read_config
 from cpc.data import Manifest, read_manifest, refuse_missing_files
@@ -41,15 +42,20 @@ def manifest_of_run(run: str | Path, which: Which = "best") -> Manifest:
         raise ConfigError(f"{run}: names no manifest; pass --manifest, the CSV that lists the utterances")
     refuse_moved_manifest(config, run, "--manifest")
     manifest = read_manifest(config.data.manifest)
-    trained_on = payload.get("data")  # runs of earlier versions have none
-    if trained_on is not None:
-        splits = [manifest.keep([name == split for name in manifest.column("split")]) for split in ("train", "dev")]
-        if digest_of(splits, columns_of(config, manifest)) != trained_on:
-            raise ConfigError(
-                f"{config.data.manifest}: its train or dev are not what {run} was trained with; pass --manifest with "
-                "the one that was, or with this one if these utterances are meant"
-            )
+    if not is_trained_on(config, manifest, payload):
+        raise ConfigError(
+            f"{config.data.manifest}: its train or dev are not what {run} was trained with; pass --manifest with the "
+            "one that was, or with this one if these utterances are meant"
+        )
     return manifest
+
+
+def is_trained_on(config: Config, manifest: Manifest, payload: Mapping[str, Any]) -> bool:
+    """Whether train and dev of a manifest are what a checkpoint learned from; true if it does not know."""
+    if payload.get("data") is None:  # of an earlier version
+        return True
+    splits = [manifest.keep([name == split for name in manifest.column("split")]) for split in ("train", "dev")]
+    return digest_of(splits, columns_of(config, manifest)) == str(payload["data"])
 
 
 def refuse_moved_manifest(config: Config, run: str | Path, flag: str) -> None:

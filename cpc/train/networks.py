@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cpc.config import Config, ConfigError
 from cpc.data import Batch
 from cpc.model import CPC, Geometry, recomputing
+from cpc.runs import build_model
 from cpc.train.regularise import drop
 from cpc.train.timing import Profile
 
@@ -63,6 +64,7 @@ def refuse_unusable(model: Any, config: Config) -> None:
             raise ConfigError(
                 f"{name} is of {model.sample_rate} Hz, but audio.sample_rate is {config.audio.sample_rate}"
             )
+        _refuse_other_constants(model, config, name)
         _try(model, model.represent, config, name)
         return
     if not isinstance(getattr(model, "geometry", None), Geometry) or not callable(getattr(model, "predict", None)):
@@ -78,6 +80,21 @@ def refuse_unusable(model: Any, config: Config) -> None:
     if wrong := [setting for setting, is_set in settings.items() if is_set]:
         raise ConfigError(f"{wrong[0]}: needs g_enc and g_ar apart; for a model that is no cpc.CPC, leave the default")
     _try(model, model, config, name)
+
+
+def _refuse_other_constants(model: CPC, config: Config, name: str) -> None:
+    """Refuse a CPC that the configuration would rebuild with the same weights, but with another padding or tau."""
+    with torch.device("meta"):
+        rebuilt = build_model(config)
+    shapes = [{key: value.shape for key, value in of.state_dict().items()} for of in (model, rebuilt)]
+    if shapes[0] != shapes[1]:
+        return
+    for setting, given, wanted in (
+        ("encoder", model.g_enc.geometry, rebuilt.g_enc.geometry),
+        ("criterion.tau", model.tau, rebuilt.tau),
+    ):
+        if given != wanted:
+            raise ConfigError(f"{name} has {given}, but {setting} gives {wanted}, with which the run would be loaded")
 
 
 def _try(model: Any, represent: Callable[[Tensor], Any], config: Config, name: str) -> None:

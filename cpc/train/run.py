@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from cpc.config import Config, ConfigError, check_config, config_to_dict, with_absolute_paths, write_config
+from cpc.config import (
+    Config,
+    ConfigError,
+    check_config,
+    config_to_dict,
+    with_absolute_paths,
+    without_places,
+    write_config,
+)
+from cpc.data import read_manifest
 from cpc.devices import Threads, resolve_device
 from cpc.files import difference, locked
 from cpc.runs import build_model, locate_checkpoint, read_checkpoint
 from cpc.train.callback import Callback, Silent, reporting
 from cpc.train.distributed import joined, own_device, was_restarted
 from cpc.train.loop import fit
-from cpc.train.manifests import refuse_missing_sounds, refuse_moved_manifest
+from cpc.train.manifests import is_trained_on, refuse_missing_sounds, refuse_moved_manifest
 from cpc.train.metrics import RunningMean
 from cpc.train.networks import geometry_of, refuse_unusable
 from cpc.train.setup import (
@@ -114,7 +125,7 @@ def resume(
     threads: int | Literal["auto"] = "auto",
     *,
     num_updates: int | None = None,
-    manifest: str | Path | None = None,
+    moved: Mapping[str, str | Path] = MappingProxyType({}),
     on_log: Callback | None = None,
     profile: bool = False,
     max_hours: float = math.inf,
@@ -127,7 +138,8 @@ def resume(
         threads: threads to continue with; "auto" keeps the run's own setting.
         num_updates: updates in all, more than were made; the learning rate goes on as in a run of that length. None
             keeps the run's own number.
-        manifest: new place of the manifest, if it moved; its train and dev must be those that the run began with.
+        moved: new places of files that moved, by field: data.manifest, data.cache, loss.labels. Train and dev of the
+            manifest must be those that the run began with.
         on_log: as for `train`, which also resumes a run whose model is one's own.
         profile: as for `train`.
         max_hours: as for `train`.
@@ -140,8 +152,9 @@ def resume(
         if num_updates <= payload["update"]:
             raise ConfigError(f"train.num_updates: got {num_updates}, but {run} has made {payload['update']}")
         saved = replace(saved, train=replace(saved.train, num_updates=num_updates))
-    if manifest is not None:
-        saved = replace(saved, data=replace(saved.data, manifest=str(manifest)))
+    for field, path in moved.items():
+        section, _, name = field.partition(".")
+        saved = replace(saved, **{section: replace(getattr(saved, section), **{name: str(path)})})
     refuse_moved_manifest(saved, run, "--data.manifest")
     if device != "auto":
         saved = replace(saved, device=device)
@@ -161,8 +174,11 @@ def complete(config: Config, run: str | Path) -> Path:
     if last is None:
         return train(config, run)
     saved, payload = last
-    config = with_absolute_paths(config)
-    if changed := difference(config_to_dict(with_absolute_paths(saved)), config_to_dict(config)):
+    changed = difference(config_to_dict(without_places(saved)), config_to_dict(without_places(config)))
+    moved = with_absolute_paths(saved).data.manifest != with_absolute_paths(config).data.manifest
+    if not changed and moved and not is_trained_on(config, read_manifest(config.data.manifest), payload):
+        changed = f"train or dev of {config.data.manifest} are others"
+    if changed:
         raise ConfigError(
             f"{run}: holds a run with other settings: {changed}; pass another --out, or the same settings"
         )

@@ -33,9 +33,9 @@ class TensorBoard:
 
         metrics = run / "metrics.jsonl"
         measured = [row["update"] for row in read_metrics(metrics)] if metrics.exists() else []
-        purge_step = measured[-1] + 1 if measured else None
+        purge_step = measured[-1] + 1 if measured else 0
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
-        self._writer.add_text("config", f"```toml\n{config_text(config)}\n```", global_step=purge_step or 0)
+        self._writer.add_text("config", f"```toml\n{config_text(config)}\n```", global_step=purge_step)
 
     def on_log(self, row: dict[str, Any]) -> None:
         """Write the numbers of a line."""

@@ -48,7 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder with ESC-10")
     parser.add_argument("--out", type=Path, default=Path("runs/esc10"), help="folder of the experiment")
-    parser.add_argument("--preset", default=str(Path(__file__).with_name("esc10.toml")), help="a TOML file or a preset")
+    parser.add_argument(
+        "--preset", default=str(Path(__file__).with_name("esc10.toml")), help="a TOML file for 44.1 kHz"
+    )
     parser.add_argument("--updates", type=int, help="training updates; those of the preset by default")
     parser.add_argument("--folds", nargs="+", choices=FOLDS, default=FOLDS, help="folds that are test, one at a time")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of the training and the probes")

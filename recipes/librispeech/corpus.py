@@ -40,7 +40,7 @@ class Subset:
     def find(self, root: Path) -> Path | None:
         """Find the subset, whether `root` is above LibriSpeech, LibriSpeech, or the subset itself under any name."""
         places = (root / "LibriSpeech" / self.name, root / self.name, root)
-        found = next((place for place in places if place.name == self.name and place.is_dir()), None)
+        found = next((place for place in places if place.resolve().name == self.name and place.is_dir()), None)
         return found or (root if is_excerpt(root) else None)
 
     def download(self, root: Path) -> None:
@@ -77,7 +77,7 @@ def is_excerpt(folder: Path) -> bool:
     """Whether a folder holds SPEAKER/CHAPTER/SPEAKER-CHAPTER-*.flac, and its name is not that of a subset."""
     files = ((file.parent.parent.name, file.parent.name, file.name) for file in folder.glob("*/*/*.flac"))
     named = any(name.startswith(f"{speaker}-{chapter}-") for speaker, chapter, name in files)
-    return named and not re.fullmatch("(train|dev|test)-(clean|other).*", folder.name)
+    return named and not re.fullmatch("(train|dev|test)-(clean|other).*", folder.resolve().name)
 
 
 def transcripts_of(corpus: Path) -> dict[str, str]:
