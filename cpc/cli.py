@@ -302,8 +302,8 @@ def align(
     print(f"wrote {out}/phone_labels.txt")
 
 
-def _more_updates(config: Config) -> int | None:
-    """Return the number of updates to which a run shall be extended; None for its own. Refuse other settings."""
+def _continued(config: Config) -> dict[str, Any]:
+    """Return what a run shall be continued with: more updates, and new places of its files. Refuse other settings."""
     plain = Config()
     train = replace(config.train, num_updates=plain.train.num_updates)
     data, loss = replace(config.data, manifest="", cache=""), replace(config.loss, labels="")
@@ -312,8 +312,12 @@ def _more_updates(config: Config) -> int | None:
             "--resume RUN takes no other settings than --device, --threads, --train.num-updates, and new places of "
             "files by --data.manifest, --data.cache and --loss.labels"
         )
+    places = {"data.manifest": config.data.manifest, "data.cache": config.data.cache, "loss.labels": config.loss.labels}
     is_given = any(re.match(r"--train\.num[-_]updates\b", argument) for argument in sys.argv)
-    return config.train.num_updates if is_given else None
+    return {
+        "num_updates": config.train.num_updates if is_given else None,
+        "moved": {name: path for name, path in places.items() if path},
+    }
 
 
 def _train_command(default: Config, named: list[str] | None = None) -> Callable[..., None]:
@@ -363,15 +367,7 @@ def _train_command(default: Config, named: list[str] | None = None) -> Callable[
         if resume is not None:
             if toml or out:
                 raise ConfigError("--resume RUN continues with that run's configuration; pass no TOML and no --out")
-            places = {
-                "data.manifest": config.data.manifest,
-                "data.cache": config.data.cache,
-                "loss.labels": config.loss.labels,
-            }
-            how |= {
-                "num_updates": _more_updates(config),
-                "moved": {name: path for name, path in places.items() if path},
-            }
+            how |= _continued(config)
         elif not toml:
             raise ConfigError(
                 "train: no configuration given; pass a TOML file or a preset: logmel, bidirectional, small, paper"

@@ -24,6 +24,7 @@ from cpc.features import ModelExtractor, extract_features, extractor_of_run, ope
 from cpc.infonce import Negatives, infonce
 from cpc.model import Autoregressor, Geometry, Predictor
 from cpc.probes import Options, probe_speakers
+from cpc.report import write_page
 from cpc.runs import BEST, CheckpointError, build_model, read_checkpoint, read_metrics
 from cpc.train import loop, resume, train
 from cpc.train.optim import OptimiserError
@@ -277,3 +278,21 @@ def test_weights_that_share_memory_are_saved(corpus, tmp_path):
     run = train(config_of(corpus), tmp_path / "run", model=Tied())
     weights = load_file(run / BEST)
     assert torch.equal(weights["heads.0.weight"], weights["heads.1.weight"])
+
+
+def test_a_cpc_that_the_settings_would_rebuild_with_another_padding_or_tau_is_refused(corpus, tmp_path):
+    """The run would be loaded with other frames, or other scores, than it was trained with."""
+    config = config_of(corpus)
+    padded = build_model(replace(config, encoder=replace(config.encoder, padding="cpc_audio")))
+    with pytest.raises(ConfigError, match=r"CPC has Geometry.*but encoder gives"):
+        train(config, tmp_path / "run", model=padded)
+    scaled = build_model(replace(config, criterion=replace(config.criterion, tau=1.0)))
+    with pytest.raises(ConfigError, match=r"CPC has 1\.0, but criterion.tau gives"):
+        train(config, tmp_path / "run", model=scaled)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_page_names_a_model_of_the_users(corpus, tmp_path):
+    run = train(config_of(corpus), tmp_path / "run", model=own())
+    write_page(run, tmp_path / "page.html")
+    assert "The network is tests.test_own_model." in (tmp_path / "page.html").read_text()

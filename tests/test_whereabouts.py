@@ -62,6 +62,18 @@ def test_a_run_is_completed_under_another_spelling_of_its_path(place, monkeypatc
         complete(replace(config, data=replace(config.data, manifest="other.csv")), place / "run")
 
 
+def test_a_run_that_moved_with_its_corpus_is_completed(place, tmp_path):
+    """What counts is the content of train and dev; another corpus at the new place is refused."""
+    config = tiny_config(place / "corpus" / "manifest.csv", train=SHORT)
+    complete(config, place / "run")
+    shutil.move(place, tmp_path / "moved")
+    there = replace(config, data=replace(config.data, manifest=str(tmp_path / "moved" / "corpus" / "manifest.csv")))
+    assert complete(there, tmp_path / "moved" / "run") == tmp_path / "moved" / "run"
+    other = make_corpus(tmp_path / "other", speakers=2)
+    with pytest.raises(ConfigError, match=r"train or dev of .*manifest\.csv are others"):
+        complete(replace(config, data=replace(config.data, manifest=str(other))), tmp_path / "moved" / "run")
+
+
 def test_a_manifest_that_moved_is_missed_by_name_and_taken_from_its_new_place(place):
     new, run = move(place), place / "run"
     with pytest.raises(

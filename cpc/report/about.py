@@ -10,7 +10,7 @@ from cpc.report.figures import METRICS_FILE, best_measurement, metrics_of_run
 from cpc.report.provenance import code_of, list_versions
 from cpc.report.results import Results
 from cpc.report.sounds import data_url
-from cpc.runs import best_weights, read_checkpoint, read_starts
+from cpc.runs import read_starts
 from cpc.versions import versions
 
 
@@ -41,7 +41,8 @@ def introduction(run: Path, config: Config) -> str:
     text = (
         f"{network} The objective is {objective}. The run trains on {config.data.manifest} with {windows} windows of "
         f"{seconds:.3g} s per update, {config.optim.name} with learning rate {config.optim.lr:g}, and seed "
-        f"{config.seed}. It has made {last['update']} of {config.train.num_updates} updates in {last['seconds'] / 60:.1f} minutes."
+        f"{config.seed}. It has made {last['update']} of {config.train.num_updates} updates in "
+        f"{last['seconds'] / 60:.1f} minutes."
     )
     if dev := [line for line in lines if line["kind"] == "dev"]:
         best = best_measurement(dev)
@@ -53,9 +54,9 @@ def introduction(run: Path, config: Config) -> str:
 
 
 def _own_model(run: Path) -> str:
-    """Name the class of a model of the user's; empty for cpc's own, and for a run without weights."""
-    weights = best_weights(run)
-    return str(read_checkpoint(weights)[1].get("model_class", "")) if weights.exists() else ""
+    """Name the class of a model of the user's; empty for cpc's own."""
+    starts = read_starts(run / METRICS_FILE)
+    return str(starts[-1].get("model_class", "")) if starts else ""
 
 
 def versions_of(run: Path, frames: Features | None, results: Results) -> dict[str, str]:

@@ -129,6 +129,7 @@ class Parts:
             "device": str(self.device),
             "precision": self.precision,
             "versions": versions() | {"torch": torch.__version__},
+            **self.model_class,
         }
 
     def draw_seed(self, update: int, i: int) -> int:
