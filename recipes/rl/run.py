@@ -181,13 +181,11 @@ def table(curves: dict[str, np.ndarray], found: dict[str, list[dict[str, Any]]])
         rows["difference"] = [ours - theirs for ours, theirs in zip(means["a2c_cpc"], means["a2c"], strict=True)]
     lines = [["mean return", *periods, "W_k picks the positive, %", "CPU seconds"]]
     for name, of in rows.items():
-        runs = next((found[arm] for arm in found if ARMS[arm] == name), [])
-        hits = [one["accuracy"] for one in runs if one["accuracy"] is not None]
         returns = [f"{values.mean():.3f}" + (f" ± {interval(values):.3f}" if len(values) > 1 else "") for values in of]
-        accuracy = f"{100 * np.mean(hits):.1f}" if hits else "–"
-        lines.append(
-            [name, *returns, accuracy, f"{np.mean([one['cpu_seconds'] for one in runs]):.0f}" if runs else "–"]
-        )
+        runs = next((found[arm] for arm in found if ARMS[arm] == name), [])
+        accuracies = [100 * one["accuracy"] for one in runs if one["accuracy"] is not None]
+        seconds = [one["cpu_seconds"] for one in runs]
+        lines.append([name, *returns, *(f"{np.mean(x):.0f}" if x else "–" for x in (accuracies, seconds))])
     return markdown_table(lines)
 
 
