@@ -149,7 +149,7 @@ def run(options: argparse.Namespace) -> None:
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "seeds", "arms")}
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
     with locked(options.out, "experiment"):
-        claim(options.out, settings, record="settings.json", what="an experiment")
+        claim(options.out, settings, record="settings.json", what="results")
         total = len(options.seeds) * len(options.arms) * options.frames
         with tqdm(total=total, unit="frame", unit_scale=True, disable=None) as bar:
             for seed, arm in itertools.product(options.seeds, options.arms):
@@ -199,7 +199,8 @@ def figure_of(curves: dict[str, np.ndarray], options: argparse.Namespace) -> Fig
         axes.plot(frames, curve.T, color=COLOURS[arm], lw=0.5, alpha=0.5)
         axes.plot(frames, mean, color=COLOURS[arm], label=ARMS[arm])
         axes.fill_between(frames, mean - half, mean + half, color=COLOURS[arm], alpha=0.2, lw=0)
-    axes.set(xlabel="thousand frames", ylabel="mean return", title=f"{options.environment}, {len(options.seeds)} seeds")
+    axes.set(xlabel="thousand frames", ylabel="mean return", ylim=(0, 1))  # MiniGrid's returns lie in between
+    axes.set_title(f"{options.environment}, {len(options.seeds)} seeds")
     axes.legend(loc="lower right")
     return figure
 
