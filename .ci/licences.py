@@ -16,7 +16,7 @@ STATED_ELSEWHERE = {  # their packages say nothing
     "espeakng-loader": "contains espeak-ng, GPL-3.0-or-later",
 }
 # Those that users install; the tests' and developers' tools are not passed on.
-EXTRAS = ("demo", "align", "abx", "datasets", "tensorboard", "onnx", "hub")
+EXTRAS = ("demo", "align", "abx", "datasets", "tensorboard", "onnx", "hub", "rl", "text")
 
 
 def installed(name: str, extras: Iterable[str]) -> dict[str, Distribution]:

@@ -1,0 +1,197 @@
+"""The recipe rl: rollouts are cut at the ends of episodes, and a small run goes the whole way."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import load_script
+
+SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "rl" / "run.py"
+AGENT = load_script(SCRIPT.with_name("agent.py"))
+NUM_ENVIRONMENTS, NUM_STEPS, K = 3, 9, 4
+ENDS = [(0, 2), (0, 3), (2, 8)]  # an episode of one step, and one that ends with the rollout; none in the second row
+
+
+@pytest.fixture
+def agent():
+    torch.manual_seed(0)
+    agent = AGENT.Agent((2, 2, 3), num_values=5, num_actions=4, num_steps=K)
+    torch.nn.init.normal_(agent.policy.weight)
+    return agent
+
+
+@pytest.fixture
+def rollout():
+    """A rollout in which the first and third environment have just begun an episode, or continue one."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (NUM_ENVIRONMENTS, NUM_STEPS)
+    ends = torch.zeros(shape, dtype=torch.bool)
+    for place in ENDS:
+        ends[place] = True
+    first = torch.tensor([[False], [False], [True]])
+    return AGENT.Rollout(
+        x=torch.randint(5, (*shape, 2, 2, 3), generator=generator),
+        begins=torch.cat([first, ends[:, :-1]], 1),
+        actions=torch.randint(4, shape, generator=generator),
+        rewards=torch.rand(shape, generator=generator),
+        ends=ends,
+        values=torch.rand(NUM_ENVIRONMENTS, NUM_STEPS + 1, generator=generator),
+        state=torch.randn(1, NUM_ENVIRONMENTS, AGENT.CONTEXT_DIM, generator=generator),
+    )
+
+
+def test_contexts_are_those_of_acting_step_by_step(agent, rollout):
+    """The state continues from the rollout before, and the end of an episode alone resets it."""
+    segments = AGENT.Segments.of(rollout.begins)
+    z = agent.encode(rollout.x)
+    c = segments.join(AGENT.contexts(agent, segments.cut(z), segments, rollout.state), rollout.begins.shape)
+    state = rollout.state
+    for t in range(NUM_STEPS):
+        state = state * ~rollout.begins[:, t, None]
+        expected, state = agent.g_ar.stream(z[:, t : t + 1], state)
+        torch.testing.assert_close(c[:, t], expected[:, 0])
+
+
+def test_infonce_is_that_of_pairs_inside_one_episode(agent, rollout):
+    """A loop over all anchors whose episode lasts until t + k gives the same losses."""
+    segments = AGENT.Segments.of(rollout.begins)
+    z, scale = agent.encode(rollout.x), AGENT.LATENT_DIM**0.5
+    c = AGENT.contexts(agent, segments.cut(z), segments, rollout.state)
+    found = AGENT.contrast(agent, segments.cut(z), c, segments, seed=0, num_negatives=0)
+    joined = segments.join(c, rollout.begins.shape)
+    for k in range(1, K + 1):
+        predictions, losses = agent.predictor(joined)[k - 1], []
+        for b in range(NUM_ENVIRONMENTS):
+            for t in range(NUM_STEPS - k):
+                if not rollout.ends[b, t : t + k].any():
+                    scores = (z @ predictions[b, t] / scale).flatten()  # of all latents of all rollouts
+                    losses.append(scores.logsumexp(0) - scores[b * NUM_STEPS + t + k])
+        assert found.losses[k - 1].item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+
+
+def test_a_latent_after_the_end_of_an_episode_is_never_predicted(agent):
+    """A rollout in which every episode takes two steps has anchors for one step ahead, and for no more."""
+    begins = (torch.arange(NUM_STEPS - 1) % 2 == 0).expand(NUM_ENVIRONMENTS, -1)
+    segments = AGENT.Segments.of(begins)
+    assert (segments.valid.sum(1) == 2).all()
+    z = torch.randn(len(segments.rows), 2, AGENT.LATENT_DIM)
+    found = AGENT.contrast(agent, z, torch.randn(*z.shape[:2], AGENT.CONTEXT_DIM), segments, 0, num_negatives=4)
+    assert len(found.losses) == 1
+
+
+def test_advantages_are_weighted_sums_of_the_errors_until_the_end_of_the_episode(rollout):
+    found = AGENT.advantages(rollout)
+    for b in range(NUM_ENVIRONMENTS):
+        for t in range(NUM_STEPS):
+            expected, weight = 0.0, 1.0
+            for s in range(t, NUM_STEPS):
+                ends = bool(rollout.ends[b, s])
+                following = 0.0 if ends else AGENT.DISCOUNT * rollout.values[b, s + 1].item()
+                expected += weight * (rollout.rewards[b, s].item() + following - rollout.values[b, s].item())
+                weight *= AGENT.DISCOUNT * AGENT.TRACE
+                if ends:
+                    break
+            assert found[b, t].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_loss_reaches_the_encoder_and_only_with_cpc_the_predictor(agent, rollout):
+    loss, contrasted = AGENT.loss_of(agent, rollout, 0.0, 4, seed=0)
+    loss.backward()
+    assert contrasted is None
+    assert agent.first.weight.grad.abs().sum() > 0
+    assert agent.predictor.weight.grad is None
+    loss, contrasted = AGENT.loss_of(agent, rollout, 1.0, 4, seed=0)
+    loss.backward()
+    assert len(contrasted.losses) == K
+    assert agent.predictor.weight.grad.abs().sum() > 0
+
+
+# --- the script
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return load_script(SCRIPT)
+
+
+def test_the_learner_sees_the_states_in_which_the_agent_acted(script):
+    """The values of two rollouts, chosen step by step, are those of the cut rollouts: episodes that last go on."""
+    pytest.importorskip("minigrid")
+    actor = script.Actor("MiniGrid-LavaGapS5-v0", 4, seed=0)
+    agent = AGENT.Agent((7, 7, 3), script.NUM_VALUES, num_actions=7, num_steps=2)
+    rollouts = [actor.roll_out(agent, 24) for _ in range(2)]
+    assert actor.episodes
+    assert (rollouts[0].ends[:, :-1].any(), (~rollouts[0].ends).all(1).any()) == (True, True)
+    for rollout in rollouts:
+        segments = AGENT.Segments.of(rollout.begins)
+        c = AGENT.contexts(agent, segments.cut(agent.encode(rollout.x)), segments, rollout.state)
+        values = agent.value(segments.join(c, rollout.begins.shape))[..., 0]
+        torch.testing.assert_close(values, rollout.values[:, :-1])
+    assert torch.equal(rollouts[1].begins[:, 0], rollouts[0].ends[:, -1])
+
+
+@pytest.fixture
+def recipe(script, monkeypatch, capsys):
+    """Run the script with some options and return what it printed, and its exit status."""
+    pytest.importorskip("minigrid")
+
+    def run(*options):
+        monkeypatch.setattr("sys.argv", ["run.py", *options])
+        try:
+            script.main()
+        except SystemExit as stop:
+            return capsys.readouterr(), stop.code
+        return capsys.readouterr(), 0
+
+    return run
+
+
+SMALL = ["--frames", "800", "--num-environments", "4", "--seeds", "0", "1"]
+
+
+def test_a_small_run_makes_a_table_and_a_figure_and_resumes(recipe, tmp_path):
+    out = tmp_path / "rl"
+    done, status = recipe("--out", str(out), *SMALL)
+    assert status == 0, done.err
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.out.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["A2C", "A2C + CPC", "difference"]
+    assert (out / "curves.png").stat().st_size < 150_000
+    before = {path: path.stat().st_mtime_ns for path in out.glob("a2c*.json")}
+    curves = {path.stem: json.loads(path.read_text())["curve"] for path in before}
+    assert set(curves) == {"a2c-0", "a2c-1", "a2c_cpc-0", "a2c_cpc-1"}
+    assert curves["a2c-0"] != curves["a2c-1"]
+    assert curves["a2c-0"] != curves["a2c_cpc-0"]
+    (out / "a2c-1.json").unlink()  # as if the command had been killed in the middle
+    again, _ = recipe("--out", str(out), *SMALL)
+    returns = [
+        [line.rsplit("|", 2)[0] for line in of.splitlines()] for of in (done.out, again.out)
+    ]  # without the times
+    assert returns[0] == returns[1]
+    assert [path.stem for path, at in before.items() if path.stat().st_mtime_ns != at] == ["a2c-1"]
+    other, status = recipe("--out", str(out), *SMALL, "--cpc-weight", "2")
+    assert (status, "cpc_weight was" in other.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--frames", "0"], "--frames: got 0, expected 1 or more"),
+        (["--rollout-steps", "1"], "--rollout-steps: got 1, expected 2 or more"),
+        (["--environment", "MiniGrid-Nowhere-v0"], "--environment: got 'MiniGrid-Nowhere-v0', minigrid"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(options, expected, recipe, tmp_path):
+    done, status = recipe("--out", str(tmp_path / "rl"), *options)
+    assert status == 2
+    assert expected in done.err
+    assert not (tmp_path / "rl").exists()
+
+
+def test_without_minigrid_the_command_to_install_it_is_named(script, monkeypatch):
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    with pytest.raises(ValueError, match=r"pip install 'cpc-audio\[rl\]'"):
+        script.make("MiniGrid-Empty-5x5-v0")
