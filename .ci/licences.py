@@ -15,7 +15,7 @@ STATED_ELSEWHERE = {  # their packages say nothing
     "cuda-toolkit": "no content of its own, requires NVIDIA's packages",
     "espeakng-loader": "contains espeak-ng, GPL-3.0-or-later",
 }
-EXTRAS = ("demo", "align", "abx")  # those that users install; the tests' and developers' tools are not passed on
+EXTRAS = ("demo", "align", "abx", "text")  # those that users install; tools for tests and development are not passed on
 
 
 def installed(name: str, extras: Iterable[str]) -> dict[str, Distribution]:

