@@ -116,12 +116,14 @@ def test_a_rare_word_goes_where_the_linear_map_of_the_common_words_puts_it(recip
     torch.testing.assert_close(encoder.words.weight[13:].detach(), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_books_ends_are_not_trained_on_and_windows_do_not_cross_books(recipe):
+def test_windows_are_neighbouring_sentences_of_one_book_and_none_occurs_twice(recipe):
     books = [torch.arange(20)[:, None], 100 + torch.arange(9)[:, None]]
-    fixed = recipe.windows_of(books, 4, None)
-    assert fixed[:, 0, 0].tolist() == [0, 4, 8, 12, 16, 100, 104]
-    drawn = recipe.windows_of(books, 4, torch.Generator().manual_seed(0))
-    assert (drawn.diff(dim=1) == 1).all()
+    for seed in range(5):
+        windows = recipe.windows_of(books, 4, seed)[..., 0]
+        assert (windows.diff(dim=1) == 1).all()
+        assert len(windows.unique()) == windows.numel()
+    with pytest.raises(ValueError, match="no book has 59 sentences"):
+        recipe.windows_of(books, 30, 0)
 
 
 def test_sentences_end_at_full_stops_but_not_after_titles(sentences):
