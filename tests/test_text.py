@@ -13,8 +13,7 @@ import torch
 from tests.conftest import load_script
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "text"
-OPTIONS = "--seeds 1 --epochs 2 --batch 4 --window 4 --word-dim 8 --latent-dim 16 --context-dim 8 --min-count 2"
-OPTIONS += " --dev 0.3 --word2vec-dim 8 --word2vec-epochs 1 --folds 3"
+OPTIONS = "--seeds 1 --epochs 2 --batch 4 --window 4 --word-dim 8 --latent-dim 16 --context-dim 8 --folds 3"
 SUBJECTS, VERBS = ("the cat", "a dog", "my horse", "the bird"), ("sleeps here", "runs away", "eats well", "looks up")
 
 
@@ -36,7 +35,7 @@ def root(tmp_path_factory, sentences):
     root, rng = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
     for path in sentences.listed(root):
         path.parent.mkdir(exist_ok=True)
-        pairs = [(label, rng.choice(VERBS)) for label in [*rng.permutation(48) % 4]]
+        pairs = [(label, rng.choice(VERBS)) for label in [*rng.permutation(120) % 4]]
         if path.parent.name == "gutenberg":
             lines = [f"{SUBJECTS[label].capitalize()} {verb}." for label, verb in pairs]
         else:
@@ -73,8 +72,8 @@ def test_the_whole_way_and_a_second_call_that_trains_nothing(root, tmp_path):
 
 def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(recipe, tmp_path):
     torch.manual_seed(0)
-    books = [torch.randint(1, 9, (40, 6)) for _ in range(2)]
-    sizes = {"word_dim": 4, "latent_dim": 4, "context_dim": 4, "lr": 0.01, "dev": 0.3, "window": 4, "batch": 3}
+    books = [torch.randint(1, 9, (100, 6)) for _ in range(2)]
+    sizes = {"word_dim": 4, "latent_dim": 4, "context_dim": 4, "lr": 0.01, "window": 4, "batch": 3}
     weights = {}
     for name, stops in {"whole": (3,), "interrupted": (1, 3)}.items():
         (tmp_path / name).mkdir()

@@ -20,15 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
+from classify import mean_vectors, score, train_word2vec, tsne_figure
 from sentences import MAX_WORDS, SETS, find_files, read_books, read_set
-from sklearn.dummy import DummyClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.manifold import TSNE
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShuffleSplit, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Normalizer, StandardScaler
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -47,8 +40,8 @@ ROWS = {
     "untrained": "untrained encoder",
     "cpc": "CPC z",
 }
-QUESTIONS = ("description", "entity", "abbreviation", "person", "number", "place")  # TREC's classes
-CS = (1.0, 10.0, 100.0)  # of logistic regression on rows of unit length
+DEV = 0.05  # share of each book, at its end, that is measured on and not trained on
+MIN_COUNT = 5  # words that are rarer have no vector of their own in training
 PADDING, UNKNOWN = 0, 1  # the first two word numbers
 
 Sets = dict[str, list[tuple[list[list[str]], list[int]]]]  # of each set, its files: the sentences and their labels
@@ -125,7 +118,7 @@ def train(books: list[Tensor], num_words: int, seed: int, folder: Path, options:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         done, metrics = state["epochs"], state["metrics"]
-    parts = [book.tensor_split([int(len(book) * (1 - options.dev))]) for book in books]
+    parts = [book.tensor_split([int(len(book) * (1 - DEV))]) for book in books]
     dev = windows_of([end for _, end in parts], options.window, seed=0)
     for epoch in range(done, options.epochs):
         windows = windows_of([beginning for beginning, _ in parts], options.window, 1000 * seed + epoch)
@@ -176,62 +169,19 @@ def embed(sentences: list[list[str]], encoder: SentenceEncoder, vocabulary: dict
     return torch.cat([encoder(part) for part in number_words(sentences, vocabulary).split(256)]).numpy()
 
 
-def mean_vectors(sentences: list[list[str]], vectors: Any) -> np.ndarray:
-    """Return the mean of each sentence's word2vec vectors, 0 where it has none: (N, D)."""
-    nothing = np.zeros((1, vectors.vector_size), dtype=np.float32)
-    known = ([vectors[word] for word in sentence if word in vectors] for sentence in sentences)
-    return np.stack([np.mean(found or nothing, axis=0) for found in known])
-
-
-def score(kind: str, inputs: list[Any], labels: list[list[int]], seed: int, options: argparse.Namespace) -> float:
-    """Return a classifier's accuracy on a set: of its test file if it has one, else the mean over ten folds.
-
-    C is chosen on a fifth of the data that the classifier is fitted on, which then serve the fit as well.
-    """
-    classifier: Any = LogisticRegression(max_iter=1000)
-    if kind == "tf-idf":
-        classifier = make_pipeline(TfidfVectorizer(analyzer=list, sublinear_tf=True), classifier)
-    else:  # rows of unit length, as those of TF-IDF, so that the same values of C suit them
-        classifier = make_pipeline(StandardScaler(), Normalizer(), classifier)
-    held_out = StratifiedShuffleSplit(1, test_size=0.2, random_state=seed)
-    classifier = GridSearchCV(classifier, {"logisticregression__C": CS}, cv=held_out)
-    if kind == "majority":
-        classifier = DummyClassifier()
-    if len(inputs) == 2:
-        return float(classifier.fit(inputs[0], labels[0]).score(inputs[1], labels[1]))
-    folds = StratifiedKFold(options.folds, shuffle=True, random_state=seed)
-    return float(np.mean(cross_val_score(classifier, inputs[0], labels[0], cv=folds)))
-
-
-def figure_of(features: dict[str, np.ndarray], labels: list[int], seed: int) -> Figure:
-    """Plot a t-SNE of TREC's test questions for each kind of features, coloured by the type of the answer."""
-    figure = Figure(figsize=(4.5 * len(features), 4.5), layout="constrained")
-    for axes, (name, x) in zip(figure.subplots(1, len(features), squeeze=False)[0], features.items(), strict=True):
-        x = Normalizer().fit_transform(StandardScaler().fit_transform(x))
-        places = TSNE(perplexity=min(30, len(x) // 4), random_state=seed).fit_transform(x)
-        for label, question in enumerate(QUESTIONS):
-            here = places[np.array(labels) == label]
-            axes.plot(*here.T, ".", ms=5, color=f"C{label}", label=question)
-        axes.set(title=ROWS[name], xticks=[], yticks=[])
-    axes.legend(fontsize=8, title="asked for")
-    return figure
-
-
 def run_seed(seed: int, books: list[list[list[str]]], sets: Sets, options: argparse.Namespace) -> dict[str, Any]:
     """Train and classify with one seed; return the accuracies of each row by set."""
     folder = options.out / f"seed-{seed}"
-    identity = {
-        name: value for name, value in vars(options).items() if name not in ("root", "download", "out", "seeds")
-    }
-    claimed = claim(folder, {"seed": seed, **identity}, record="seed.json", what="results of this recipe")
+    settings = {key: value for key, value in vars(options).items() if key not in ("root", "download", "out", "seeds")}
+    claimed = claim(folder, {"seed": seed, **settings}, record="seed.json", what="results of this recipe")
     if claimed.complete:
         return claimed.content["accuracies"]
+    vectors = train_word2vec(books, seed)  # first, because gensim may be missing
     counts = Counter(word for book in books for sentence in book for word in sentence)
-    frequent = [word for word, count in counts.most_common() if count >= options.min_count]
+    frequent = [word for word, count in counts.most_common() if count >= MIN_COUNT]
     vocabulary = {word: UNKNOWN + 1 + i for i, word in enumerate(frequent)}
-    num_words = UNKNOWN + 1 + len(vocabulary)
+    num_words = UNKNOWN + 1 + len(frequent)
     model = train([number_words(book, vocabulary) for book in books], num_words, seed, folder, options)
-    vectors = train_word2vec(books, seed, options)
     torch.manual_seed(seed)
     encoders = {"untrained": SentenceCPC(num_words, options).g_enc, "cpc": model.g_enc}
     all_words = {name: add_rare_words(encoder, vocabulary, vectors) for name, encoder in encoders.items()}
@@ -247,24 +197,13 @@ def run_seed(seed: int, books: list[list[list[str]]], sets: Sets, options: argpa
         accuracies[kind] = {}
         for name, parts in sets.items():
             inputs, labels = [features(kind, sentences) for sentences, _ in parts], [labels for _, labels in parts]
-            accuracies[kind][name] = score(kind, inputs, labels, seed, options)
+            accuracies[kind][name] = score(kind, inputs, labels, seed, options.folds)
         write_json(path, accuracies)
     questions, answers = sets["TREC"][-1]
-    pictures = {kind: features(kind, questions) for kind in ("word2vec", "untrained", "cpc")}
-    save_figure(figure_of(pictures, answers, seed), folder / "tsne.png", dpi=80)
+    pictures = {ROWS[kind]: features(kind, questions) for kind in ("word2vec", "untrained", "cpc")}
+    save_figure(tsne_figure(pictures, answers, seed), folder / "tsne.png", dpi=80)
     claimed.finish(accuracies=accuracies)
     return accuracies
-
-
-def train_word2vec(books: list[list[list[str]]], seed: int, options: argparse.Namespace) -> Any:
-    """Train skip-gram vectors on the books, of all words that occur twice; gensim's result is keyed by word."""
-    try:
-        from gensim.models import Word2Vec
-    except ImportError:
-        raise ValueError("word vectors need gensim; pip install 'cpc-audio[text]'") from None
-    sentences = [sentence for book in books for sentence in book]
-    shape = {"vector_size": options.word2vec_dim, "epochs": options.word2vec_epochs, "min_count": 2}
-    return Word2Vec(sentences, sg=1, workers=1, seed=seed, **shape).wv  # two workers would not be reproducible
 
 
 def main() -> None:
@@ -281,13 +220,9 @@ def main() -> None:
     parser.add_argument("--latent-dim", type=int, default=512, help="dimension of z (2400 in the paper)")
     parser.add_argument("--context-dim", type=int, default=512, help="units of the GRU (2400 in the paper)")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam (2e-4 in the paper)")
-    parser.add_argument("--min-count", type=int, default=5, help="rarer words have no vector in training")
-    parser.add_argument("--dev", type=float, default=0.05, help="share of each book, at its end, to measure on")
-    parser.add_argument("--word2vec-dim", type=int, default=300, help="dimension of word2vec's vectors")
-    parser.add_argument("--word2vec-epochs", type=int, default=10, help="passes of word2vec over the books")
     parser.add_argument("--folds", type=int, default=10, help="folds of the cross-validation")
     options = parser.parse_args()
-    for name in ("seeds", "epochs", "batch", "word_dim", "latent_dim", "context_dim", "min_count"):
+    for name in ("seeds", "epochs", "batch", "word_dim", "latent_dim", "context_dim"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: got {getattr(options, name)}, expected at least 1")
     keep_freed_buffers()
