@@ -156,6 +156,8 @@ def add_rare_words(encoder: SentenceEncoder, vocabulary: dict[str, int], vectors
     """
     shared = [word for word in vocabulary if word in vectors]
     rare = [word for word in vectors.key_to_index if word not in vocabulary]
+    if not rare:
+        return vocabulary
     known = encoder.words.weight.detach()
     x, x_rare = (F.pad(torch.tensor(vectors[words]), (0, 1), value=1) for words in (shared, rare))
     solution = torch.linalg.lstsq(x, known[[vocabulary[word] for word in shared]]).solution
