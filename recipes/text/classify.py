@@ -14,7 +14,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 QUESTIONS = ("description", "entity", "abbreviation", "person", "number", "place")  # TREC's classes
 WORD2VEC = {"vector_size": 300, "epochs": 10, "min_count": 2, "sg": 1}  # of gensim; sg: skip-gram
-CS = (1.0, 10.0, 100.0)  # of logistic regression on rows of unit length
+CS = (0.25, 1.0, 4.0, 16.0)  # of logistic regression on rows of unit length
 
 
 def train_word2vec(books: list[list[list[str]]], seed: int) -> Any:

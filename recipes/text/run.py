@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="fetch the files that are missing in --root")
     parser.add_argument("--out", type=Path, default=Path("runs/text"), help="folder for the results")
     parser.add_argument("--seeds", type=int, default=3, help="number of runs; their seeds are 0, 1, …")
-    parser.add_argument("--epochs", type=int, default=5, help="passes over the books")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the books")
     parser.add_argument("--batch", type=int, default=16, help="windows in a batch")
     parser.add_argument("--window", type=int, default=16, help="sentences in a window")
     parser.add_argument("--word-dim", type=int, default=128, help="dimension of the word vectors")
