@@ -1,7 +1,6 @@
 """recipes/text: sentences of books, the encoder, rare words, and a small run the whole way."""
 
 import json
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -45,16 +44,21 @@ def root(tmp_path_factory, sentences):
     return root
 
 
-def run(root, out):
-    command = [sys.executable, str(RECIPE / "run.py"), "--root", str(root), "--out", str(out), *OPTIONS.split()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def run(recipe, monkeypatch, capsys):
+    def run(root, out):
+        """Return what the script prints."""
+        monkeypatch.setattr(sys, "argv", ["run.py", "--root", str(root), "--out", str(out), *OPTIONS.split()])
+        recipe.main()
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_the_whole_way_and_a_second_call_that_trains_nothing(root, tmp_path):
+def test_the_whole_way_and_a_second_call_that_trains_nothing(root, run, tmp_path):
     pytest.importorskip("gensim")
-    done = run(root, tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if "|" in line]
+    printed = run(root, tmp_path)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
     assert rows[0][1:] == ["MR", "CR", "Subj", "MPQA", "TREC"]
     scores = {row[0]: row[1:] for row in rows[2:]}
     assert scores["bag of words, TF-IDF"] == ["100.0"] * 5  # the subject decides the label
@@ -65,8 +69,7 @@ def test_the_whole_way_and_a_second_call_that_trains_nothing(root, tmp_path):
     assert [epoch["epoch"] for epoch in metrics] == [1, 2]
     assert 0 < (folder / "tsne.png").stat().st_size < 150_000
     before = (folder / "model.pt").stat().st_mtime_ns
-    again = run(root, tmp_path)
-    assert again.stdout.splitlines()[-8:] == done.stdout.splitlines()[-8:]
+    assert run(root, tmp_path).splitlines() == printed.splitlines()[-8:]
     assert (folder / "model.pt").stat().st_mtime_ns == before
 
 
@@ -147,12 +150,12 @@ def test_the_byte_0x85_ends_no_sentence_and_a_line_without_label_is_refused(sent
         sentences.read_set(tmp_path / "b.all")
 
 
-def test_missing_data_is_one_line_that_names_the_way_out(tmp_path):
-    done = run(tmp_path / "nothing", tmp_path / "out")
-    assert done.returncode == 2
-    assert "austen-emma.txt: no such file; --root takes the folder" in done.stderr
-    assert "--download" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_missing_data_is_one_line_that_names_the_way_out(run, capsys, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path / "nothing", tmp_path / "out")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "austen-emma.txt: no such file; --root takes the folder" in line
+    assert "--download" in line
 
 
 def test_a_download_with_another_checksum_is_refused_and_leaves_nothing(sentences, tmp_path, monkeypatch):
