@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShu
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-QUESTIONS = ("description", "entity", "abbreviation", "person", "number", "place")  # TREC's classes
+QUESTIONS = ("description", "entity", "abbreviation", "person", "place", "number")  # TREC's classes
 WORD2VEC = {"vector_size": 300, "epochs": 10, "min_count": 2, "sg": 1}  # of gensim; sg: skip-gram
 CS = (0.25, 1.0, 4.0, 16.0)  # of logistic regression on rows of unit length
 
