@@ -135,7 +135,18 @@ def train(books: list[Tensor], num_words: int, seed: int, folder: Path, options:
         state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
         with replacing(folder / "model.pt") as path:
             torch.save({**state, "epochs": epoch + 1, "metrics": metrics}, path)
+    show_gain_in_a_book(model, [end for _, end in parts], options.window)
     return model
+
+
+def show_gain_in_a_book(model: SentenceCPC, ends: list[Tensor], window: int) -> None:
+    """Print log N − loss, in nats, among sentences of one book, where knowing the book is no help."""
+    windows = [windows_of([end], window, seed=0) for end in ends if len(end) >= 5 * window]
+    found = [(len(of_book), measure(model, of_book, len(of_book))) for of_book in windows]
+    if found:
+        weights, results = zip(*found, strict=True)
+        gain = np.average([result["log_n"] - result["dev"] for result in results], weights=weights)
+        print(f"log N − loss within a book: {gain:.2f} nats, mean over {len(found)} books by windows")
 
 
 @torch.no_grad()
