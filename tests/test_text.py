@@ -86,6 +86,14 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(r
     assert all(torch.equal(weight, weights["interrupted"][key]) for key, weight in weights["whole"].items())
 
 
+def test_a_model_that_predicts_nothing_gains_nothing_within_a_book(recipe, capsys):
+    """The end that is too short for five windows does not count."""
+    model = recipe.SentenceCPC(9, Namespace(word_dim=4, latent_dim=4, context_dim=4))
+    torch.nn.init.zeros_(model.W.weight)
+    recipe.show_gain_in_a_book(model, [torch.randint(1, 9, (23, 6)), torch.randint(1, 9, (19, 6))], 4)
+    assert capsys.readouterr().out.replace("-", "") == "log N − loss within a book: 0.00 nats (books: 1)\n"
+
+
 def test_the_encoder_is_the_mean_of_a_convolution_over_each_sentence_alone(recipe):
     torch.manual_seed(0)
     encoder = recipe.SentenceEncoder(9, 4, 5)

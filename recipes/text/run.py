@@ -146,7 +146,7 @@ def show_gain_in_a_book(model: SentenceCPC, ends: list[Tensor], window: int) -> 
     if found:
         weights, results = zip(*found, strict=True)
         gain = np.average([result["log_n"] - result["dev"] for result in results], weights=weights)
-        print(f"log N − loss within a book: {gain:.2f} nats, mean over {len(found)} books by windows")
+        print(f"log N − loss within a book: {gain:.2f} nats (books: {len(found)})")
 
 
 @torch.no_grad()
