@@ -1,0 +1,180 @@
+"""recipes/text: sentences of books, the encoder, rare words, and a small run the whole way."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import load_script
+
+RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "text"
+OPTIONS = "--seeds 1 --epochs 2 --batch 4 --window 4 --word-dim 8 --latent-dim 16 --context-dim 8 --folds 3"
+SUBJECTS, VERBS = ("the cat", "a dog", "my horse", "the bird"), ("sleeps here", "runs away", "eats well", "looks up")
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    return load_script(RECIPE / "sentences.py")
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(RECIPE)
+        return load_script(RECIPE / "run.py")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, sentences):
+    """All files that the recipe reads, tiny: a sentence's label is its subject."""
+    root, rng = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
+    for path in sentences.listed(root):
+        path.parent.mkdir(exist_ok=True)
+        pairs = [(label, rng.choice(VERBS)) for label in [*rng.permutation(120) % 4]]
+        if path.parent.name == "gutenberg":
+            lines = [f"{SUBJECTS[label].capitalize()} {verb}." for label, verb in pairs]
+        else:
+            num_labels = 4 if path.name.startswith("TREC") else 2
+            lines = [f"{label % num_labels} {SUBJECTS[label % num_labels]} {verb} ." for label, verb in pairs]
+        path.write_text("\n".join(lines) + "\n", encoding="latin-1")
+    return root
+
+
+@pytest.fixture
+def run(recipe, monkeypatch, capsys):
+    def run(root, out):
+        """Return what the script prints."""
+        monkeypatch.setattr(sys, "argv", ["run.py", "--root", str(root), "--out", str(out), *OPTIONS.split()])
+        recipe.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_whole_way_and_a_second_call_that_trains_nothing(root, run, tmp_path):
+    pytest.importorskip("gensim")
+    printed = run(root, tmp_path)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
+    assert rows[0][1:] == ["MR", "CR", "Subj", "MPQA", "TREC"]
+    scores = {row[0]: row[1:] for row in rows[2:]}
+    assert scores["bag of words, TF-IDF"] == ["100.0"] * 5  # the subject decides the label
+    assert scores["majority class"] == [*["50.0"] * 4, "25.0"]
+    assert scores["paper: CPC on BookCorpus"] == ["76.9", "80.1", "91.2", "87.7", "96.8"]
+    folder = tmp_path / "seed-0"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [epoch["epoch"] for epoch in metrics] == [1, 2]
+    assert 0 < (folder / "tsne.png").stat().st_size < 150_000
+    before = (folder / "model.pt").stat().st_mtime_ns
+    assert run(root, tmp_path).splitlines() == printed.splitlines()[-8:]
+    assert (folder / "model.pt").stat().st_mtime_ns == before
+
+
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(recipe, tmp_path):
+    torch.manual_seed(0)
+    books = [torch.randint(1, 9, (100, 6)) for _ in range(2)]
+    sizes = {"word_dim": 4, "latent_dim": 4, "context_dim": 4, "lr": 0.01, "window": 4, "batch": 3}
+    weights = {}
+    for name, stops in {"whole": (3,), "interrupted": (1, 3)}.items():
+        (tmp_path / name).mkdir()
+        for epochs in stops:
+            model = recipe.train(books, 9, 0, tmp_path / name, Namespace(epochs=epochs, **sizes))
+        weights[name] = model.state_dict()
+    assert all(torch.equal(weight, weights["interrupted"][key]) for key, weight in weights["whole"].items())
+
+
+def test_a_model_that_predicts_nothing_gains_nothing_within_a_book(recipe, capsys):
+    """The end that is too short for five windows does not count."""
+    model = recipe.SentenceCPC(9, Namespace(word_dim=4, latent_dim=4, context_dim=4))
+    torch.nn.init.zeros_(model.W.weight)
+    recipe.show_gain_in_a_book(model, [torch.randint(1, 9, (23, 6)), torch.randint(1, 9, (19, 6))], 4)
+    assert capsys.readouterr().out.replace("-", "") == "log N − loss within a book: 0.00 nats (books: 1)\n"
+
+
+def test_the_encoder_is_the_mean_of_a_convolution_over_each_sentence_alone(recipe):
+    torch.manual_seed(0)
+    encoder = recipe.SentenceEncoder(9, 4, 5)
+    numbers = torch.tensor([[3, 4, 5, 0], [6, 0, 0, 0], [0, 0, 0, 0], [7, 8, 1, 2]])
+    z = encoder(numbers)
+    for row, found in zip(numbers, z, strict=True):
+        words = row[row != 0]
+        alone = encoder.convolution(encoder.words(words).T[None])[0].relu().mean(1) if len(words) else torch.zeros(5)
+        torch.testing.assert_close(found, alone)
+
+
+def test_a_rare_word_goes_where_the_linear_map_of_the_common_words_puts_it(recipe):
+    """Word vectors that are an affine map of word2vec's are continued by that map."""
+
+    class Vectors(dict):
+        key_to_index = property(dict.keys)
+
+        def __getitem__(self, words):
+            return np.stack([dict.__getitem__(self, word) for word in words])
+
+    rng = np.random.default_rng(0)
+    vectors = Vectors({f"w{i}": rng.standard_normal(3).astype(np.float32) for i in range(12)})
+    vocabulary = {f"w{i}": i + 2 for i in range(10)} | {"unknown to word2vec": 12}
+    matrix, offset = rng.standard_normal((3, 4)).astype(np.float32), np.float32(0.5)
+    encoder = recipe.SentenceEncoder(13, 4, 5)
+    encoder.words.weight.data[2:12] = torch.tensor(vectors[[f"w{i}" for i in range(10)]] @ matrix + offset)
+    larger = recipe.add_rare_words(encoder, vocabulary, vectors)
+    assert larger == vocabulary | {"w10": 13, "w11": 14}
+    expected = torch.tensor(vectors[["w10", "w11"]] @ matrix + offset)
+    torch.testing.assert_close(encoder.words.weight[13:].detach(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_windows_are_neighbouring_sentences_of_one_book_and_none_occurs_twice(recipe):
+    books = [torch.arange(20)[:, None], 100 + torch.arange(9)[:, None]]
+    for seed in range(5):
+        windows = recipe.windows_of(books, 4, seed)[..., 0]
+        assert (windows.diff(dim=1) == 1).all()
+        assert len(windows.unique()) == windows.numel()
+    with pytest.raises(ValueError, match="no book has 59 sentences"):
+        recipe.windows_of(books, 30, 0)
+
+
+def test_sentences_end_at_full_stops_but_not_after_titles(sentences):
+    book = '*END*THE SMALL PRINT! x\n\nCHAPTER I\n\n"Is Mr. Knightley here?" he said. She\ndoesn\'t know, in 1811.\n\n'
+    book += "End of the Project Gutenberg Etext"
+    assert sentences.sentences_of(book) == [
+        ['"', "is", "mr", ".", "knightley", "here", "?", '"', "he", "said", "."],
+        ["she", "does", "n't", "know", ",", "in", "0", "."],
+    ]
+
+
+def test_contractions_are_the_same_words_however_a_set_writes_them(sentences):
+    assert sentences.words_of("it 's n 't") == sentences.words_of("It's n't")
+    assert sentences.words_of("does n 't") == sentences.words_of("doesn't") == ["does", "n't"]
+
+
+def test_the_byte_0x85_ends_no_sentence_and_a_line_without_label_is_refused(sentences, tmp_path):
+    (tmp_path / "a.all").write_bytes(b"1 caf\xe9 \x85 fine\n0 bad\n")
+    assert sentences.read_set(tmp_path / "a.all")[1] == [1, 0]
+    (tmp_path / "b.all").write_bytes(b"1 good\nno label\n")
+    with pytest.raises(ValueError, match=r"b\.all, line 2: got 'no label', expected a number and a sentence"):
+        sentences.read_set(tmp_path / "b.all")
+
+
+def test_missing_data_is_one_line_that_names_the_way_out(run, capsys, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path / "nothing", tmp_path / "out")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "austen-emma.txt: no such file; --root takes the folder" in line
+    assert "--download" in line
+
+
+def test_a_download_with_another_checksum_is_refused_and_leaves_nothing(sentences, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(url, path, progress):
+        asked.append(url)
+        Path(path).write_bytes(b"something else")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    with pytest.raises(ValueError, match="SHA-256"):
+        sentences.find_files(tmp_path, download=True)
+    assert asked == [f"{sentences.SOURCES['gutenberg']}/austen-emma.txt"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
