@@ -1,5 +1,6 @@
 """recipes/vision on scikit-learn's digits, from a folder of images to the table and the picture."""
 
+import argparse
 import contextlib
 import io
 import json
@@ -26,15 +27,22 @@ class Done(NamedTuple):
     err: str
 
 
-def recipe(*options) -> Done:
+@pytest.fixture(scope="module")
+def script():
+    """The script as a module; it imports its sibling, as Python does for a script that it runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        return load_script(FOLDER / "run.py")
+
+
+def recipe(script, *options) -> Done:
     """Run the script's main() in this process: one seed with few updates."""
     few = ["--seeds", "0", "--updates", "60", "--batch-size", "16", "--dim", "32"]
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.syspath_prepend(FOLDER)  # the script imports its sibling, as Python does for a script that it runs
         patch.setattr("sys.argv", ["run.py", *few, *map(str, options)])
         try:
-            load_script(FOLDER / "run.py").main()
+            script.main()
         except SystemExit as stop:
             code = stop.code
     return Done(code, out.getvalue(), err.getvalue())
@@ -53,9 +61,9 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def outcome(root, tmp_path_factory):
+def outcome(script, root, tmp_path_factory):
     out = tmp_path_factory.mktemp("vision")
-    done = recipe("--root", root, "--out", out)
+    done = recipe(script, "--root", root, "--out", out)
     assert done.code == 0, done.err
     return out, done.out
 
@@ -87,37 +95,68 @@ def test_the_candidates_are_the_patches_of_one_image_of_the_others_or_of_both(ou
     }
 
 
-def test_an_interrupted_run_resumes_to_the_same_result(outcome, root, tmp_path):
-    """A row whose result was not yet written begins from its checkpoint and has the same result, but for the time."""
-    out, _ = outcome
-    shutil.copytree(out, tmp_path / "again")
-    record = next((tmp_path / "again").glob("CPC*same*/result.json"))
-    finished = json.loads(record.read_text())
-    record.write_text(json.dumps({**finished, "complete": False}))
-    done = recipe("--root", root, "--out", tmp_path / "again")
-    assert done.code == 0, done.err
-    again = json.loads(record.read_text())
-    assert {**again, "seconds": 0} == {**finished, "seconds": 0}
+def test_finished_rows_are_not_computed_again(outcome, script, root):
+    """The second call prints the same table, times included, and draws the picture again."""
+    out, printed = outcome
+    (out / "patches.png").unlink()
+    done = recipe(script, "--root", root, "--out", out)
+    assert done.out == printed
+    assert (out / "patches.png").exists()
 
 
-def test_missing_images_and_other_settings_are_refused_in_one_line(outcome, root, tmp_path):
-    done = recipe("--root", tmp_path, "--out", tmp_path / "out")
+def test_an_interrupted_training_resumes_to_the_bit(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "UPDATES_A_CHECKPOINT", 10)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    images = script.Images(x, torch.arange(20) % 2)
+    options = argparse.Namespace(updates=30, batch_size=4, lr=1e-3)
+
+    def train(checkpoint, stop_at=None):
+        torch.manual_seed(0)
+        model, losses = network.Supervised(16, 2), []
+
+        def loss_of(x, y):
+            if len(losses) == stop_at:
+                raise KeyboardInterrupt
+            losses.append(torch.nn.functional.cross_entropy(model(x), y))
+            return losses[-1]
+
+        mean = script.train(model, loss_of, images, options, 0, checkpoint)
+        return len(losses), mean, model.state_dict()
+
+    num_updates, mean, weights = train(tmp_path / "whole.pt")
+    assert num_updates == 30
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped.pt", stop_at=25)
+    num_updates, mean_again, weights_again = train(tmp_path / "stopped.pt")
+    assert num_updates == 10
+    assert mean_again == mean
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+
+
+def test_missing_images_and_other_settings_are_refused_in_one_line(outcome, script, root, tmp_path):
+    done = recipe(script, "--root", tmp_path, "--out", tmp_path / "out")
     assert done.code == 2
     assert f"no {tmp_path}/train/CLASS/*.jpg" in done.err
-    done = recipe("--root", root, "--out", outcome[0], "--lr", "0.5")
+    done = recipe(script, "--root", root, "--out", outcome[0], "--lr", "0.5")
     assert done.code == 2
     assert "lr was 0.001, is 0.5" in done.err
-    done = recipe("--root", root, "--steps", "7")
+    done = recipe(script, "--root", root, "--steps", "7")
     assert done.code == 2
     assert "--steps: got 7, expected from 1 to 6" in done.err
 
 
-def test_an_image_of_another_size_is_named(root, tmp_path):
+def test_an_image_of_another_size_or_that_is_damaged_is_named(script, root, tmp_path):
     shutil.copytree(root, tmp_path / "root")
-    Image.new("RGB", (30, 32)).save(tmp_path / "root" / "train" / "digit3" / "odd.jpg")
-    done = recipe("--root", tmp_path / "root", "--out", tmp_path / "out")
+    odd = tmp_path / "root" / "train" / "digit3" / "odd.jpg"
+    Image.new("RGB", (30, 32)).save(odd)
+    done = recipe(script, "--root", tmp_path / "root", "--out", tmp_path / "out")
     assert done.code == 2
-    assert "odd.jpg: 30 × 32 pixels, expected 32 × 32" in done.err
+    assert f"{odd}: 30 × 32 pixels, expected 32 × 32" in done.err
+    odd.write_bytes(odd.read_bytes()[:300])
+    done = recipe(script, "--root", tmp_path / "root", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert f"{odd}: not an image that can be read" in done.err
 
 
 # --- the networks

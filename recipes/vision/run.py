@@ -13,21 +13,19 @@ Source: van den Oord et al. 2018, section 3.2.
 """
 
 import argparse
-import itertools
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from images import Images, as_input, read_images, split
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from network import CPC, GRID, PATCH, SIDE, Supervised, negatives_of
-from PIL import Image
+from network import CPC, GRID, PATCH, Supervised, negatives_of
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -46,51 +44,8 @@ SCHEMES = {  # rows of CPC: the criterion's scheme, where an image is an utteran
     "CPC, negatives of other images": "mixed_speaker_excl",
 }
 ROWS = ("raw pixels", "untrained network", *SCHEMES, "supervised network")
-VALIDATION_SHARE = 0.1  # of the training images of each class
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 UPDATES_A_CHECKPOINT = 200
-
-
-class Images(NamedTuple):
-    """Images (n, 3, 32, 32), uint8, and the number of the class of each (n,)."""
-
-    x: Tensor
-    y: Tensor
-
-
-def read_images(folder: Path) -> tuple[Images, list[str]]:
-    """Read CLASS/*.jpg, class by class and in the order of the names.
-
-    Raises:
-        ValueError: there is no such image, or one has another size than 32 × 32.
-    """
-    paths = sorted(folder.glob("*/*.jpg"))
-    if not paths:
-        raise ValueError(f"no {folder}/CLASS/*.jpg; data/README.md says how to obtain CIFAR-10 as a folder of images")
-    classes = sorted({path.parent.name for path in paths})
-    arrays = []
-    for path in tqdm(paths, desc=f"read {folder.name}", unit="image", disable=None):
-        with Image.open(path) as image:
-            arrays.append(np.asarray(image.convert("RGB")))
-        if arrays[-1].shape != (SIDE, SIDE, 3):
-            height, width = arrays[-1].shape[:2]
-            raise ValueError(f"{path}: {width} × {height} pixels, expected {SIDE} × {SIDE}; resize all images")
-    y = torch.tensor([classes.index(path.parent.name) for path in paths])
-    return Images(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), y), classes
-
-
-def split(images: Images) -> tuple[Images, Images]:
-    """Set the last images of each class aside for validation; return the others and these."""
-    held_out = torch.zeros(len(images.y), dtype=torch.bool)
-    for label in images.y.unique():
-        of_class = (images.y == label).nonzero().flatten()
-        held_out[of_class[-max(1, round(VALIDATION_SHARE * len(of_class))) :]] = True
-    return Images(images.x[~held_out], images.y[~held_out]), Images(images.x[held_out], images.y[held_out])
-
-
-def as_input(x: Tensor) -> Tensor:
-    """Turn pixels into numbers of about zero mean and unit variance."""
-    return (x.float() - 128) / 64
 
 
 def in_precision() -> torch.autocast:
@@ -223,9 +178,8 @@ def run(options: argparse.Namespace) -> None:
     settings = {name: value for name, value in vars(options).items() if name not in ("root", "out", "seeds")}
     settings["images"] = [len(part.y) for part in parts]
     results: dict[str, list[dict]] = {row: [] for row in ROWS}
-    for seed, row in itertools.product(options.seeds, ROWS):
-        if row == "raw pixels" and results[row]:  # it does not depend on the seed
-            continue
+    runs = [("raw pixels", 0), *((row, seed) for seed in options.seeds for row in ROWS[1:])]  # pixels need no seed
+    for row, seed in runs:
         folder = folder_of(row, seed, options)
         with locked(folder, "row"):
             ours = claim(folder, {"row": row, "seed": seed, **settings}, record="result.json", what="results")
@@ -241,7 +195,7 @@ def run(options: argparse.Namespace) -> None:
 
 def table(results: dict[str, list[dict]]) -> str:
     """Format the accuracies, and for CPC the loss, as mean ± deviation over the seeds."""
-    rows = [["trained on patches or labels", "test, %", "validation, %", "loss", "log N", "training, s"]]
+    rows = [["linear probe", "test, %", "validation, %", "loss", "log N", "training, s"]]
     for row, found in results.items():
         cells = [mean_and_deviation([100 * result[key] for result in found]) for key in ("test", "validation")]
         for key, decimals in (("loss", 2), ("log_n", 2), ("seconds", 0)):
