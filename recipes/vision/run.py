@@ -190,7 +190,7 @@ def run(options: argparse.Namespace) -> None:
     network = network_of(BOTH, options.seeds[0], len(classes), options)
     state = torch.load(folder_of(BOTH, options.seeds[0], options) / "last.pt", weights_only=True)
     network.load_state_dict(state["network"])
-    save_figure(patches_figure(network, test), options.out / "patches.png", dpi=100)
+    save_figure(patches_figure(network, test), options.out / "patches.png", dpi=70)
 
 
 def table(results: dict[str, list[dict]]) -> str:
@@ -212,7 +212,7 @@ def patches_figure(network: CPC, test: Images, num_images: int = 2000, num_neare
     z = latents(network, x).flatten(1, 2)  # (n, 49, D)
     z = F.normalize(z - z.mean((0, 1)), dim=2)
     queries = [int((y == label).nonzero()[0]) for label in y.unique()][:10]
-    figure = Figure(figsize=(1.1 * (num_nearest + 1), 1.1 * len(queries)), layout="constrained")
+    figure = Figure(figsize=(num_nearest + 1, len(queries)), layout="constrained")
     for axes, i in zip(figure.subplots(len(queries), num_nearest + 1, squeeze=False), queries, strict=True):
         middle = GRID * GRID // 2
         similarity, place = (z @ z[i, middle]).max(1)  # (n,): the best patch of each image
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg")
     parser.add_argument("--out", type=Path, default=Path("runs/vision"), help="folder for the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training of each row for each")
-    parser.add_argument("--updates", type=int, default=1000, help="updates of each network")
+    parser.add_argument("--updates", type=int, default=600, help="updates of each network")
     parser.add_argument("--batch-size", type=int, default=8, help="images per update")
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of AdamW")
     parser.add_argument("--dim", type=int, default=256, help="D_z; c has half of it")
