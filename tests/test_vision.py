@@ -82,7 +82,8 @@ def test_every_row_is_measured_and_cpc_learns(outcome):
     cpc = {row: result for row, result in results.items() if row.startswith("CPC")}
     assert len(cpc) == 3
     assert all(result["loss"] < result["log_n"] - 0.1 for result in cpc.values())
-    assert Image.open(out / "patches.png").size[0] > 300
+    with Image.open(out / "patches.png") as picture:
+        assert picture.size == (70 * 9, 70 * 10)
 
 
 def test_the_candidates_are_the_patches_of_one_image_of_the_others_or_of_both(outcome):
@@ -140,7 +141,7 @@ def test_missing_images_and_other_settings_are_refused_in_one_line(outcome, scri
     assert f"no {tmp_path}/train/CLASS/*.jpg" in done.err
     done = recipe(script, "--root", root, "--out", outcome[0], "--lr", "0.5")
     assert done.code == 2
-    assert "lr was 0.001, is 0.5" in done.err
+    assert "lr was 0.002, is 0.5" in done.err
     done = recipe(script, "--root", root, "--steps", "7")
     assert done.code == 2
     assert "--steps: got 7, expected from 1 to 6" in done.err

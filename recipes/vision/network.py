@@ -62,12 +62,16 @@ class Encoder(nn.Module):
             nn.ReLU(),
             nn.Conv2d(2 * width, latent_dim, 2, stride=2),  # 7, 1
             Block(latent_dim, 1),
-            nn.ReLU(),  # a mean over patches then counts features instead of letting them cancel
         )
 
     def forward(self, images: Tensor) -> Tensor:
         z: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
         return z.permute(0, 2, 3, 1)
+
+
+def pool(z: Tensor) -> Tensor:
+    """Average latents (B, 7, 7, D) over the patches, after a ReLU: positive and negative values would cancel."""
+    return F.relu(z).mean((1, 2))
 
 
 class MaskedConvolution(nn.Module):
@@ -114,5 +118,5 @@ class Supervised(nn.Module):
         self.g_enc, self.classify = Encoder(latent_dim), nn.Linear(latent_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classify(self.g_enc(images).mean((1, 2)))
+        logits: Tensor = self.classify(pool(self.g_enc(images)))
         return logits

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from images import Images, as_input, read_images, split
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from network import CPC, GRID, PATCH, Supervised, negatives_of
+from network import CPC, GRID, PATCH, Supervised, negatives_of, pool
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -44,7 +44,7 @@ SCHEMES = {  # rows of CPC: the criterion's scheme, where an image is an utteran
     "CPC, negatives of other images": "mixed_speaker_excl",
 }
 ROWS = ("raw pixels", "untrained network", *SCHEMES, "supervised network")
-CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 UPDATES_A_CHECKPOINT = 200
 
 
@@ -158,7 +158,7 @@ def measure(row: str, seed: int, parts: list[Images], options: argparse.Namespac
         found["seconds"] = time.perf_counter() - start
     if negatives is not None:
         found["log_n"] = infonce(*network(as_input(parts[0].x[: options.batch_size])), negatives).log_n.mean().item()
-    return {**found, **probe(lambda x: latents(network, x).mean((1, 2)), parts, options)}
+    return {**found, **probe(lambda x: pool(latents(network, x)), parts, options)}
 
 
 def folder_of(row: str, seed: int, options: argparse.Namespace) -> Path:
