@@ -220,7 +220,7 @@ def patches_figure(network: CPC, test: Images, num_images: int = 2000, num_neare
         place[i] = middle
         for panel, j in zip(axes, similarity.topk(num_nearest + 1).indices, strict=True):
             row, column = divmod(int(place[j]), GRID)
-            panel.imshow(x[j].permute(1, 2, 0).numpy())
+            panel.imshow(x[j].permute(1, 2, 0).numpy(), interpolation="nearest")  # and it compresses well
             corner = (column * PATCH / 2 - 0.5, row * PATCH / 2 - 0.5)
             panel.add_patch(Rectangle(corner, PATCH, PATCH, fill=False, color="red" if j == i else "yellow", lw=1.5))
             panel.set_axis_off()
