@@ -152,11 +152,14 @@ def open_cache(
         _reserve(claimed, num_samples, sample_rate)
     cache = Cache(folder)
     missing = [int(i) for i in np.flatnonzero(num_samples) if not cache.is_current(int(i), manifest.sound(int(i)))]
-    for i in tqdm(missing, desc="cache", unit="file", disable=not missing):
-        try:
-            cache.fill(i, manifest.sound(i), manifest.file_hashes[i], sample_rate=sample_rate, resample=resample)
-        except AudioError as error:
-            on_bad(i, error)
+    seconds = np.rint(num_samples / sample_rate).astype(int)  # files differ in length, so their number would mislead
+    with tqdm(total=int(seconds[missing].sum()), desc="cache", unit="audio-s", disable=not missing) as bar:
+        for i in missing:
+            try:
+                cache.fill(i, manifest.sound(i), manifest.file_hashes[i], sample_rate=sample_rate, resample=resample)
+            except AudioError as error:
+                on_bad(i, error)
+            bar.update(int(seconds[i]))
     if not claimed.complete:
         claimed.finish()
     return cache
