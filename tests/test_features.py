@@ -295,7 +295,7 @@ def test_a_manifest_with_other_utterances_of_the_same_names_is_refused(tmp_path)
     manifest = read_manifest(make_corpus(tmp_path / "c", speakers=1, utterances=3))
     folder = extract_features(SpectralExtractor("mfcc"), manifest, tmp_path / "f", progress=False)
     other = Manifest(manifest.root, manifest.table.assign(num_samples=np.add(manifest.num_samples, [0, 160, 0])))
-    with pytest.raises(FeaturesError, match=rf"1 utterances .* have other lengths here: {manifest.utterances[1]};"):
+    with pytest.raises(FeaturesError, match=rf"1 utterances .* have other lengths here, .*: {manifest.utterances[1]};"):
         open_features(folder, other)
 
 

@@ -153,6 +153,7 @@ def restore(run: Path, parts: Parts, running: RunningMean) -> State:
         update, seconds = int(payload["update"]), float(payload["seconds"])
         # Runs of earlier versions have neither.
         skipped, bad_audio = int(payload.get("skipped", 0)), payload.get("bad_audio", [])
+        best = None if payload.get("best_gain") is None else float(payload["best_gain"])
         if not (isinstance(bad_audio, list) and all(isinstance(error, str) for error in bad_audio)):
             raise ValueError("bad_audio is no list of texts")
         if not 0 <= update <= parts.config.train.num_updates:
@@ -162,7 +163,6 @@ def restore(run: Path, parts: Parts, running: RunningMean) -> State:
         raise CheckpointError(f"{path}: its state cannot be restored: {reason}") from None
     if parts.ranks.is_first:
         keep_metrics_until(metrics, update)
-    best = payload.get("best_gain")
     if best is None:  # a checkpoint of before this field: look it up
         dev = [line for line in read_metrics(metrics) if line["kind"] == "dev" and line["update"] <= update]
         best = max(map(gain, dev), default=-float("inf"))
