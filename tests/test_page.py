@@ -182,7 +182,7 @@ def test_what_made_the_numbers_is_named(run, written):
     assert f"<dd>{run}</dd>" in text
     assert f"identity {origin.identity}" in text
     assert origin.corpus in text
-    assert len(re.findall("cpc [0-9.]+, torch [0-9.]+", text)) == 3  # of training, probing and the page
+    assert len(re.findall(r"cpc \S+, torch [0-9.]+", text)) == 3  # of training, probing and the page
 
 
 def test_intervals_agree_with_labels_and_frames(run, written):

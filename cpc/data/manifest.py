@@ -149,16 +149,19 @@ class Manifest:
             raise ManifestError(f"split {split!r}: no such row, the manifest has {present}; see cpc manifest --split")
         return self.keep(rows.to_numpy())
 
-    def digest(self, columns: Sequence[str] = ()) -> str:
+    def digest(self, columns: Sequence[str] = (), *, in_order: bool = True) -> str:
         """Identify the rows: their utterances, lengths, rates, speakers, and sounds, if a scan has hashed these.
 
         Where the files lie does not count, so a corpus that moved keeps its digest.
 
         Args:
             columns: further columns that count.
+            in_order: whether the order of the rows counts.
         """
         names = ["utterance", "num_samples", "sample_rate", "speaker", "start", "end", "audio_hash", *columns]
         rows = self.table[[name for name in dict.fromkeys(names) if name in self.table]]
+        if not in_order:
+            rows = rows.sort_values("utterance")
         return blake2b(rows.to_csv(index=False, lineterminator="\n").encode(), digest_size=16).hexdigest()
 
     def keep(self, rows: NDArray[np.bool_] | Sequence[bool]) -> "Manifest":

@@ -81,7 +81,7 @@ class Features:
     @cached_property
     def corpus(self) -> str:
         """Digest of all utterances that the folder was made from, whichever of them are read."""
-        return read_manifest(self.folder / MANIFEST).digest()
+        return read_manifest(self.folder / MANIFEST).digest(in_order=False)
 
     @cached_property
     def _without_frames(self) -> set[str]:
