@@ -82,7 +82,10 @@ class CPC(nn.Module):
             ValueError: another shape or type, or a value that is not finite.
         """
         batch = as_batch(waveforms, next(self.parameters()).device)
-        return normalised(batch) if self.normalise else batch
+        if not self.normalise:
+            return batch
+        # In float32, the deviation of a long utterance is off by 1e-6 of its value; MPS knows no float64.
+        return normalised(batch) if batch.device.type == "mps" else normalised(batch.double()).float()
 
     def represent(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Represent windows (B, S) cut from utterances that are already normalised; return z and c like `forward`."""

@@ -36,9 +36,14 @@ class LogMel(nn.Module):
         """Compute the frames of waveforms (S,) or (B, S) that hold at least one window."""
         window, filters = self.spectrogram.get_buffer("window"), self.mel_scale.get_buffer("fb")
         size, hop = self.window_samples, self.hop_samples
-        spectrum = torch.stft(waveform, size, hop, window=window, center=False, return_complex=True)  # (…, F, T)
+        # In float32, rounding moves the energies of quiet bands by up to 5e-5. While training, four times the speed is
+        # worth more; MPS knows no float64.
+        exact = not self.training and waveform.device.type != "mps"
+        dtype = torch.float64 if exact else waveform.dtype
+        x, window, filters = (tensor.to(dtype) for tensor in (waveform, window, filters))
+        spectrum = torch.stft(x, size, hop, window=window, center=False, return_complex=True)  # (…, F, T)
         power = spectrum.abs().pow(2).transpose(-1, -2)  # (…, T, F)
-        return torch.log(power @ filters + FLOOR)
+        return torch.log(power @ filters + FLOOR).to(waveform.dtype)
 
 
 def mel_filters(num_frequencies: int, sample_rate: int) -> Tensor:
