@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from cpc.config import Config, ConfigError, check_config, read_config, write_config
+from cpc.config import Config, ConfigError, check_config, map_paths, read_config, write_config
 from cpc.export import Target
 from cpc.files import Shard, refuse_foreign
 from cpc.probes import Evaluate, Options
@@ -306,8 +306,8 @@ def _continued(config: Config) -> dict[str, Any]:
     """Return what a run shall be continued with: more updates, and new places of its files. Refuse other settings."""
     plain = Config()
     train = replace(config.train, num_updates=plain.train.num_updates)
-    data, loss = replace(config.data, manifest="", cache=""), replace(config.loss, labels="")
-    if replace(config, device="auto", threads="auto", train=train, data=data, loss=loss) != plain:
+    others = map_paths(config, lambda _: "")
+    if replace(others, device="auto", threads="auto", train=train) != plain:
         raise ConfigError(
             "--resume RUN takes no other settings than --device, --threads, --train.num-updates, and new places of "
             "files by --data.manifest, --data.cache and --loss.labels"

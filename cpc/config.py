@@ -13,6 +13,7 @@ import math
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -435,20 +436,21 @@ def config_identity(config: Config) -> dict[str, Any]:
     return values
 
 
+def map_paths(config: Config, change: Callable[[str], str]) -> Config:
+    """Change each path of a configuration: of the manifest, of the cache and of the labels."""
+    manifest, cache, labels = map(change, (config.data.manifest, config.data.cache, config.loss.labels))
+    data, loss = replace(config.data, manifest=manifest, cache=cache), replace(config.loss, labels=labels)
+    return replace(config, data=data, loss=loss)
+
+
 def with_absolute_paths(config: Config) -> Config:
     """Make the paths of a run independent of the working directory."""
-    data, loss = config.data, config.loss
-    manifest, cache, labels = (
-        os.path.abspath(path) if path else "" for path in (data.manifest, data.cache, loss.labels)
-    )
-    return replace(config, data=replace(data, manifest=manifest, cache=cache), loss=replace(loss, labels=labels))
+    return map_paths(config, lambda path: os.path.abspath(path) if path else "")
 
 
 def without_places(config: Config) -> Config:
     """Leave out where files lie, which does not change a run; their names stay."""
-    data, loss = config.data, config.loss
-    manifest, cache, labels = (Path(path).name for path in (data.manifest, data.cache, loss.labels))
-    return replace(config, data=replace(data, manifest=manifest, cache=cache), loss=replace(loss, labels=labels))
+    return map_paths(config, lambda path: Path(path).name)
 
 
 def config_digest(config: Config) -> str:

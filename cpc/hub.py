@@ -181,16 +181,18 @@ class CPC(Network, ModelHubMixin):
 
     def _results(self) -> str:
         """Format what probes have measured, from the run folder."""
-        folder = self.checkpoint.parent if self.checkpoint else Path()
-        if self.checkpoint and (folder / "results.json").is_file():
-            return results_table(json.loads((folder / "results.json").read_text(encoding="utf-8")))
         from cpc.report import Expected, Results
 
+        nothing = "No probe has been run."
+        if self.checkpoint is None:
+            return nothing
+        folder, probes = self.checkpoint.parent, self.checkpoint.parent / "probes"
+        if (folder / "results.json").is_file():
+            return results_table(json.loads((folder / "results.json").read_text(encoding="utf-8")))
         if not (folder / "config.toml").is_file():
-            return "No probe has been run."
-        probes = folder / "probes"
+            return nothing
         tables = Results.read(probes).of(Expected.of(folder, None), probes)[0].tables()
-        return "\n\n".join(table.markdown() for table in tables) or "No probe has been run."
+        return "\n\n".join(table.markdown() for table in tables) or nothing
 
 
 def load(run: str | Path, which: Which = "best", device: str = "cpu") -> CPC:

@@ -37,6 +37,20 @@ from cpc.probes.abx import CONDITIONS
 from cpc.probes.result import Origin
 from cpc.runs import read_checkpoint, read_metrics
 
+TINY = """
+[data]
+window_samples = 4000
+[batches]
+num_windows = 4
+[encoder]
+channels = 16
+[autoregressor]
+hidden = 8
+[criterion]
+num_steps = 3
+[train]
+"""  # sections of a run that takes seconds; more lines of the last one may follow
+
 
 def load_script(path: Path) -> ModuleType:
     """Load a recipe's script as a module, because recipes are not a package."""
@@ -47,6 +61,14 @@ def load_script(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def recipe_script(path: Path) -> Iterator[ModuleType]:
+    """Load a recipe's script, with its siblings where Python finds them for a script that it runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        yield load_script(path)
 
 
 def abx_result(*scores: AbxScore, **changes: object) -> AbxResult:
@@ -111,6 +133,15 @@ def cpc(*arguments: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["cpc", *map(str, arguments)])
         main()
+
+
+def exit_status(*arguments: object) -> int:
+    """Run the command line in this process; return its exit status."""
+    try:
+        cpc(*arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 def measured(run: Path) -> list[dict[str, Any]]:

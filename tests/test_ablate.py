@@ -10,23 +10,13 @@ from cpc.data import read_manifest, write_manifest
 from cpc.experiments import read_ablation, run_ablation
 from cpc.experiments.ablate import _trade_off
 from cpc.runs import CheckpointError
+from tests.conftest import TINY
 from tests.test_evaluate import write_alternating_labels
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "minispeech"
-BASE = """
+BASE = f"""
 device = "cpu"
-[data]
-window_samples = 4000
-[batches]
-num_windows = 4
-[encoder]
-channels = 16
-[autoregressor]
-hidden = 8
-[criterion]
-num_steps = 3
-[train]
-num_updates = 6
+{TINY}num_updates = 6
 checkpoint_every = 3
 validate_every = 3
 validate_batches = 2

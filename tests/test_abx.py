@@ -3,20 +3,18 @@
 import importlib.util
 import itertools
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 
-from cpc.cli import main
 from cpc.features import Features, open_features
 from cpc.labels import LabelGrid, LabelsError, PhoneLabels, num_labels
 from cpc.probes import AbxResult, AbxScore, ProbeError, probe_abx
 from cpc.probes.abx import CONDITIONS
 from cpc.probes.items import Item, frames_of_items, items_of_file, items_of_labels
-from tests.conftest import abx_result
+from tests.conftest import abx_result, exit_status
 
 needs_fastabx = pytest.mark.skipif(
     importlib.util.find_spec("fastabx") is None, reason="fastabx is not installed; it needs Python 3.12 or later"
@@ -184,15 +182,6 @@ def test_a_result_comes_back_as_it_was_saved(tmp_path):
 # --- the command ---
 
 
-def cpc(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr(sys, "argv", ["cpc", "probe", "abx", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def write_label_files(speech: Speech, folder: Path) -> list[str]:
     (folder / "l.txt").write_text("".join(f"{u} {' '.join(map(str, of))}\n" for u, of in speech.labels.items()))
     (folder / "p.txt").write_text("".join(f"{i} {name}\n" for i, name in NAMES.items()))
@@ -203,7 +192,7 @@ def write_label_files(speech: Speech, folder: Path) -> list[str]:
 def test_without_fastabx_one_line_says_what_it_needs(tmp_path, monkeypatch, capfd):
     speech = Speech()
     speech.write(tmp_path / "f", drawn(3))
-    assert cpc(monkeypatch, tmp_path / "f", *write_label_files(speech, tmp_path)) == 2
+    assert exit_status("probe", "abx", tmp_path / "f", *write_label_files(speech, tmp_path)) == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1
     assert "needs Python 3.12 or later (this is 3." in error
@@ -218,9 +207,9 @@ def test_options_that_abx_does_not_have_are_refused(tmp_path, monkeypatch, capfd
         (["--classifier", "mlp"], "pass only --evaluate and --seed"),
         (["--item", "a.item"], "pass either --labels or --item"),
     ]:
-        assert cpc(monkeypatch, tmp_path / "f", *labels, *options) == 2
+        assert exit_status("probe", "abx", tmp_path / "f", *labels, *options) == 2
         assert says in capfd.readouterr().err
-    assert cpc(monkeypatch, tmp_path / "f") == 2
+    assert exit_status("probe", "abx", tmp_path / "f") == 2
     assert "pass --labels" in capfd.readouterr().err
 
 
@@ -229,7 +218,7 @@ def test_the_command_prints_four_errors_and_saves_them(tmp_path, monkeypatch, ca
     speech = Speech(num_each=5)
     features = speech.write(tmp_path / "f", drawn(3))
     labels = write_label_files(speech, tmp_path)
-    assert cpc(monkeypatch, tmp_path / "f", *labels, "--seed", "3", "--out", tmp_path / "abx.json") == 0
+    assert exit_status("probe", "abx", tmp_path / "f", *labels, "--seed", "3", "--out", tmp_path / "abx.json") == 0
     out = capfd.readouterr().out
     saved = AbxResult.read(tmp_path / "abx.json")
     for condition in CONDITIONS:
@@ -238,7 +227,7 @@ def test_the_command_prints_four_errors_and_saves_them(tmp_path, monkeypatch, ca
     items = items_of_labels(features, speech.known, "test")
     lines = [f"{i.utterance} {i.onset!r} {i.offset!r} {i.phone} {i.previous} {i.following} {i.speaker}" for i in items]
     (tmp_path / "a.item").write_text("\n".join([HEADER, *lines]))
-    assert cpc(monkeypatch, tmp_path / "f", "--item", tmp_path / "a.item", "--out", tmp_path / "b.json") == 0
+    assert exit_status("probe", "abx", tmp_path / "f", "--item", tmp_path / "a.item", "--out", tmp_path / "b.json") == 0
     of_file = AbxResult.read(tmp_path / "b.json")
     assert (of_file.evaluate, of_file.items) == (None, "a.item")
     for condition in CONDITIONS:

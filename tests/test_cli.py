@@ -16,22 +16,12 @@ import soundfile
 from cpc.cli import _continued, main
 from cpc.config import Config, read_config
 from cpc.data import read_manifest, write_manifest
-from tests.conftest import make_corpus, tampered, write_sound
+from tests.conftest import exit_status, make_corpus, tampered, write_sound
 
 TINY = [
     "--device", "cpu", "--data.window-samples", "4000", "--batches.num-windows", "4", "--encoder.channels", "16",
     "--autoregressor.hidden", "8", "--criterion.num-steps", "3", "--train.num-updates", "4",
 ]  # fmt: skip
-
-
-def cpc(*arguments, monkeypatch):
-    """Run the command in this process; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", ["cpc", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
 
 
 def run_command(*arguments, stdout=subprocess.PIPE, env=None):
@@ -48,12 +38,12 @@ def run_command(*arguments, stdout=subprocess.PIPE, env=None):
 
 
 @pytest.fixture
-def command(monkeypatch, capfd):
+def command(capfd):
     """Run a command and return (exit status, stdout, stderr)."""
 
     def call(*arguments):
         capfd.readouterr()
-        status = cpc(*arguments, monkeypatch=monkeypatch)
+        status = exit_status(*arguments)
         return status, *capfd.readouterr()
 
     return call
@@ -97,11 +87,7 @@ def labelled(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(labelled, tmp_path_factory):
     run = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        status = cpc(
-            "train", "small", "--data.manifest", labelled / "manifest.csv", "--out", run, *TINY, monkeypatch=monkeypatch
-        )
-    assert status == 0
+    assert exit_status("train", "small", "--data.manifest", labelled / "manifest.csv", "--out", run, *TINY) == 0
     return run
 
 

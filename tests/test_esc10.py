@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from cpc.data import ManifestError, read_manifest
-from tests.conftest import load_script
+from tests.conftest import recipe_script
 
 SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "esc10" / "run.py"
 CLASSES = {"001 - Dog bark": 300, "002 - Rain": 1500, "010 - Fire crackling": 6000}  # and the pitch of its tone, Hz
@@ -34,10 +34,9 @@ validate_batches = 2
 
 @pytest.fixture(scope="module")
 def recipe():
-    """Load the script, with its siblings where Python finds them for a script that it runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)
-        yield load_script(SCRIPT)
+    """The script as a module."""
+    with recipe_script(SCRIPT) as script:
+        yield script
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from cpc.cli import main
 from cpc.data import read_manifest, scan_folder, split_manifest, write_manifest
 from cpc.features import SpectralExtractor, extract_features
 from cpc.files import ClaimError
 from cpc.labels import LabelsError, import_labels, read_labels, read_phones, write_labels
 from cpc.labels.formats import read_folding
 from cpc.labels.intervals import Interval, phones_at_labels, write_ctm, write_textgrid
-from tests.conftest import write_sound
+from tests.conftest import exit_status, write_sound
 
 FOLDING = Path(__file__).parents[1] / "data" / "timit_39.csv"
 # The phones of every utterance of a second, with a gap; times are whole numbers of samples.
@@ -235,15 +234,6 @@ def test_a_file_where_a_folder_is_needed_and_the_reverse_are_refused(manifest, t
 
 def test_the_commands_import_phn_files_and_probe_labels_of_another_convention(corpus, tmp_path, monkeypatch, capfd):
     """`cpc probe` refuses S // 160 labels, names two options, and accepts the labels with them."""
-
-    def cpc(*arguments) -> int:
-        monkeypatch.setattr("sys.argv", ["cpc", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
     table = split_manifest(read_manifest(corpus), by="utterance", fractions=(0.6, 0.2, 0.2))
     write_manifest(table, tmp_path / "m.csv")
     for utterance, seconds in zip(table.utterances, table.seconds.tolist(), strict=True):
@@ -251,14 +241,14 @@ def test_the_commands_import_phn_files_and_probe_labels_of_another_convention(co
         write_lines(tmp_path / "in" / f"{utterance}.phn", 1 / 16000, half)
     out = tmp_path / "out"
     align = ["align", "--manifest", tmp_path / "m.csv", "--intervals", tmp_path / "in", "--out", out]
-    assert cpc(*align, "--format", "phn", "--fold", FOLDING) == 0
+    assert exit_status(*align, "--format", "phn", "--fold", FOLDING) == 0
     assert read_phones(out / "phones.txt") == {0: "sil", 1: "aa"}
     counts = zip(table.utterances, table.num_samples.tolist(), strict=True)
     write_labels(out / "other.txt", {u: [1] * 50 + [0] * (n // 160 - 50) for u, n in counts})
     extract_features(SpectralExtractor("mfcc", 16000), read_manifest(tmp_path / "m.csv"), tmp_path / "f")
     capfd.readouterr()
     probe = ["probe", "phone", tmp_path / "f", "--labels", out / "other.txt", "--Cs", "0.1"]
-    assert cpc(*probe) == 2
+    assert exit_status(*probe) == 2
     assert "--label-hop 10 --label-first-centre 5" in capfd.readouterr().err
-    assert cpc(*probe, "--label-hop", "10", "--label-first-centre", "5") == 0
+    assert exit_status(*probe, "--label-hop", "10", "--label-first-centre", "5") == 0
     assert "2 classes" in capfd.readouterr().out

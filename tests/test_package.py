@@ -11,27 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_corpus
+from tests.conftest import TINY, make_corpus
 
 pytest.importorskip("build", reason="pip install -e '.[test]'")
 pytest.importorskip("setuptools_scm", reason="pip install -e '.[test]'")
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = """
+CONFIG = f"""
 device = "cpu"
-[data]
-window_samples = 4000
-[batches]
-num_windows = 4
-[encoder]
-channels = 16
-[autoregressor]
-hidden = 8
-[criterion]
-num_steps = 3
-[train]
-num_updates = 4
+{TINY}num_updates = 4
 """
 
 
@@ -87,7 +76,7 @@ def test_what_is_installed_has_the_version_of_the_tag_and_all_its_files(programs
 def test_what_is_installed_goes_from_sound_files_to_a_page(programs, tmp_path):
     cpc = partial(output, programs / "cpc", cwd=tmp_path)
     make_corpus(tmp_path / "sounds")
-    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "tiny.toml").write_text(CONFIG)
     for words in (
         "manifest sounds -o manifest.csv --split utterance --fractions .6 .2 .2",
         "train tiny.toml --data.manifest manifest.csv --out run",

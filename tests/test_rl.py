@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import load_script
+from tests.conftest import load_script, recipe_script
 
 SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "rl" / "run.py"
 AGENT = load_script(SCRIPT.with_name("agent.py"))
@@ -113,9 +113,9 @@ def test_the_loss_reaches_the_encoder_and_only_with_cpc_the_predictor(agent, rol
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    return load_script(SCRIPT)
+def script():
+    with recipe_script(SCRIPT) as script:
+        yield script
 
 
 def test_the_learner_sees_the_states_in_which_the_agent_acted(script):

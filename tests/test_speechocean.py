@@ -11,33 +11,19 @@ import soundfile
 
 from cpc.data import read_manifest
 from cpc.labels import PHONES
-from tests.conftest import load_script, write_sound
+from tests.conftest import TINY, recipe_script, write_sound
 
 SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "speechocean762" / "run.py"
 NUM_EACH, SECONDS = 10, 1.2  # utterances of a speaker, and their length
 SPEAKERS = {"0003": ("f", "6"), "0036": ("f", "21"), "2450": ("m", "28")}  # gender, age
-TINY = """
-[data]
-window_samples = 4000
-[batches]
-num_windows = 4
-[encoder]
-channels = 16
-[autoregressor]
-hidden = 8
-[criterion]
-num_steps = 3
-[train]
-validate_batches = 2
-"""
+CONFIG = f"{TINY}validate_batches = 2\n"
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    """Load the script, with its siblings where Python finds them for a script that it runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)
-        yield load_script(SCRIPT)
+    """The script as a module."""
+    with recipe_script(SCRIPT) as script:
+        yield script
 
 
 def own_layout(root: Path) -> Path:
@@ -141,7 +127,7 @@ def test_the_corpus_is_found_from_above_and_at_it(layout, recipe, tmp_path):
 def test_from_the_corpus_to_the_table(layout, recipe, aligner, tmp_path, monkeypatch, capsys):
     """All stages in small; a second call makes nothing again."""
     corpus, out, preset = LAYOUTS[layout](tmp_path), tmp_path / "run", tmp_path / "tiny.toml"
-    preset.write_text(TINY)
+    preset.write_text(CONFIG)
     monkeypatch.setattr("cpc.report.projections.NUM_FRAMES", 200)
     arguments = ("--root", corpus, "--out", out, "--preset", preset, "--updates", 4)
     run(recipe, monkeypatch, *arguments)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import load_script
+from tests.conftest import load_script, recipe_script
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "text"
 OPTIONS = "--seeds 1 --epochs 2 --batch 4 --window 4 --word-dim 8 --latent-dim 16 --context-dim 8 --folds 3"
@@ -23,9 +23,8 @@ def sentences():
 
 @pytest.fixture(scope="module")
 def recipe():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(RECIPE)
-        return load_script(RECIPE / "run.py")
+    with recipe_script(RECIPE / "run.py") as script:
+        yield script
 
 
 @pytest.fixture(scope="module")

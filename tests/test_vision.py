@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cpc.infonce import infonce
-from tests.conftest import load_script
+from tests.conftest import load_script, recipe_script
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "vision"
 network = load_script(FOLDER / "network.py")
@@ -29,10 +29,9 @@ class Done(NamedTuple):
 
 @pytest.fixture(scope="module")
 def script():
-    """The script as a module; it imports its sibling, as Python does for a script that it runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FOLDER)
-        return load_script(FOLDER / "run.py")
+    """The script as a module."""
+    with recipe_script(FOLDER / "run.py") as script:
+        yield script
 
 
 def recipe(script, *options) -> Done:

@@ -7,11 +7,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from cpc.data.manifest import Manifest, ManifestError, check_table, read_table
+from cpc.data.manifest import MEASURED, SEGMENT, Manifest, ManifestError, check_table, read_table
 
 _KEYS = ("utterance", "path")
-_SEGMENT = {"start", "end"}
-_OF_FILES = {"num_samples", "sample_rate", "file_hash", "audio_hash"}  # which a scan has measured
 
 
 class Joined(NamedTuple):
@@ -97,11 +95,11 @@ def read_columns(path: Path, *, of_segments: bool = False) -> tuple[str, pd.Data
     key = next((name for name in (_KEYS[::-1] if of_segments else _KEYS) if name in table), None)
     if key is None:
         raise ManifestError(f"{path}: no column utterance or path; it has {', '.join(map(str, table.columns))}")
-    if fixed := sorted(_OF_FILES & set(table)):
+    if fixed := sorted(MEASURED & set(table)):
         raise ManifestError(f"{path}: column {fixed[0]} is what a scan measures; take it out of the table")
-    if of_segments and (missing := sorted(_SEGMENT - set(table))):
+    if of_segments and (missing := sorted(SEGMENT - set(table))):
         raise ManifestError(f"{path}: no column {missing[0]}; a segment has start and end, in seconds")
-    if not of_segments and (segment := sorted(_SEGMENT & set(table))):
+    if not of_segments and (segment := sorted(SEGMENT & set(table))):
         raise ManifestError(f"{path}: column {segment[0]} belongs to segments; pass the table as --segments")
     table = table.apply(lambda column: column.str.strip())
     if not of_segments and (twice := table[key].duplicated()).any():

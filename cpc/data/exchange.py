@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cpc.data.audio import suffix_of
 from cpc.data.listings import Listing
-from cpc.data.manifest import ManifestError, check_names
+from cpc.data.manifest import MEASURED, SEGMENT, ManifestError, check_names
 from cpc.files import write_bytes
 
 _CUTS = (".jsonl", ".jsonl.gz")
@@ -220,7 +220,7 @@ def _texts(features: Any, example: dict[str, Any]) -> dict[str, str]:
     """Return the columns of an example that are single values, with the names of classes."""
     row = {}
     for name, value in example.items():
-        if name in ("path", "num_samples", "sample_rate", "start", "end", "file_hash", "audio_hash", "split"):
+        if name in {"path", "split", *SEGMENT, *MEASURED}:
             continue  # which a listing or a scan fills in
         if hasattr(features[name], "int2str") and isinstance(value, int) and value >= 0:
             row[name] = str(features[name].int2str(value))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from cpc.data.audio import EXTENSIONS
 from cpc.data.columns import keys_of, read_columns
-from cpc.data.manifest import ManifestError, check_names
+from cpc.data.manifest import MEASURED, SEGMENT, ManifestError, check_names
 
 # Sound that libsndfile does not decode. It is listed, so that nobody misses it later.
 _OTHER_SOUND = frozenset({".3gp", ".aac", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mp4", ".webm", ".wma", ".wv"})
@@ -72,7 +72,7 @@ class Listing:
         if segments.empty:
             raise ManifestError(f"{where}: no segment in it")
         key = "path" if "path" in segments else "utterance"
-        keys = keys_of(self.table["utterance"].tolist(), self.table["path"].tolist(), key, set(segments[key]))
+        keys = keys_of(self.utterances, self.table["path"].tolist(), key, set(segments[key]))
         row_of = {name: i for i, name in enumerate(keys)}
         if unknown := [name for name in segments[key] if name not in row_of]:
             raise ManifestError(
@@ -81,7 +81,7 @@ class Listing:
             )
         files = self.table.iloc[[row_of[name] for name in segments[key]]].reset_index(drop=True)
         segments = segments.reset_index(drop=True)
-        names = segment_names(files["utterance"].tolist(), segments, where)
+        names = _segment_names(files["utterance"].tolist(), segments, where)
         if key == "utterance" or "utterance" not in segments:
             segments = segments.assign(utterance=names)
         table = files.assign(**{str(name): segments[name] for name in segments if name != "path"})
@@ -109,7 +109,7 @@ def read_segments(path: Path) -> pd.DataFrame:
     return read_columns(path, of_segments=True)[1]
 
 
-def segment_names(files: list[str], segments: pd.DataFrame, where: Path) -> list[str]:
+def _segment_names(files: list[str], segments: pd.DataFrame, where: Path) -> list[str]:
     """Name segments after their files, with start and end in milliseconds, so that they sort by time.
 
     Args:
@@ -197,7 +197,7 @@ def _fields(folder: Path, paths: list[str], pattern: str) -> dict[str, list[str]
 
 def _compile(pattern: str) -> re.Pattern[str]:
     """Turn a pattern of paths, or a regular expression with named groups, into an expression for whole paths."""
-    taken = {"path", "num_samples", "sample_rate", "utterance", "start", "end", "file_hash", "audio_hash", "split"}
+    taken = {"path", "utterance", "split", *SEGMENT, *MEASURED}
     if "(?P<" in pattern:
         try:
             compiled = re.compile(f"(?:.*?/)??(?:{pattern})", re.DOTALL)

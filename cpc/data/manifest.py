@@ -27,6 +27,8 @@ from cpc.files import replacing
 
 COLUMNS = ("path", "num_samples", "sample_rate", "speaker", "utterance")
 SPLITS = ("train", "dev", "test")
+SEGMENT = frozenset({"start", "end"})  # seconds
+MEASURED = frozenset({"num_samples", "sample_rate", "file_hash", "audio_hash"})  # by a scan
 _LARGEST = {"num_samples": 10**12, "sample_rate": MAX_SAMPLE_RATE}  # years of sound; beyond them, a table is wrong
 _MOST_NAMED = 20  # missing files in a message
 
@@ -268,9 +270,9 @@ def check_names(path: Path, table: pd.DataFrame) -> None:
 
 def _check_segments(path: Path, table: pd.DataFrame) -> None:
     """Check that the columns start and end, if there are any, hold seconds that fit num_samples, or nothing."""
-    if {"start", "end"}.isdisjoint(table):
+    if SEGMENT.isdisjoint(table):
         return
-    if not {"start", "end"} <= set(table):
+    if not set(table) >= SEGMENT:
         raise ManifestError(f"{path}: of the columns start and end it has one; a segment needs both")
     start, end = (pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in ("start", "end"))
     rate, num_samples = table["sample_rate"].to_numpy(np.int64), table["num_samples"].to_numpy(np.int64)

@@ -90,7 +90,8 @@ def scan_listing(listing: Listing, *, progress: bool = True) -> Scan:
     Raises:
         ManifestError: none is usable.
     """
-    return _scan(listing, _inspect_all(_sounds(listing), "scan", progress))
+    sounds = _sounds(listing)
+    return _scan(listing, sounds, _inspect_all(sounds, "scan", progress))
 
 
 def scan_shard(
@@ -128,7 +129,7 @@ def scan_shard(
             facts: dict[int, Any] = {}
             for share in shard.all():
                 facts |= zip(share.take(range(len(sounds))), claimed(share.folder(work)).content["facts"], strict=True)
-            write(_scan(listing, [facts[i] for i in range(len(sounds))]))
+            write(_scan(listing, sounds, [facts[i] for i in range(len(sounds))]))
             os.replace(work / SHARDS, work / _JOINED)  # at once: half of them would count as not complete
             shutil.rmtree(work / _JOINED, ignore_errors=True)
             (work / _FACTS).unlink()
@@ -149,7 +150,7 @@ def refuse_changed_files(manifest: Manifest, *, progress: bool = True) -> None:
     sounds = [_Sound(path, manifest.sound(i)) for i, path in enumerate(manifest.paths)]
     facts = _inspect_all(sounds, "verify", progress)
     wrong = []
-    listed = [_name(*of) for of in zip(manifest.paths, manifest.utterances, sounds, strict=True)]
+    listed = [_name(*of) for of in zip(manifest.utterances, sounds, strict=True)]
     for path, *before, now in zip(listed, *columns, facts, strict=True):
         if isinstance(now, str):
             wrong.append(f"{path}: {now}")
@@ -171,9 +172,9 @@ class _Sound(NamedTuple):
     end: str = ""  # of the file, if it is empty
 
 
-def _name(path: str, utterance: str, of: _Sound) -> str:
+def _name(utterance: str, of: _Sound) -> str:
     """Name what is left out: a file, or the segment that stands for an utterance."""
-    return f"{path}, {utterance}" if of.start or isinstance(of.sound, Segment) else path
+    return f"{of.path}, {utterance}" if of.start or isinstance(of.sound, Segment) else of.path
 
 
 def _sounds(listing: Listing) -> list[_Sound]:
@@ -184,10 +185,9 @@ def _sounds(listing: Listing) -> list[_Sound]:
     return [_Sound(path, listing.root / path, *of) for path, *of in zip(paths, *times, strict=True)]
 
 
-def _scan(listing: Listing, facts: list[dict[str, Any] | str]) -> Scan:
+def _scan(listing: Listing, sounds: list[_Sound], facts: list[dict[str, Any] | str]) -> Scan:
     """Put together what is known about the sounds; `facts` is what `_inspect` returned for each."""
-    paths = listing.table["path"].tolist()
-    names = [_name(*of) for of in zip(paths, listing.utterances, _sounds(listing), strict=True)]
+    names = [_name(*of) for of in zip(listing.utterances, sounds, strict=True)]
     left_out = [(name, fact) for name, fact in zip(names, facts, strict=True) if isinstance(fact, str)]
     left_out += [
         (path, f"libsndfile cannot read {os.path.splitext(path)[1]}; convert it, as by ffmpeg -i IN OUT.flac")
@@ -196,7 +196,7 @@ def _scan(listing: Listing, facts: list[dict[str, Any] | str]) -> Scan:
     good = [i for i, fact in enumerate(facts) if not isinstance(fact, str)]
     if not good:
         raise ManifestError(
-            f"{listing.root}: none of its {len(paths)} sound files is usable; the first, {names[0]}: {facts[0]}"
+            f"{listing.root}: none of its {len(sounds)} sound files is usable; the first, {names[0]}: {facts[0]}"
         )
     measured = pd.DataFrame([facts[i] for i in good])
     listed = listing.table.iloc[good].reset_index(drop=True)

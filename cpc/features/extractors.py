@@ -17,7 +17,7 @@ from cpc.data import Waveform
 from cpc.devices import keep_freed_buffers
 from cpc.features.store import Layer
 from cpc.model import CPC, Bidirectional
-from cpc.runs import Which, build_model, load, locate_checkpoint, read_checkpoint
+from cpc.runs import Which, build_model, locate_checkpoint, read_checkpoint, read_model
 from cpc.train import Network
 
 Pieces = Iterator[NDArray[np.float32]]
@@ -202,12 +202,12 @@ def extractor_of_run(
         precision: "bf16" runs it under autocast.
     """
     path = locate_checkpoint(run, which)
-    config, _ = read_checkpoint(path)
-    extractor = (
-        untrained_extractor(config, layer, device=device, precision=precision)
-        if untrained
-        else CPCExtractor(load(path), layer, device=device, precision=precision)
-    )
+    if untrained:
+        config, _ = read_checkpoint(path)
+        extractor = untrained_extractor(config, layer, device=device, precision=precision)
+    else:
+        model, config, _ = read_model(path)
+        extractor = CPCExtractor(model, layer, device=device, precision=precision)
     extractor.made_by = {"run": str(run), "run_identity": config_digest(config)}
     return extractor
 

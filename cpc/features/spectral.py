@@ -41,6 +41,7 @@ class SpectralExtractor:
     def __init__(self, kind: Literal["mfcc", "logmel"], sample_rate: int = 16000) -> None:
         self.source: str = kind
         self.sample_rate = sample_rate
+        # LogMel stays in training mode, for float32 as in torchaudio.
         self._log_mel, self._cosines = LogMel(sample_rate), _cosines()
         self.window_samples, self.hop_samples = self._log_mel.window_samples, self._log_mel.hop_samples
         self.first_centre_samples = self.window_samples / 2

@@ -12,6 +12,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from cpc.config import hop_seconds, read_config
 from cpc.files import replacing
@@ -237,16 +238,20 @@ def _tidy(axes: Axes) -> None:
 # --- phone probes
 
 
+def confusions(result: Result) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the phones' names in order, (n,), and the frames of each by what it was classified as, (n, n)."""
+    order = phone_order(result)
+    return [result.per_class[i].name for i in order], np.array(result.confusion)[np.ix_(order, order)]
+
+
 def confusion_figure(result: Result) -> Figure:
     """Plot a phone probe's confusion matrix; each row shows what one true phone was classified as.
 
     Args:
         result: a phone probe's result.
     """
-    order = phone_order(result)
-    counts = np.array(result.confusion, dtype=float)[np.ix_(order, order)]
+    names, counts = confusions(result)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    names = [result.per_class[i].name for i in order]
     side = max(4.0, 1.6 + 0.17 * len(names))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()

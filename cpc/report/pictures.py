@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from cpc.probes import Result
-from cpc.report.figures import BLUE, GREEN, GREY, ORANGE, phone_order, take_text_as_it_is
+from cpc.report.figures import BLUE, GREEN, GREY, ORANGE, confusions, take_text_as_it_is
 from cpc.report.tables import percent
 
 # The figures' colours, and the page's that take their place; saved by itself, a picture keeps the former.
@@ -66,9 +66,7 @@ def confusion_matrix(result: Result) -> dict[str, Any]:
         names (n,), counts (n, n) of frames [true][predicted], and cells: row, column, share in [0, 1] and text of those
         that are not 0.
     """
-    order = phone_order(result)
-    counts = np.array(result.confusion)[np.ix_(order, order)]
-    names = [result.per_class[i].name for i in order]
+    names, counts = confusions(result)
     totals = counts.sum(axis=1)
     cells = [
         {
