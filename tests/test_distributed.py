@@ -60,7 +60,7 @@ def loss_of(network, x, rows, ranks):
     """Mean InfoNCE of some windows of a batch, with negatives from their own rank's windows."""
     z, c = network.represent(x[rows])
     own = Rule(same=("rank",))
-    negatives = Negatives.of(own, rows, rows, [z.shape[1]] * len(rows), columns={"rank": ranks})
+    negatives = Negatives.of(own, [z.shape[1]] * len(rows), {"rank": ranks})
     return infonce(z, network.predict(c), negatives).losses.mean()
 
 

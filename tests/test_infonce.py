@@ -14,6 +14,7 @@ from tests import reference
 SCHEMES = typing.get_args(Scheme)
 # Two speakers with two utterances each, one utterance with two windows; two windows are padded.
 SPEAKER, UTTERANCE, FRAMES = [0, 0, 0, 1, 1], [7, 7, 8, 9, 3], [9, 9, 6, 9, 4]
+WHOSE = {"speaker": SPEAKER, "utterance": UTTERANCE}
 K, D = 3, 5
 
 
@@ -27,7 +28,7 @@ def batch(dtype=torch.float64, scale=1.0):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_each_scheme_admits_exactly_its_set(scheme):
     """Indices, not values: for every anchor and step the candidates but for the positive are the oracle's set."""
-    negatives = Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES)
+    negatives = Negatives.of(scheme, FRAMES, WHOSE)
     assert sorted(b for rows in negatives.groups for b in rows) == list(range(5))
     for rows in negatives.groups:
         allowed = negatives.admitted(rows, 9)
@@ -43,7 +44,7 @@ def test_each_scheme_admits_exactly_its_set(scheme):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_infonce_equals_the_loop_oracle_in_value_and_gradient(scheme):
     z, predictions = batch()
-    result = infonce(z, predictions, Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES))
+    result = infonce(z, predictions, Negatives.of(scheme, FRAMES, WHOSE))
     expected = reference.infonce(z, predictions, scheme, SPEAKER, UTTERANCE, FRAMES)
     for ours, theirs in zip(result[:4], expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs.double(), atol=1e-5, rtol=1e-5)
@@ -61,7 +62,7 @@ def test_blocks_change_nothing(scheme, monkeypatch):
     for size in (1, 100, 10**6):
         monkeypatch.setattr("cpc.infonce.pool.block_scores", lambda device, size=size: size)
         z, predictions = batch()
-        result = infonce(z, predictions, Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES))
+        result = infonce(z, predictions, Negatives.of(scheme, FRAMES, WHOSE))
         outcomes.append([*result[:4], *torch.autograd.grad(result.losses.sum(), [z, predictions])])
     for other in outcomes[1:]:
         for a, b in zip(outcomes[0], other, strict=True):
@@ -76,7 +77,7 @@ def test_embedding_bags_score_as_the_product_does(scheme, dtype, tolerance, monk
     for many_to_one in (0, 10**6):
         monkeypatch.setattr("cpc.infonce.drawn._MANY_TO_ONE", many_to_one)
         z, predictions = (x.detach().to(dtype).requires_grad_() for x in batch())
-        negatives = Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES, num_negatives=3, seed=4)
+        negatives = Negatives.of(scheme, FRAMES, WHOSE, num_negatives=3, seed=4)
         result = infonce(z, predictions, negatives)
         weights = torch.tensor([1.0, -2.0, 0.5])
         outcomes.append([*result[:4], *torch.autograd.grad((result.losses * weights).sum(), [z, predictions])])
@@ -87,10 +88,10 @@ def test_embedding_bags_score_as_the_product_does(scheme, dtype, tolerance, monk
 def test_the_softmax_is_over_candidates_not_contexts():
     """One context that scores everything high must not lower the others' losses."""
     z, predictions = batch()
-    base = infonce(z, predictions, Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, FRAMES))
+    base = infonce(z, predictions, Negatives.of("mixed_speaker", FRAMES, WHOSE))
     shifted = predictions.detach().clone()
     shifted[:, 0, 0] = 0  # this anchor's candidates are now all alike: its loss is log N, the rest is unchanged
-    other = infonce(z, shifted, Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, FRAMES))
+    other = infonce(z, shifted, Negatives.of("mixed_speaker", FRAMES, WHOSE))
     anchors = torch.tensor([sum(max(0, n - k) for n in FRAMES) for k in (1, 2, 3)])
     for k in range(3):
         expected = reference.infonce(z, shifted, "mixed_speaker", SPEAKER, UTTERANCE, FRAMES)[0][k]
@@ -111,7 +112,7 @@ def test_drawn_negatives_are_members_of_the_set_and_never_the_positive(scheme):
     for b, t, k in [(0, 0, 1), (1, 8 - 3, 3), (2, 2, 2), (4, 1, 1)]:
         predictions = torch.zeros(K, 5, 9, total)
         predictions.requires_grad_()
-        negatives = Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES, num_negatives=400, seed=5)
+        negatives = Negatives.of(scheme, FRAMES, WHOSE, num_negatives=400, seed=5)
         result = infonce(z, predictions, negatives)
         (gradient,) = torch.autograd.grad(result.losses[k - 1], predictions)
         pushed = {where for where, i in place.items() if gradient[k - 1, b, t, i] > 0}
@@ -132,7 +133,7 @@ def test_drawing_is_uniform_over_all_but_the_positive():
 
 def test_drawn_infonce_has_n_equal_to_one_plus_the_negatives():
     z, predictions = batch()
-    negatives = Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, FRAMES, num_negatives=11)
+    negatives = Negatives.of("mixed_speaker", FRAMES, WHOSE, num_negatives=11)
     result = infonce(z, torch.zeros_like(predictions), negatives)
     torch.testing.assert_close(result.losses, torch.full((3,), 12.0).log())
     torch.testing.assert_close(result.log_n, torch.full((3,), 12.0).log())
@@ -145,7 +146,7 @@ def test_drawn_gradient_equals_finite_differences(many_to_one, monkeypatch):
     z, predictions = batch()
 
     def loss(z, predictions):
-        negatives = Negatives.of("same_speaker", SPEAKER, UTTERANCE, FRAMES, num_negatives=4, seed=3)
+        negatives = Negatives.of("same_speaker", FRAMES, WHOSE, num_negatives=4, seed=3)
         return infonce(z, predictions, negatives).losses.sum().double()
 
     grads = torch.autograd.grad(loss(z, predictions), [z, predictions])
@@ -163,7 +164,7 @@ def test_perfect_and_useless_predictions():
     """Predictions along their positive win always; equal scores never count as won."""
     z = torch.nn.functional.one_hot(torch.arange(12)).float().view(2, 6, 12)
     predictions = torch.zeros(1, 2, 6, 12)
-    negatives = Negatives.of("mixed_speaker", [0, 1], [0, 1], [6, 6])
+    negatives = Negatives.of("mixed_speaker", [6, 6])
     useless = infonce(z, predictions, negatives)
     assert useless.accuracies == 0
     assert useless.win_rates == 0
@@ -176,7 +177,7 @@ def test_perfect_and_useless_predictions():
 
 def test_scores_do_not_overflow_in_half_precision():
     z, predictions = batch(torch.bfloat16, scale=100.0)
-    result = infonce(300 * z, 300 * predictions, Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, FRAMES))
+    result = infonce(300 * z, 300 * predictions, Negatives.of("mixed_speaker", FRAMES, WHOSE))
     assert result.losses.dtype == torch.float32
     assert torch.isfinite(result.losses).all()
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(result.losses.mean(), [z, predictions]))
@@ -187,7 +188,7 @@ def test_bf16_inputs_are_scored_exactly_and_their_gradients_are_within_its_preci
     """The scores of bf16 latents are sums in float32; only what is returned in bf16 is rounded to it."""
     z, predictions = batch(torch.bfloat16)
     z = (z + 10).detach().requires_grad_()  # a mean that all latents share, as after ReLU
-    result = infonce(z, predictions, Negatives.of(scheme, SPEAKER, UTTERANCE, FRAMES))
+    result = infonce(z, predictions, Negatives.of(scheme, FRAMES, WHOSE))
     wide = [x.detach().double().requires_grad_() for x in (z, predictions)]
     expected = reference.infonce(*wide, scheme, SPEAKER, UTTERANCE, FRAMES)
     torch.testing.assert_close(result.losses.double(), expected[0], atol=1e-5, rtol=1e-5)
@@ -208,13 +209,13 @@ def test_bf16_inputs_are_scored_exactly_and_their_gradients_are_within_its_preci
 )
 def test_an_empty_set_is_an_error_that_names_scheme_and_batch(scheme, speaker, utterance, frames):
     with pytest.raises(NegativesError, match=f"{scheme}.*batch of {len(speaker)} windows"):
-        Negatives.of(scheme, speaker, utterance, frames)
+        Negatives.of(scheme, frames, {"speaker": speaker, "utterance": utterance})
 
 
 def test_a_step_without_anchor_is_an_error():
     z, predictions = batch()
     with pytest.raises(NegativesError, match=r"step 3 of 3 has no anchor"):
-        infonce(z, predictions, Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, [3, 3, 2, 3, 3]))
+        infonce(z, predictions, Negatives.of("mixed_speaker", [3, 3, 2, 3, 3], WHOSE))
 
 
 def test_padded_frames_take_no_part():
@@ -223,7 +224,7 @@ def test_padded_frames_take_no_part():
     with torch.no_grad():
         z[4, 4:] = 1e3
         predictions[:, 2, 6:] = -1e3
-    result = infonce(z, predictions, Negatives.of("same_speaker", SPEAKER, UTTERANCE, FRAMES))
+    result = infonce(z, predictions, Negatives.of("same_speaker", FRAMES, WHOSE))
     expected = reference.infonce(z, predictions, "same_speaker", SPEAKER, UTTERANCE, FRAMES)
     torch.testing.assert_close(result.losses.double(), expected[0], atol=1e-5, rtol=1e-5)
     d_z, d_predictions = torch.autograd.grad(result.losses.sum(), [z, predictions])
@@ -249,7 +250,7 @@ def bounds_of_white_noise(scheme: Scheme) -> torch.Tensor:
     """
     z = torch.randn(4, 60, 8192, generator=torch.Generator().manual_seed(0))
     predictions = -0.0005 * z.cumsum(1).expand(4, -1, -1, -1)  # the sum of what the context has seen
-    return infonce(z, predictions, Negatives.of(scheme, [0, 1, 2, 3], [0, 1, 2, 3], [60] * 4)).bounds
+    return infonce(z, predictions, Negatives.of(scheme, [60] * 4, {"speaker": range(4)})).bounds
 
 
 def test_negatives_that_c_has_seen_give_white_noise_a_bound_above_0():
@@ -271,7 +272,7 @@ def test_an_offset_that_all_scores_share_changes_no_loss(num_negatives, offset):
     # One-hot latents and an offset dimension: the prediction's entries are the scores.
     z = torch.cat([torch.eye(6), torch.ones(6, 1)], 1)[None]
     predictions = torch.cat([scores, torch.full((1, 1, 6, 1), offset)], 3).float()
-    negatives = Negatives.of("mixed_speaker", [0], [0], [6], num_negatives=num_negatives, seed=1)
+    negatives = Negatives.of("mixed_speaker", [6], num_negatives=num_negatives, seed=1)
     plain = torch.cat([scores, torch.zeros(1, 1, 6, 1)], 3).float()
     shifted, expected = (infonce(z, p, negatives).losses for p in (predictions, plain))
     torch.testing.assert_close(shifted, expected, atol=2e-6, rtol=0)
@@ -279,7 +280,7 @@ def test_an_offset_that_all_scores_share_changes_no_loss(num_negatives, offset):
 
 def test_equal_scores_of_any_size_have_the_loss_of_a_guess():
     z, predictions = torch.full((1, 5, 1), 1e18), torch.full((1, 1, 5, 1), 1e18)
-    result = infonce(z, predictions, Negatives.of("mixed_speaker", [0], [0], [5]))
+    result = infonce(z, predictions, Negatives.of("mixed_speaker", [5]))
     torch.testing.assert_close(result.losses, result.log_n)
 
 
@@ -300,8 +301,7 @@ RULES = [
 
 
 def of_rule(rule, **more):
-    columns = {"room": COLUMNS["room"]}
-    return Negatives.of(rule, SPEAKER, UTTERANCE, FRAMES, columns=columns, first_frame=FIRST, **more)
+    return Negatives.of(rule, FRAMES, COLUMNS, first_frame=FIRST, **more)
 
 
 def by_definition(rule):
@@ -378,14 +378,14 @@ def test_labels_change_no_loss():
 
 
 def test_a_distance_that_leaves_an_anchor_without_negatives_is_an_error_with_the_way_out():
-    Negatives.of(Rule(same=("utterance",), min_distance=4), [0], [0], [9])  # frame 4 has frames 0 and 8
+    Negatives.of(Rule(same=("utterance",), min_distance=4), [9])  # frame 4 has frames 0 and 8
     with pytest.raises(NegativesError, match=r"current_sequence_from_5.*min_distance below 5"):
-        Negatives.of(Rule(same=("utterance",), min_distance=5), [0], [0], [9])
+        Negatives.of(Rule(same=("utterance",), min_distance=5), [9])
 
 
 def test_a_column_that_the_batch_lacks_is_an_error_that_names_it():
-    with pytest.raises(NegativesError, match="no column room in the batch; there are speaker, utterance"):
-        Negatives.of(Rule(same=("room",)), SPEAKER, UTTERANCE, FRAMES)
+    with pytest.raises(NegativesError, match="no column room in the batch; there are utterance, speaker"):
+        Negatives.of(Rule(same=("room",)), FRAMES, WHOSE)
 
 
 def test_a_rule_from_the_configuration_names_itself():

@@ -9,6 +9,7 @@ from cpc.report.negatives import candidates_of
 from tests.reference import negatives_of, negatives_of_rule
 
 SPEAKER, UTTERANCE, NUM_FRAMES = [0, 0, 1, 0, 1, 1], [0, 1, 2, 0, 3, 4], [9, 9, 9, 7, 9, 5]
+COLUMNS = {"speaker": SPEAKER, "utterance": UTTERANCE}
 SCHEMES = ("mixed_speaker", "same_speaker", "mixed_speaker_excl", "same_speaker_excl", "current_sequence")
 
 
@@ -18,7 +19,7 @@ def marked(kinds, value):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_marked_latents_are_the_definitions_set(scheme):
-    negatives = Negatives.of(scheme, SPEAKER, UTTERANCE, NUM_FRAMES)
+    negatives = Negatives.of(scheme, NUM_FRAMES, COLUMNS)
     for b, t, k in [(0, 0, 1), (3, 2, 4), (5, 1, 2), (2, 8 - 3, 3)]:
         kinds = candidates_of(negatives, (b, t), k)
         assert marked(kinds, -1) == {(b, t + k)}
@@ -27,19 +28,16 @@ def test_the_marked_latents_are_the_definitions_set(scheme):
 
 def test_distances_are_kept():
     rule, start = Rule(("utterance",), (), min_distance=2, max_distance=4), [0, 0, 0, 3, 0, 0]
-    negatives = Negatives.of(rule, SPEAKER, UTTERANCE, NUM_FRAMES, first_frame=start)
-    columns = {"speaker": SPEAKER, "utterance": UTTERANCE}
+    negatives = Negatives.of(rule, NUM_FRAMES, COLUMNS, first_frame=start)
     assert marked(candidates_of(negatives, (0, 3), 2), 1) == negatives_of_rule(
-        rule, columns, NUM_FRAMES, start, 0, 3, 2
+        rule, COLUMNS, NUM_FRAMES, start, 0, 3, 2
     )
 
 
 def test_drawn_negatives_are_those_of_their_seed():
     sets = [
         marked(
-            candidates_of(
-                Negatives.of("mixed_speaker", SPEAKER, UTTERANCE, NUM_FRAMES, num_negatives=5, seed=s), (1, 2), 3
-            ),
+            candidates_of(Negatives.of("mixed_speaker", NUM_FRAMES, COLUMNS, num_negatives=5, seed=s), (1, 2), 3),
             1,
         )
         for s in (0, 0, 1)
@@ -51,7 +49,7 @@ def test_drawn_negatives_are_those_of_their_seed():
 
 
 def test_the_legend_counts_and_the_rows_are_named():
-    negatives = Negatives.of("same_speaker_excl", SPEAKER, UTTERANCE, NUM_FRAMES)
+    negatives = Negatives.of("same_speaker_excl", NUM_FRAMES, COLUMNS)
     figure = negatives_figure(negatives, (0, 1), 2, names=list("abcdef"))
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()] == list("abcdef")

@@ -25,7 +25,7 @@ def agent():
 
 @pytest.fixture
 def rollout():
-    """A rollout in which the first and third environment have just begun an episode, or continue one."""
+    """A rollout in which the third environment has just begun an episode, and the others continue one."""
     generator = torch.Generator().manual_seed(1)
     shape = (NUM_ENVIRONMENTS, NUM_STEPS)
     ends = torch.zeros(shape, dtype=torch.bool)
@@ -34,10 +34,9 @@ def rollout():
     first = torch.tensor([[False], [False], [True]])
     return AGENT.Rollout(
         x=torch.randint(5, (*shape, 2, 2, 3), generator=generator),
-        begins=torch.cat([first, ends[:, :-1]], 1),
+        begins=torch.cat([first, ends], 1),
         actions=torch.randint(4, shape, generator=generator),
         rewards=torch.rand(shape, generator=generator),
-        ends=ends,
         values=torch.rand(NUM_ENVIRONMENTS, NUM_STEPS + 1, generator=generator),
         state=torch.randn(1, NUM_ENVIRONMENTS, AGENT.CONTEXT_DIM, generator=generator),
     )
@@ -45,10 +44,10 @@ def rollout():
 
 def test_contexts_are_those_of_acting_step_by_step(agent, rollout):
     """The state continues from the rollout before, and the end of an episode alone resets it."""
-    segments = AGENT.Segments.of(rollout.begins)
-    z = agent.encode(rollout.x)
-    c = segments.join(AGENT.contexts(agent, segments.cut(z), segments, rollout.state), rollout.begins.shape)
-    state = rollout.state
+    episodes = AGENT.episodes_of(agent, rollout)
+    assert episodes.lengths == [3, 1, 5, 9, 9]
+    c = episodes.in_rollout(episodes.c, rollout.actions.shape)
+    z, state = agent.g_enc(rollout.x), rollout.state
     for t in range(NUM_STEPS):
         state = state * ~rollout.begins[:, t, None]
         expected, state = agent.g_ar.stream(z[:, t : t + 1], state)
@@ -57,29 +56,26 @@ def test_contexts_are_those_of_acting_step_by_step(agent, rollout):
 
 def test_infonce_is_that_of_pairs_inside_one_episode(agent, rollout):
     """A loop over all anchors whose episode lasts until t + k gives the same losses."""
-    segments = AGENT.Segments.of(rollout.begins)
-    z, scale = agent.encode(rollout.x), AGENT.LATENT_DIM**0.5
-    c = AGENT.contexts(agent, segments.cut(z), segments, rollout.state)
-    found = AGENT.contrast(agent, segments.cut(z), c, segments, seed=0, num_negatives=0)
-    joined = segments.join(c, rollout.begins.shape)
+    episodes = AGENT.episodes_of(agent, rollout)
+    found = AGENT.contrast(agent, episodes, seed=0, num_negatives=0)
+    z, c = agent.g_enc(rollout.x), episodes.in_rollout(episodes.c, rollout.actions.shape)
     for k in range(1, K + 1):
-        predictions, losses = agent.predictor(joined)[k - 1], []
+        predictions, losses = agent.W(c)[k - 1], []
         for b in range(NUM_ENVIRONMENTS):
             for t in range(NUM_STEPS - k):
-                if not rollout.ends[b, t : t + k].any():
-                    scores = (z @ predictions[b, t] / scale).flatten()  # of all latents of all rollouts
+                if not rollout.begins[b, t + 1 : t + k + 1].any():
+                    # of all latents of all rollouts
+                    scores = (z @ predictions[b, t] / AGENT.LATENT_DIM**0.5).flatten()
                     losses.append(scores.logsumexp(0) - scores[b * NUM_STEPS + t + k])
         assert found.losses[k - 1].item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
 
 
-def test_a_latent_after_the_end_of_an_episode_is_never_predicted(agent):
-    """A rollout in which every episode takes two steps has anchors for one step ahead, and for no more."""
-    begins = (torch.arange(NUM_STEPS - 1) % 2 == 0).expand(NUM_ENVIRONMENTS, -1)
-    segments = AGENT.Segments.of(begins)
-    assert (segments.valid.sum(1) == 2).all()
-    z = torch.randn(len(segments.rows), 2, AGENT.LATENT_DIM)
-    found = AGENT.contrast(agent, z, torch.randn(*z.shape[:2], AGENT.CONTEXT_DIM), segments, 0, num_negatives=4)
-    assert len(found.losses) == 1
+@pytest.mark.parametrize(("length", "num_steps"), [(1, None), (2, 1), (3, 2)])
+def test_a_latent_after_the_end_of_an_episode_is_never_predicted(agent, rollout, length, num_steps):
+    """Where all episodes take two steps there are anchors for one step ahead; where they take one, there are none."""
+    begins = (torch.arange(NUM_STEPS + 1) % length == 0).expand(NUM_ENVIRONMENTS, -1)
+    found = AGENT.contrast(agent, AGENT.episodes_of(agent, rollout._replace(begins=begins)), seed=0)
+    assert (found and len(found.losses)) == num_steps
 
 
 def test_advantages_are_weighted_sums_of_the_errors_until_the_end_of_the_episode(rollout):
@@ -88,7 +84,7 @@ def test_advantages_are_weighted_sums_of_the_errors_until_the_end_of_the_episode
         for t in range(NUM_STEPS):
             expected, weight = 0.0, 1.0
             for s in range(t, NUM_STEPS):
-                ends = bool(rollout.ends[b, s])
+                ends = bool(rollout.begins[b, s + 1])
                 following = 0.0 if ends else AGENT.DISCOUNT * rollout.values[b, s + 1].item()
                 expected += weight * (rollout.rewards[b, s].item() + following - rollout.values[b, s].item())
                 weight *= AGENT.DISCOUNT * AGENT.TRACE
@@ -97,16 +93,17 @@ def test_advantages_are_weighted_sums_of_the_errors_until_the_end_of_the_episode
             assert found[b, t].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_loss_reaches_the_encoder_and_only_with_cpc_the_predictor(agent, rollout):
-    loss, contrasted = AGENT.loss_of(agent, rollout, 0.0, 4, seed=0)
-    loss.backward()
-    assert contrasted is None
-    assert agent.first.weight.grad.abs().sum() > 0
-    assert agent.predictor.weight.grad is None
-    loss, contrasted = AGENT.loss_of(agent, rollout, 1.0, 4, seed=0)
-    loss.backward()
-    assert len(contrasted.losses) == K
-    assert agent.predictor.weight.grad.abs().sum() > 0
+def test_both_losses_reach_the_encoder_and_cpc_alone_the_predictor(agent, rollout):
+    episodes = AGENT.episodes_of(agent, rollout)
+    for loss, reaches in [
+        (AGENT.a2c_loss(agent, rollout, episodes), False),
+        (AGENT.contrast(agent, episodes, seed=0).losses.mean(), True),
+    ]:
+        encoder, predictor = torch.autograd.grad(
+            loss, [agent.first.weight, agent.W.weight], retain_graph=True, allow_unused=True
+        )
+        assert encoder.abs().sum() > 0
+        assert (predictor is not None) == reaches
 
 
 # --- the script
@@ -121,17 +118,18 @@ def script():
 def test_the_learner_sees_the_states_in_which_the_agent_acted(script):
     """The values of two rollouts, chosen step by step, are those of the cut rollouts: episodes that last go on."""
     pytest.importorskip("minigrid")
-    actor = script.Actor("MiniGrid-LavaGapS5-v0", 4, seed=0)
+    actor = script.Actor("MiniGrid-LavaGapS5-v0", seed=0)
     agent = AGENT.Agent((7, 7, 3), script.NUM_VALUES, num_actions=7, num_steps=2)
     rollouts = [actor.roll_out(agent, 24) for _ in range(2)]
     assert actor.episodes
-    assert (rollouts[0].ends[:, :-1].any(), (~rollouts[0].ends).all(1).any()) == (True, True)
+    inside = rollouts[0].begins[:, 1:-1]
+    assert (inside.any(), (~inside).all(1).any()) == (True, True)
     for rollout in rollouts:
-        segments = AGENT.Segments.of(rollout.begins)
-        c = AGENT.contexts(agent, segments.cut(agent.encode(rollout.x)), segments, rollout.state)
-        values = agent.value(segments.join(c, rollout.begins.shape))[..., 0]
+        episodes = AGENT.episodes_of(agent, rollout)
+        values = agent.value(episodes.in_rollout(episodes.c, rollout.actions.shape))[..., 0]
         torch.testing.assert_close(values, rollout.values[:, :-1])
-    assert torch.equal(rollouts[1].begins[:, 0], rollouts[0].ends[:, -1])
+    assert torch.equal(rollouts[1].begins[:, 0], rollouts[0].begins[:, -1])
+    torch.testing.assert_close(rollouts[1].values[:, 0], rollouts[0].values[:, -1])  # the observation that follows
 
 
 @pytest.fixture
@@ -150,7 +148,7 @@ def recipe(script, monkeypatch, capsys):
     return run
 
 
-SMALL = ["--frames", "800", "--num-environments", "4", "--seeds", "0", "1"]
+SMALL = ["--frames", "1600", "--seeds", "0", "1"]
 
 
 def test_a_small_run_makes_a_table_and_a_figure_and_resumes(recipe, tmp_path):

@@ -140,7 +140,7 @@ class Negatives:
     Attributes:
         rule: which latents are negatives.
         groups: a partition of the batch's sequences (rows).
-        codes: for each column that the rule reads, and for the utterance, (B,) integer values.
+        codes: for each known column, the utterance always among them, (B,) integer values.
         num_frames: (B,) valid frames of each sequence.
         first_frame: (B,) position of each sequence's frame 0 in its utterance, in frames.
         num_negatives: negatives drawn for each anchor and step, uniformly and with replacement from its set; 0 takes
@@ -163,11 +163,9 @@ class Negatives:
     def of(
         cls,
         rule: Rule | Scheme,
-        speaker: Sequence[int],
-        utterance: Sequence[int],
         num_frames: Sequence[int],
-        *,
         columns: Mapping[str, Sequence[int]] | None = None,
+        *,
         first_frame: Sequence[float] = (),
         num_negatives: int = 0,
         seed: int = 0,
@@ -176,10 +174,9 @@ class Negatives:
 
         Args:
             rule: the rule, or one of the five names.
-            speaker: (B,) integer identity of each sequence's speaker.
-            utterance: (B,) integer identity of each sequence's utterance.
             num_frames: (B,) valid frames of each sequence; frames at or after this are padding.
-            columns: (B,) integer values of other columns that the rule reads.
+            columns: (B,) integer values of each column that the rule reads, such as "speaker". Sequences with one value
+                of "utterance" are windows of one utterance; without this column each is an utterance of its own.
             first_frame: (B,) position of each sequence's frame 0 in its utterance, in frames; 0 by default. Distances
                 between several windows of one utterance need it.
             num_negatives: number to draw for each anchor and step; 0 takes all.
@@ -189,8 +186,8 @@ class Negatives:
             NegativesError: a sequence has anchors but no negative, or a column of the rule is not known.
         """
         rule = rule if isinstance(rule, Rule) else Rule.of(rule)
-        codes = {"speaker": list(speaker), "utterance": list(utterance)}
-        codes |= {name: list(values) for name, values in (columns or {}).items()}
+        columns = {"utterance": range(len(num_frames)), **(columns or {})}
+        codes = {name: list(values) for name, values in columns.items()}
         if unknown := [name for name in rule.columns if name not in codes]:
             raise NegativesError(f"negatives {rule}: no column {unknown[0]} in the batch; there are {', '.join(codes)}")
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -248,11 +245,11 @@ class Negatives:
             alone = (frames >= 2) & ~(others & (frames > 0)).any(1) & ~own  # with one frame there is no anchor
             if alone.any():
                 num_windows = len(self.num_frames) // len(set(self.codes.get(DIRECTION, [0])))
-                num_utterances, num_speakers = (len(set(self.codes[name])) for name in ("utterance", "speaker"))
+                counts = [f"{len(set(self.codes[name]))} {name}s" for name in self.codes if name != DIRECTION]
                 raise NegativesError(
-                    f"negatives {rule}: in a batch of {num_windows} windows, of {num_utterances} utterances and "
-                    f"{num_speakers} speakers, window {rows[int(alone.int().argmax())] % num_windows} has an anchor "
-                    f"without negatives; {_way_out(rule)}"
+                    f"negatives {rule}: in a batch of {num_windows} windows, of {' and '.join(counts)}, "
+                    f"window {rows[int(alone.int().argmax())] % num_windows} has an anchor without negatives; "
+                    f"{_way_out(rule)}"
                 )
 
 

@@ -103,10 +103,8 @@ class Predictive(nn.Module):
             rule = replace(rule, same=(*rule.same, DIRECTION))
         negatives = Negatives.of(
             rule,
-            columns["speaker"],
-            columns["utterance"],
             sequences.num_frames,
-            columns=columns,
+            columns,
             first_frame=sequences.first_frame,
             num_negatives=negative_set.number,
             seed=seed,

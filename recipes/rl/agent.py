@@ -1,4 +1,4 @@
-"""The agent, the rollouts it learns from, and its loss: A2C's, and CPC's of the same rollouts.
+"""The agent, the rollouts that it learns from, and its loss: A2C's, and CPC's of the same rollouts.
 
 Source: van den Oord et al. 2018, section 3.4; Mnih et al. 2016 (arXiv 1602.01783) for A2C; Schulman et al. 2016
 (arXiv 1506.02438) for the advantages.
@@ -10,11 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
+from torch.nn.utils.rnn import pad_sequence
 
 from cpc.infonce import InfoNCE, Negatives, infonce
 from cpc.model import Autoregressor, Predictor
 
 HIDDEN, LATENT_DIM, CONTEXT_DIM = 64, 64, 128
+NUM_NEGATIVES = 16  # drawn for each prediction
 DISCOUNT, TRACE = 0.99, 0.95  # gamma, and lambda of the generalised advantages
 VALUE_WEIGHT, ENTROPY_WEIGHT = 0.5, 0.01
 
@@ -40,79 +42,12 @@ class Agent(nn.Module):
         self.g_ar = Autoregressor(LATENT_DIM, CONTEXT_DIM)
         self.policy, self.value = nn.Linear(CONTEXT_DIM, num_actions), nn.Linear(CONTEXT_DIM, 1)
         nn.init.zeros_(self.policy.weight)  # all actions are equally likely at first
-        self.predictor = Predictor(CONTEXT_DIM, LATENT_DIM, num_steps)  # last: both arms begin with the same weights
+        self.W = Predictor(CONTEXT_DIM, LATENT_DIM, num_steps)  # last: both arms begin with the same weights
 
-    def encode(self, x: Tensor) -> Tensor:
+    def g_enc(self, x: Tensor) -> Tensor:
         """Encode observations x (B, T, …) as latents z (B, T, D_z)."""
         z: Tensor = self.rest(self.first(x.flatten(0, 1).flatten(1) + self.offsets))
         return z.unflatten(0, x.shape[:2])
-
-
-class Segments(NamedTuple):
-    """Rollouts (B, T) cut into S segments at the ends of episodes, padded to the longest, L.
-
-    Attributes:
-        rows: (S,) rollout of each segment; in the order of the rollouts, then of time.
-        steps: (S, L) step of the rollout at each place.
-        valid: (S, L) false at padding.
-        continues: (S,) whether a segment continues an episode of the previous rollout.
-    """
-
-    rows: Tensor
-    steps: Tensor
-    valid: Tensor
-    continues: Tensor
-
-    @classmethod
-    def of(cls, begins: Tensor) -> "Segments":
-        """Cut rollouts where episodes begin.
-
-        Args:
-            begins: (B, T) bool: whether an observation is the first of its episode.
-        """
-        cuts = begins.clone()
-        cuts[:, 0] = True
-        rows, first = cuts.nonzero(as_tuple=True)
-        last = torch.cat([first[1:], first.new_zeros(1)])  # the next segment's first, or 0: it is of the next rollout
-        lengths = torch.where(last == 0, begins.shape[1], last) - first
-        places = torch.arange(int(lengths.max()))
-        valid = places < lengths[:, None]
-        steps = torch.where(valid, first[:, None] + places, 0)
-        return cls(rows, steps, valid, ~begins[rows, first])
-
-    def cut(self, x: Tensor) -> Tensor:
-        """Cut x (B, T, …) into segments (S, L, …)."""
-        return x[self.rows[:, None], self.steps]
-
-    def join(self, x: Tensor, shape: torch.Size) -> Tensor:
-        """Join segments (S, L, D) to rollouts (B, T, D) of a shape (B, T): the inverse of `cut`."""
-        return x[self.valid].view(*shape, -1)
-
-
-def contexts(agent: Agent, z: Tensor, segments: Segments, state: Tensor) -> Tensor:
-    """Compute the contexts of segments (S, L, D_c).
-
-    Args:
-        agent: the agent.
-        z: (S, L, D_z) latents of segments.
-        segments: the segments.
-        state: (1, B, D_c) states of g_ar before the rollouts, for the segments that continue an episode.
-    """
-    return agent.g_ar.stream(z, state[:, segments.rows] * segments.continues[:, None])[0]
-
-
-def contrast(agent: Agent, z: Tensor, c: Tensor, segments: Segments, seed: int, num_negatives: int) -> InfoNCE:
-    """Compute InfoNCE of predictions inside segments, against latents of all rollouts.
-
-    A segment plays the part of an utterance whose frames end with the episode, so no anchor predicts across its end.
-    """
-    lengths = segments.valid.sum(1).tolist()
-    rows = segments.rows.tolist()
-    negatives = Negatives.of(
-        "mixed_speaker", rows, list(range(len(rows))), lengths, num_negatives=num_negatives, seed=seed
-    )
-    steps = min(agent.predictor.num_steps, max(lengths) - 1)  # longer steps have no anchor
-    return infonce(z, agent.predictor(c)[:steps] / LATENT_DIM**0.5, negatives)
 
 
 class Rollout(NamedTuple):
@@ -120,10 +55,9 @@ class Rollout(NamedTuple):
 
     Attributes:
         x: (B, T, …) observations.
-        begins: (B, T) whether an observation is the first of its episode.
+        begins: (B, T + 1) whether an observation, or the one that follows the rollout, is the first of its episode.
         actions: (B, T).
         rewards: (B, T).
-        ends: (B, T) whether the episode ended after the action.
         values: (B, T + 1) values when the actions were chosen, and of the observation that follows.
         state: (1, B, D_c) states of g_ar before the rollout.
     """
@@ -132,14 +66,41 @@ class Rollout(NamedTuple):
     begins: Tensor
     actions: Tensor
     rewards: Tensor
-    ends: Tensor
     values: Tensor
     state: Tensor
 
 
+class Episodes(NamedTuple):
+    """The S parts of a rollout that belong to one episode each, padded to the longest, L.
+
+    Attributes:
+        z: (S, L, D_z) latents.
+        c: (S, L, D_c) contexts; an episode that had begun before the rollout continues from the state that it left.
+        lengths: (S,) steps of each part.
+    """
+
+    z: Tensor
+    c: Tensor
+    lengths: list[int]
+
+    def in_rollout(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Put x (S, L, D) back in the order of the rollout: (B, T, D)."""
+        return torch.cat([part[:length] for part, length in zip(x, self.lengths, strict=True)]).view(*shape, -1)
+
+
+def episodes_of(agent: Agent, rollout: Rollout) -> Episodes:
+    """Cut a rollout where episodes begin, and compute the latents and contexts of its parts."""
+    (num_rows, num_steps), begins = rollout.actions.shape, rollout.begins[:, :-1].flatten()
+    firsts = (begins | (torch.arange(len(begins)) % num_steps == 0)).nonzero()[:, 0]  # (S,), places in B · T
+    lengths = firsts.diff(append=torch.tensor([num_rows * num_steps])).tolist()
+    z = pad_sequence(agent.g_enc(rollout.x).flatten(0, 1).split(lengths), batch_first=True)
+    state = rollout.state[:, firsts // num_steps] * ~begins[firsts, None]
+    return Episodes(z, agent.g_ar.stream(z, state)[0], lengths)
+
+
 def advantages(rollout: Rollout) -> Tensor:
     """Compute generalised advantages (B, T); what follows the end of an episode counts for nothing."""
-    alive = (~rollout.ends).float()
+    alive = (~rollout.begins[:, 1:]).float()
     errors = rollout.rewards + DISCOUNT * alive * rollout.values[:, 1:] - rollout.values[:, :-1]
     total, found = torch.zeros(len(errors)), []
     for error, goes_on in zip(errors.T.flip(0), alive.T.flip(0), strict=True):
@@ -148,19 +109,18 @@ def advantages(rollout: Rollout) -> Tensor:
     return torch.stack(found[::-1], 1)
 
 
-def loss_of(
-    agent: Agent, rollout: Rollout, cpc_weight: float, num_negatives: int, seed: int
-) -> tuple[Tensor, InfoNCE | None]:
-    """Compute the loss of a rollout, and the results of InfoNCE: None without a weight, or two steps in a row."""
-    segments = Segments.of(rollout.begins)
-    z = segments.cut(agent.encode(rollout.x))  # (S, L, D_z)
-    c = contexts(agent, z, segments, rollout.state)  # (S, L, D_c)
-    joined = segments.join(c, rollout.begins.shape)  # (B, T, D_c)
-    policy, values = Categorical(logits=agent.policy(joined)), agent.value(joined)[..., 0]
-    gains = advantages(rollout)
+def a2c_loss(agent: Agent, rollout: Rollout, episodes: Episodes) -> Tensor:
+    """Compute the loss of the policy, the value and the entropy."""
+    c = episodes.in_rollout(episodes.c, rollout.actions.shape)  # (B, T, D_c)
+    policy, values, gains = Categorical(logits=agent.policy(c)), agent.value(c)[..., 0], advantages(rollout)
     loss = -(policy.log_prob(rollout.actions) * gains).mean() - ENTROPY_WEIGHT * policy.entropy().mean()
-    loss = loss + VALUE_WEIGHT * (gains + rollout.values[:, :-1] - values).square().mean()
-    if not cpc_weight or segments.valid.shape[1] < 2:
-        return loss, None
-    contrasted = contrast(agent, z, c, segments, seed, num_negatives)
-    return loss + cpc_weight * contrasted.losses.mean(), contrasted
+    return loss + VALUE_WEIGHT * (gains + rollout.values[:, :-1] - values).square().mean()
+
+
+def contrast(agent: Agent, episodes: Episodes, seed: int, num_negatives: int = NUM_NEGATIVES) -> InfoNCE | None:
+    """Compute InfoNCE of predictions inside each part, against latents of the whole rollout; None without an anchor."""
+    num_steps = min(agent.W.num_steps, max(episodes.lengths) - 1)  # longer steps have no anchor
+    if not num_steps:
+        return None
+    negatives = Negatives.of("mixed_speaker", episodes.lengths, num_negatives=num_negatives, seed=seed)
+    return infonce(episodes.z, agent.W(episodes.c)[:num_steps] / LATENT_DIM**0.5, negatives)

@@ -85,8 +85,8 @@ def print_criterion(options: Namespace) -> None:
     plain = PlainCPC(channels)
 
     def run_of(scheme: str, num_negatives: int) -> Run:
-        speaker, utterance = [i // 4 for i in range(windows)], list(range(windows))
-        negatives = Negatives.of(scheme, speaker, utterance, [FRAMES] * windows, num_negatives=num_negatives)
+        columns = {"speaker": [i // 4 for i in range(windows)]}
+        negatives = Negatives.of(scheme, [FRAMES] * windows, columns, num_negatives=num_negatives)
         return lambda: infonce(z, predictions, negatives).losses.mean().backward()
 
     base = "plain: 128 gathered an anchor (and W_k)"

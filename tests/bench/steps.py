@@ -142,9 +142,8 @@ def our_negatives(config: Config, windows: int) -> Negatives:
     """Return the negatives of a batch of whole windows, each of an utterance of its own, all of one speaker."""
     return Negatives.of(
         config.criterion.scheme,
-        [0] * windows,
-        list(range(windows)),
         [FRAMES] * windows,
+        {"speaker": [0] * windows},
         num_negatives=config.criterion.num_negatives,
     )
 
