@@ -53,7 +53,7 @@ class Actor:
     @torch.no_grad()
     def roll_out(self, agent: Agent, num_steps: int) -> Rollout:
         """Act for some steps, and look at what follows them."""
-        before, steps = self.state * ~self.begins[:, None], []
+        before, steps = self.state, []
         for t in range(num_steps + 1):
             x, begins = torch.from_numpy(np.stack(self.seen)).long(), self.begins
             c, state = agent.g_ar.stream(agent.g_enc(x[:, None]), self.state * ~begins[:, None])  # c: (B, 1, D_c)

