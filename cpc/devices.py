@@ -51,6 +51,11 @@ def resolve_precision(precision: Literal["auto", "float32", "bf16"], device: tor
     return "bf16" if fast else "float32"
 
 
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which networks run in a precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 class Threads:
     """The threads of torch on a CPU; at the end of the context, their number is what it was before.
 

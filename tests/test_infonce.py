@@ -388,6 +388,19 @@ def test_a_column_that_the_batch_lacks_is_an_error_that_names_it():
         Negatives.of(Rule(same=("room",)), FRAMES, WHOSE)
 
 
+def test_columns_may_be_tensors_and_have_one_value_a_sequence():
+    tensors = {name: torch.tensor(values) for name, values in WHOSE.items()}
+    for scheme in SCHEMES:
+        assert Negatives.of(scheme, FRAMES, tensors) == Negatives.of(scheme, FRAMES, WHOSE)
+    with pytest.raises(NegativesError, match="column speaker: got 2 values for 5 sequences"):
+        Negatives.of("same_speaker", FRAMES, {"speaker": [0, 1]})
+
+
+def test_the_way_out_names_the_column_of_a_rule_of_ones_own():
+    with pytest.raises(NegativesError, match=r"of 2 utterances and 1 images.*several images"):
+        Negatives.of(Rule(different=("image",)), [4, 4], {"image": [0, 0]})
+
+
 def test_a_rule_from_the_configuration_names_itself():
     assert str(Rule.of(NegativeSet(same=("speaker",), different=("utterance",)))) == "same_speaker_excl"
     assert str(Rule.of(NegativeSet(different=("room",), scheme="rule"))) == "different_room"

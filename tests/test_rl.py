@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,10 +101,24 @@ def test_both_losses_reach_the_encoder_and_cpc_alone_the_predictor(agent, rollou
         (AGENT.contrast(agent, episodes, seed=0).losses.mean(), True),
     ]:
         encoder, predictor = torch.autograd.grad(
-            loss, [agent.first.weight, agent.W.weight], retain_graph=True, allow_unused=True
+            loss, [agent.embed.weight, agent.W.weight], retain_graph=True, allow_unused=True
         )
         assert encoder.abs().sum() > 0
         assert (predictor is not None) == reaches
+
+
+def test_the_loss_of_a2c_is_that_of_a_loop_over_all_steps(agent, rollout):
+    found = AGENT.a2c_loss(agent, rollout, AGENT.episodes_of(agent, rollout)).item()
+    z, state, gains, losses = agent.g_enc(rollout.x), rollout.state, AGENT.advantages(rollout), []
+    for t in range(NUM_STEPS):
+        c, state = agent.g_ar.stream(z[:, t : t + 1], state * ~rollout.begins[:, t, None])
+        for b in range(NUM_ENVIRONMENTS):
+            p = agent.policy(c[b, 0]).softmax(0)
+            entropy = -(p * p.log()).sum()
+            error = gains[b, t] + rollout.values[b, t] - agent.value(c[b, 0])[0]
+            policy = -p[rollout.actions[b, t]].log() * gains[b, t]
+            losses.append(policy - AGENT.ENTROPY_WEIGHT * entropy + AGENT.VALUE_WEIGHT * error**2)
+    assert found == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
 
 
 # --- the script
@@ -130,6 +145,16 @@ def test_the_learner_sees_the_states_in_which_the_agent_acted(script):
         torch.testing.assert_close(values, rollout.values[:, :-1])
     assert torch.equal(rollouts[1].begins[:, 0], rollouts[0].begins[:, -1])
     torch.testing.assert_close(rollouts[1].values[:, 0], rollouts[0].values[:, -1])  # the observation that follows
+
+
+def test_the_interval_is_students_for_the_mean_and_the_difference_is_taken_by_seed(script):
+    assert script.interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+    ours, theirs = np.full((2, script.POINTS), 0.5), np.full((2, script.POINTS), 0.25)
+    ours[1], theirs[1] = 0.9, 0.65
+    runs = [{"cpu_seconds": 1.0, "accuracy": None}] * 2
+    table = script.table({"a2c": theirs, "a2c_cpc": ours}, {"a2c": runs, "a2c_cpc": runs})
+    assert "0.250 ± 0.000" in table.splitlines()[-1]
+    assert "0.450 ± 2.541" in table.splitlines()[2]  # 12.706 · 0.4 / √2 / √2
 
 
 @pytest.fixture
@@ -177,8 +202,9 @@ def test_a_small_run_makes_a_table_and_a_figure_and_resumes(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--frames", "0"], "--frames: got 0, expected 1 or more"),
-        (["--rollout-steps", "1"], "--rollout-steps: got 1, expected 2 or more"),
+        (["--frames", "0"], "--frames: got 0, expected at least 1"),
+        (["--rollout-steps", "1"], "--rollout-steps: got 1, expected at least 2"),
+        (["--seeds", "-1"], "--seeds: got -1, expected at least 0"),
         (["--environment", "MiniGrid-Nowhere-v0"], "--environment: got 'MiniGrid-Nowhere-v0', minigrid"),
     ],
 )

@@ -1,5 +1,7 @@
 """recipes/text: sentences of books, the encoder, rare words, and a small run the whole way."""
 
+import hashlib
+import io
 import json
 import sys
 from argparse import Namespace
@@ -12,7 +14,7 @@ import torch
 from tests.conftest import load_script, recipe_script
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "text"
-OPTIONS = "--seeds 0 --epochs 2 --batch 4 --window 4 --word-dim 8 --latent-dim 16 --context-dim 8 --folds 3"
+OPTIONS = "--seeds 0 --epochs 2 --batch 4 --window 4 --word-dim 8 --latent-dim 16 --context-dim 8 --lr 0.01 --folds 3"
 SUBJECTS, VERBS = ("the cat", "a dog", "my horse", "the bird"), ("sleeps here", "runs away", "eats well", "looks up")
 
 
@@ -64,8 +66,10 @@ def test_the_whole_way_and_a_second_call_that_trains_nothing(root, run, tmp_path
     assert scores["majority class"] == [*["50.0"] * 4, "25.0"]
     assert scores["paper: CPC on BookCorpus"] == ["76.9", "80.1", "91.2", "87.7", "96.8"]
     folder = tmp_path / "seed-0"
-    metrics = json.loads((folder / "book.json").read_text())
-    assert [epoch["epoch"] for epoch in metrics] == [1, 2]
+    for kind in ("all", "book"):
+        metrics = json.loads((folder / f"{kind}.json").read_text())
+        assert [epoch["epoch"] for epoch in metrics] == [1, 2]
+        assert metrics[1]["train_gain"] > metrics[0]["train_gain"]
     assert 0 < (folder / "tsne.png").stat().st_size < 150_000
     before = (folder / "book.pt").stat().st_mtime_ns
     assert run(root, tmp_path).splitlines() == printed.splitlines()[-9:]
@@ -87,8 +91,46 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(r
 def test_a_model_that_predicts_nothing_gains_nothing_whatever_the_size_of_its_batches(recipe):
     model = recipe.SentenceCPC(9, Namespace(word_dim=4, latent_dim=4, context_dim=4))
     torch.nn.init.zeros_(model.W.weight)
-    found = recipe.summary([model(torch.randint(1, 9, (size, 5, 6))) for size in (1, 4)], "dev")
+    batches = [torch.randint(1, 9, (size, 5, 6)) for size in (1, 4)]
+    with torch.no_grad():
+        found = recipe.summary([model(batch) for batch in batches], batches, "dev")
     assert found == {"dev_gain": pytest.approx(0, abs=1e-4), "dev_accuracy": 0}
+
+
+def test_a_summary_counts_windows_and_not_batches(recipe):
+    results = [Namespace(log_n=torch.ones(3), losses=torch.zeros(3), accuracies=torch.ones(3)) for _ in range(2)]
+    results[1].losses += 4
+    batches = [torch.zeros(3, 5, 6), torch.zeros(1, 5, 6)]
+    assert recipe.summary(results, batches, "dev") == {"dev_gain": 0.0, "dev_accuracy": 100.0}
+
+
+def test_the_loss_equals_one_that_is_written_with_loops_over_the_sentences(recipe, monkeypatch):
+    """c of a sentence predicts the next three among all sentences of the batch."""
+    monkeypatch.setattr(recipe, "resolve_precision", lambda *_: "float32")
+    torch.manual_seed(0)
+    model, numbers = (
+        recipe.SentenceCPC(9, Namespace(word_dim=4, latent_dim=5, context_dim=6)),
+        torch.randint(9, (2, 5, 7)),
+    )
+    found = model(numbers)
+    z = torch.stack([model.g_enc(window) for window in numbers])
+    c = model.g_ar(z)
+    for k in (1, 2, 3):
+        losses = []
+        for b, t in np.ndindex(2, 5 - k):
+            p = model.W.weight[(k - 1) * 5 : k * 5] @ c[b, t] / 5**0.5
+            scores = torch.stack([z[other, s] @ p for other, s in np.ndindex(2, 5)])
+            losses.append(-torch.log_softmax(scores, 0)[b * 5 + t + k])
+        assert found.losses[k - 1].item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+
+
+def test_the_ends_of_books_are_not_trained_on(recipe, tmp_path):
+    options, weights = Namespace(epochs=1, word_dim=4, latent_dim=4, context_dim=4, lr=0.1, window=4, batch=3), []
+    for end in (1, 2):
+        book = torch.randint(1, 9, (100, 6), generator=torch.Generator().manual_seed(0))
+        book[95:] = end
+        weights.append(recipe.train([book], 9, "all", 0, tmp_path / f"{end}.pt", options).state_dict())
+    assert all(torch.equal(weight, weights[1][key]) for key, weight in weights[0].items())
 
 
 def test_the_encoder_is_the_mean_of_a_convolution_over_each_sentence_alone(recipe):
@@ -132,7 +174,7 @@ def test_windows_are_neighbouring_sentences_of_one_book_and_batches_are_of_one_b
         windows = torch.cat(batches)[..., 0]
         assert (windows.diff(dim=1) == 1).all()
         assert len(windows.unique()) == windows.numel() >= 64 + 4
-    with pytest.raises(ValueError, match="no book has 159 sentences"):
+    with pytest.raises(ValueError, match="got 80, but the longest part of a book has 70 sentences"):
         recipe.batches_of(books, kind, Namespace(window=80, batch=3), 0)
 
 
@@ -169,12 +211,23 @@ def test_missing_data_is_one_line_that_names_the_way_out(run, capsys, tmp_path):
 def test_a_download_with_another_checksum_is_refused_and_leaves_nothing(sentences, tmp_path, monkeypatch):
     asked = []
 
-    def fetch(url, path, progress):
+    def fetch(url, timeout):
         asked.append(url)
-        Path(path).write_bytes(b"something else")
+        return io.BytesIO(b"something else")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    monkeypatch.setattr(sentences, "urlopen", fetch)
     with pytest.raises(ValueError, match="SHA-256"):
         sentences.find_files(tmp_path, download=True)
     assert asked == [f"{sentences.SOURCES['gutenberg']}/austen-emma.txt"]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_download_with_the_right_checksum_is_kept_and_what_is_there_is_not_fetched(sentences, tmp_path, monkeypatch):
+    there, missing = tmp_path / "gutenberg" / "a.txt", tmp_path / "gutenberg" / "b.txt"
+    there.parent.mkdir()
+    there.write_bytes(b"mine")
+    checksum = hashlib.sha256(b"the book").hexdigest()
+    monkeypatch.setattr(sentences, "listed", lambda root: {there: "", missing: checksum})
+    monkeypatch.setattr(sentences, "urlopen", lambda url, timeout: io.BytesIO(b"the book"))
+    sentences.find_files(tmp_path, download=True)
+    assert (there.read_bytes(), missing.read_bytes()) == (b"mine", b"the book")

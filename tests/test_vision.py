@@ -96,20 +96,20 @@ def test_an_interrupted_training_resumes_to_the_bit(script, tmp_path, monkeypatc
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8, generator=generator)
     images = script.Images(x, torch.arange(20) % 2)
-    options = argparse.Namespace(updates=30, batch_size=4, lr=1e-3)
+    options = argparse.Namespace(updates=30, lr=1e-3)
 
     def train(checkpoint, stop_at=None):
         torch.manual_seed(0)
-        model, losses = network.Supervised(16, 2), []
+        model, losses = network.CPC(16, 2), []
 
         def loss_of(x, y, update):
             if len(losses) == stop_at:
                 raise KeyboardInterrupt
-            losses.append(torch.nn.functional.cross_entropy(model(x), y))
+            losses.append(script.contrast(model, x, script.Rule(), 4, update).losses.mean())
             return losses[-1]
 
-        mean = script.train(model, loss_of, images, options, 0, checkpoint)
-        return len(losses), mean, model.state_dict()
+        found = script.train(model, loss_of, images, 4, options, 0, checkpoint)
+        return len(losses), found["loss"], model.state_dict()
 
     num_updates, mean, weights = train(tmp_path / "whole.pt")
     assert num_updates == 30
@@ -130,7 +130,7 @@ def test_missing_images_and_other_settings_are_refused_in_one_line(outcome, scri
     assert "lr was 0.005, is 0.5" in done.err
     done = recipe(script, "--root", root, "--steps", "7")
     assert done.code == 2
-    assert "--steps: got 7, expected from 1 to 6" in done.err
+    assert "--steps: invalid choice: 7" in done.err
 
 
 def test_an_image_of_another_size_or_that_is_damaged_is_named(script, root, tmp_path):
@@ -144,6 +144,25 @@ def test_an_image_of_another_size_or_that_is_damaged_is_named(script, root, tmp_
     done = recipe(script, "--root", tmp_path / "root", "--out", tmp_path / "out")
     assert done.code == 2
     assert f"{odd}: not an image that can be read" in done.err
+
+
+def test_the_last_images_of_each_class_are_set_aside_and_none_is_lost(script):
+    x = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
+    rest, held_out = script.split(script.Images(x, torch.tensor([0] * 30 + [1] * 10)))
+    assert held_out.x[:, 0, 0, 0].tolist() == [27, 28, 29, 39]
+    assert sorted(rest.x[:, 0, 0, 0].tolist() + held_out.x[:, 0, 0, 0].tolist()) == list(range(40))
+
+
+def test_validation_and_not_test_chooses_c(script, monkeypatch):
+    """A weak and a strong regularisation give different classes where the classes' sizes and their means disagree."""
+    monkeypatch.setattr(script, "CS", (1e-6, 1.0))
+    value = torch.tensor([0.0] * 30 + [1.0] * 10)
+    train = script.Images(value[:, None], (value > 0.5).long())
+    few = script.Images(torch.ones(4, 1), torch.ones(4, dtype=torch.long))
+    many = script.Images(torch.ones(4, 1), torch.zeros(4, dtype=torch.long))
+    options = argparse.Namespace(probe_images=40)
+    assert script.probe(lambda x: x, [train, few, many], options) == {"validation": 1.0, "test": 0.0, "C": 1.0}
+    assert script.probe(lambda x: x, [train, many, few], options) == {"validation": 1.0, "test": 0.0, "C": 1e-6}
 
 
 # --- the networks

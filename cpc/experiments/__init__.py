@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from cpc.doors import lazily
 from cpc.experiments.settings import Ablation, Row, override, read_ablation
-from cpc.experiments.stages import Stage, StageError, Stages, errors_in_one_line, plan
+from cpc.experiments.stages import Stage, StageError, Stages, at_least, errors_in_one_line, plan
 
 if TYPE_CHECKING:
     from cpc.experiments.ablate import run_ablation
@@ -37,6 +37,7 @@ __all__ = [
     "StageError",
     "Stages",
     "Task",
+    "at_least",
     "errors_in_one_line",
     "evaluate_once",
     "examine_run",

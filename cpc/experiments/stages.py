@@ -12,6 +12,7 @@ count as a change.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -293,6 +294,17 @@ def digest_of(path: Path) -> str:
             status = file_path.stat()
             state.update(f"{file_path.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return state.hexdigest()
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Make a type for argparse: an integer that is not below `least`."""
+
+    def integer(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"got {value}, expected at least {least}")
+        return value
+
+    return integer
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 
 from cpc.config import Config, config_digest
 from cpc.data import Waveform
-from cpc.devices import keep_freed_buffers
+from cpc.devices import autocast, keep_freed_buffers
 from cpc.features.store import Layer
 from cpc.model import CPC, Bidirectional
 from cpc.runs import Which, build_model, locate_checkpoint, read_checkpoint, read_model
@@ -92,7 +92,7 @@ class CPCExtractor:
             yield self._from_both_ends(blocks)
             return
         state: Any = None
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), autocast(self.device, self.precision):
             for block, last in mark_last(blocks):
                 x = torch.from_numpy(np.ascontiguousarray(block))[None].to(self.device)  # (1, S)
                 if self.layer == "z":
@@ -104,7 +104,7 @@ class CPCExtractor:
     def _from_both_ends(self, blocks: Iterable[Waveform]) -> NDArray[np.float32]:
         """Extract c of one file; its z is held in memory, 184 MB an hour with 128 channels."""
         state, pieces = None, []
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), autocast(self.device, self.precision):
             for block, last in mark_last(blocks):
                 x = torch.from_numpy(np.ascontiguousarray(block))[None].to(self.device)  # (1, S)
                 z, state = self.model.g_enc.stream(x, state, last=last)
@@ -124,14 +124,11 @@ class CPCExtractor:
         for row, waveform in zip(x, waveforms, strict=True):
             row[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform))
         at_once = max(1, _ENCODER_SECONDS * self.sample_rate // x.shape[1])
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), autocast(self.device, self.precision):
             z = torch.cat([self.model.g_enc(rows.to(self.device)) for rows in torch.split(x, at_once)])  # (B, T, D_z)
             lengths = [self.num_frames(len(waveform)) for waveform in waveforms]
             frames = (z if self.layer == "z" else self.model.g_ar(z, lengths)).float().cpu().numpy()  # (B, T, D)
         return [row[:length] for row, length in zip(frames, lengths, strict=True)]
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def identity(self) -> str:
         """Digest the weights and the precision."""

@@ -140,7 +140,7 @@ class Negatives:
     Attributes:
         rule: which latents are negatives.
         groups: a partition of the batch's sequences (rows).
-        codes: for each known column, the utterance always among them, (B,) integer values.
+        codes: (B,) integer values of each known column; "utterance" is always present.
         num_frames: (B,) valid frames of each sequence.
         first_frame: (B,) position of each sequence's frame 0 in its utterance, in frames.
         num_negatives: negatives drawn for each anchor and step, uniformly and with replacement from its set; 0 takes
@@ -183,11 +183,15 @@ class Negatives:
             seed: seed of the draw.
 
         Raises:
-            NegativesError: a sequence has anchors but no negative, or a column of the rule is not known.
+            NegativesError: a sequence has anchors but no negative, a column of the rule is not known, or a column has
+                not one value for each sequence.
         """
         rule = rule if isinstance(rule, Rule) else Rule.of(rule)
         columns = {"utterance": range(len(num_frames)), **(columns or {})}
-        codes = {name: list(values) for name, values in columns.items()}
+        codes = {name: [int(value) for value in values] for name, values in columns.items()}
+        for name, values in codes.items():
+            if len(values) != len(num_frames):
+                raise NegativesError(f"column {name}: got {len(values)} values for {len(num_frames)} sequences")
         if unknown := [name for name in rule.columns if name not in codes]:
             raise NegativesError(f"negatives {rule}: no column {unknown[0]} in the batch; there are {', '.join(codes)}")
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -245,7 +249,8 @@ class Negatives:
             alone = (frames >= 2) & ~(others & (frames > 0)).any(1) & ~own  # with one frame there is no anchor
             if alone.any():
                 num_windows = len(self.num_frames) // len(set(self.codes.get(DIRECTION, [0])))
-                counts = [f"{len(set(self.codes[name]))} {name}s" for name in self.codes if name != DIRECTION]
+                names = [name for name in self.codes if name in ("utterance", *rule.columns) and name != DIRECTION]
+                counts = [f"{len(set(self.codes[name]))} {name}s" for name in names]
                 raise NegativesError(
                     f"negatives {rule}: in a batch of {num_windows} windows, of {' and '.join(counts)}, "
                     f"window {rows[int(alone.int().argmax())] % num_windows} has an anchor without negatives; "
@@ -258,8 +263,10 @@ def _way_out(rule: Rule) -> str:
         return f"use longer windows, or a min_distance below {rule.min_distance}"
     if rule.different and "speaker" in rule.same:
         return "use batches with several utterances of each speaker: --batches.kind by_speaker"
-    if rule.different:
+    if {"speaker", "utterance"} & set(rule.different):
         return "use batches of several utterances: --batches.kind mixed or by_speaker"
+    if rule.different:
+        return f"use batches with several {rule.different[0]}s"
     return "use longer windows" if "utterance" in rule.same else "use larger batches"
 
 

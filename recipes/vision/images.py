@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class, and the share of it that chooses settings."""
+"""Read a folder of images, one folder a class, and set some aside for validation."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-VALIDATION_SHARE = 0.1  # of the training images of each class
+VALIDATION_SHARE = 0.1  # this share of each class's training images
 
 
 class Images(NamedTuple):

@@ -88,15 +88,3 @@ class CPC(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         z = self.g_enc(images)
         return columns(z), self.W(columns(self.g_ar(z))) / self.tau
-
-
-class Supervised(nn.Module):
-    """The same g_enc with a linear classifier of its pooled latents: images → logits (B, classes)."""
-
-    def __init__(self, latent_dim: int, num_classes: int) -> None:
-        super().__init__()
-        self.g_enc, self.classify = Encoder(latent_dim), nn.Linear(2 * latent_dim, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classify(pool(self.g_enc(images)))
-        return logits

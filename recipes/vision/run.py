@@ -6,14 +6,15 @@ Every image is cut into 7 × 7 overlapping patches; from the rows above, CPC pre
 logistic regression then classifies images by their pooled latents. It is compared with raw pixels, with the untrained
 network, and with the same network trained on the labels.
 
-The script prints a table and writes to --out a folder for each row and seed, which it resumes and does not compute
-again; the folders of CPC hold patches.png, which shows the patches that lie nearest to each other. Seeds can run side
-by side, each in a call of its own with the same --out.
+The script prints a table. Each row and seed has a folder in --out, and CPC's folders hold patches.png, which shows the
+patches that lie nearest to each other. The same command resumes an unfinished training and skips finished rows, and
+seeds can run side by side, each in a call of its own with the same --out.
 
 Source: van den Oord et al. 2018, section 3.2.
 """
 
 import argparse
+import hashlib
 import time
 import warnings
 from collections.abc import Callable
@@ -25,15 +26,15 @@ import torch.nn.functional as F
 from images import Images, as_input, read_images, split
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from network import CELL, CPC, GRID, PATCH, Supervised, pool
+from network import CELL, CPC, GRID, PATCH, Encoder, pool
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cpc.devices import keep_freed_buffers, resolve_precision
-from cpc.experiments import errors_in_one_line
+from cpc.devices import autocast, keep_freed_buffers, resolve_precision
+from cpc.experiments import at_least, errors_in_one_line
 from cpc.files import claim, locked, replacing
 from cpc.infonce import InfoNCE, Negatives, Rule, infonce
 from cpc.report import markdown_table, mean_and_deviation, save_figure
@@ -47,15 +48,12 @@ SUPERVISED = "supervised network"
 ROWS = ("raw pixels", "untrained network", *RULES, SUPERVISED)
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 UPDATES_A_CHECKPOINT = 500
-
-
-def in_precision() -> torch.autocast:
-    """Multiply in bfloat16 where this machine is fast at it."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision("auto", torch.device("cpu")) == "bf16")
+CPU = torch.device("cpu")
+PRECISION = resolve_precision("auto", CPU)
 
 
 def contrast(network: CPC, x: Tensor, rule: Rule, number: int, seed: int) -> InfoNCE:
-    """Let the predictions of images x (B, 3, 32, 32) pick their patch out of `number` others, drawn by a rule."""
+    """Compute InfoNCE of images x (B, 3, 32, 32) against `number` negatives a rule admits; 0 takes all of them."""
     image = [b for b in range(len(x)) for _ in range(GRID)]  # of each column
     negatives = Negatives.of(rule, [GRID] * len(image), {"image": image}, num_negatives=number, seed=seed)
     return infonce(*network(x), negatives)
@@ -65,38 +63,43 @@ def train(
     network: nn.Module,
     loss_of: Callable[[Tensor, Tensor, int], Tensor],
     images: Images,
+    batch_size: int,
     options: argparse.Namespace,
     seed: int,
     checkpoint: Path,
-) -> float:
-    """Train a network, or resume its training, and return the mean loss of the last tenth of the updates.
+) -> dict[str, float]:
+    """Train a network, or resume its training from a checkpoint, which is written from time to time.
 
     Args:
-        network: the network; its weights are replaced by those of the checkpoint, if there is one.
+        network: the network to train, in place.
         loss_of: the loss of a batch of inputs (B, 3, 32, 32) and labels (B,), and of the number of the update.
-        images: to train on.
-        options: those of the command line.
+        images: images to train on.
+        batch_size: B.
+        options: the options of the command line.
         seed: decides the batches together with the number of the update, so that a resumed training sees the same ones.
-        checkpoint: file that is written from time to time.
+        checkpoint: file of the network, the optimiser and the losses.
+
+    Returns:
+        The mean loss of the last tenth of the updates, and the seconds of the training.
     """
     optimiser = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.lr, options.updates, pct_start=0.1)
-    # Without predictions, an update takes as long with four times as many images.
-    size = options.batch_size * (4 if isinstance(network, Supervised) else 1)
     losses: list[float] = []
+    start = time.perf_counter()
     parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        losses = state.pop("losses")
+        losses = state["losses"]
+        start -= state["seconds"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
     for update in tqdm(range(len(losses), options.updates), desc=checkpoint.parent.name, disable=None):
         generator = torch.Generator().manual_seed(10**6 * seed + update)
-        batch = torch.randint(len(images.y), (size,), generator=generator)
+        batch = torch.randint(len(images.y), (batch_size,), generator=generator)
         x = as_input(images.x[batch])
         is_mirrored = torch.rand(len(x), generator=generator) < 0.5
         x[is_mirrored] = x[is_mirrored].flip(3)
-        with in_precision():
+        with autocast(CPU, PRECISION):
             loss = loss_of(x, images.y[batch], update)
         optimiser.zero_grad()
         loss.backward()
@@ -104,16 +107,18 @@ def train(
         schedule.step()
         losses.append(loss.item())
         if len(losses) % UPDATES_A_CHECKPOINT == 0 or len(losses) == options.updates:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            state |= {"losses": losses, "seconds": time.perf_counter() - start}
             with replacing(checkpoint) as path:
-                torch.save({**{name: part.state_dict() for name, part in parts.items()}, "losses": losses}, path)
-    return float(np.mean(losses[-max(1, options.updates // 10) :]))
+                torch.save(state, path)
+    return {"loss": float(np.mean(losses[-(options.updates // 10) :])), "seconds": state["seconds"]}
 
 
 @torch.no_grad()
-def latents(network: CPC | Supervised, x: Tensor) -> Tensor:
+def latents(g_enc: Encoder, x: Tensor) -> Tensor:
     """Encode images (n, 3, 32, 32) to latents (n, 7, 7, D)."""
-    with in_precision():
-        return torch.cat([network.g_enc(as_input(part)).float() for part in x.split(256)])
+    with autocast(CPU, PRECISION):
+        return torch.cat([g_enc(as_input(part)).float() for part in x.split(256)])
 
 
 def probe(features: Callable[[Tensor], Tensor], parts: list[Images], options: argparse.Namespace) -> dict[str, float]:
@@ -124,16 +129,18 @@ def probe(features: Callable[[Tensor], Tensor], parts: list[Images], options: ar
     """
     chosen = torch.randperm(len(parts[0].y), generator=torch.Generator().manual_seed(0))[: options.probe_images]
     parts = [Images(parts[0].x[chosen], parts[0].y[chosen]), *parts[1:]]
-    x, validation_x, test_x = (torch.cat([features(part) for part in images.x.split(256)]).numpy() for images in parts)
-    y, validation_y, test_y = (images.y.numpy() for images in parts)
-    scaler, fits = StandardScaler().fit(x), {}
-    for C in CS:
-        with warnings.catch_warnings():  # weak regularisation needs more steps, and is never the best
+    raw = [torch.cat([features(part) for part in images.x.split(256)]).numpy() for images in parts]
+    scaler, fits = StandardScaler().fit(raw[0]), {}
+    (x, y), validation, test = ((scaler.transform(x), images.y.numpy()) for x, images in zip(raw, parts, strict=True))
+    for C in tqdm(CS, desc="probe", disable=None):
+        with (
+            warnings.catch_warnings()
+        ):  # weak regularisation takes more steps; validation decides whether it is worth it
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LogisticRegression(C=C, max_iter=100).fit(scaler.transform(x), y)
-        fits[C] = model.score(scaler.transform(validation_x), validation_y), model
+            model = LogisticRegression(C=C, max_iter=100).fit(x, y)
+        fits[C] = model.score(*validation), model
     C = max(fits, key=lambda C: fits[C][0])
-    return {"validation": fits[C][0], "test": fits[C][1].score(scaler.transform(test_x), test_y), "C": C}
+    return {"validation": fits[C][0], "test": fits[C][1].score(*test), "C": C}
 
 
 def measure(row: str, seed: int, parts: list[Images], options: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -141,34 +148,39 @@ def measure(row: str, seed: int, parts: list[Images], options: argparse.Namespac
     if row == "raw pixels":
         return probe(lambda x: as_input(x).flatten(1), parts, options)
     torch.manual_seed(seed)
-    num_classes = int(parts[0].y.max()) + 1
-    network = Supervised(options.dim, num_classes) if row == SUPERVISED else CPC(options.dim, options.steps)
-    found, start = {}, time.perf_counter()
+    network, batch_size, found = CPC(options.dim, options.steps), options.batch_size, {}
+    if row == SUPERVISED:
+        classify = nn.Linear(2 * options.dim, int(parts[0].y.max()) + 1)
+        network = nn.ModuleDict({"g_enc": network.g_enc, "classify": classify})
+        batch_size *= 4  # without predictions, an update takes as long with four times as many images
 
     def loss_of(x: Tensor, y: Tensor, update: int) -> Tensor:
         if row == SUPERVISED:
-            return F.cross_entropy(network(x), y)
+            return F.cross_entropy(classify(pool(network["g_enc"](x))), y)
         return contrast(network, x, RULES[row], options.num_negatives, update).losses.mean()
 
     if row != "untrained network":
-        found["loss"] = train(network, loss_of, parts[0], options, seed, folder / "last.pt")
-        found["seconds"] = time.perf_counter() - start
+        found = train(network, loss_of, parts[0], batch_size, options, seed, folder / "last.pt")
+    g_enc = network["g_enc"] if row == SUPERVISED else network.g_enc
     if row in RULES:
-        save_figure(patches_figure(network, parts[-1]), folder / "patches.png", dpi=70)
-    return {**found, **probe(lambda x: pool(latents(network, x)), parts, options)}
+        save_figure(patches_figure(g_enc, parts[-1]), folder / "patches.png", dpi=70)
+    return {**found, **probe(lambda x: pool(latents(g_enc, x)), parts, options)}
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure every row for every seed, and write the table and the picture."""
+    """Measure every row for every seed, and print the table."""
     images, classes = read_images(options.root / "train")
     test, test_classes = read_images(options.root / "test")
     if test_classes != classes:
         raise ValueError(f"{options.root}: the classes of test are {test_classes}, those of train {classes}")
     parts = [*split(images), test]
     settings = {name: value for name, value in vars(options).items() if name not in ("root", "out", "seeds")}
-    settings["images"] = [len(part.y) for part in parts]
+    settings["images"] = [hashlib.sha256(part.x.numpy()).hexdigest()[:16] for part in parts]
     results: dict[str, list[dict]] = {row: [] for row in ROWS}
-    runs = [("raw pixels", 0), *((row, seed) for seed in options.seeds for row in ROWS[1:])]  # pixels need no seed
+    runs = [
+        ("raw pixels", 0),
+        *((row, seed) for seed in dict.fromkeys(options.seeds) for row in ROWS[1:]),
+    ]  # pixels need no seed
     for row, seed in runs:
         folder = options.out / f"{row.replace(',', '').replace(' ', '_')}-{seed}"
         with locked(folder, "row", wait=True):
@@ -185,11 +197,11 @@ def run(options: argparse.Namespace) -> None:
     print(markdown_table(rows))
 
 
-def patches_figure(network: CPC, test: Images, num_images: int = 2000, num_nearest: int = 8) -> Figure:
+def patches_figure(g_enc: Encoder, test: Images, num_images: int = 2000, num_nearest: int = 8) -> Figure:
     """Show the patch in the middle of a test image of each class, and those of other images that lie nearest in z."""
     chosen = torch.linspace(0, len(test.y) - 1, min(num_images, len(test.y))).long()
     x, y, middle = test.x[chosen], test.y[chosen], GRID * GRID // 2
-    z = latents(network, x).flatten(1, 2)  # (n, 49, D)
+    z = latents(g_enc, x).flatten(1, 2)  # (n, 49, D)
     z = F.normalize(z - z.mean((0, 1)), dim=2)
     queries = [int((y == label).nonzero()[0]) for label in y.unique()][:10]
     figure = Figure(figsize=(num_nearest + 1, len(queries)), layout="constrained")
@@ -210,19 +222,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg")
     parser.add_argument("--out", type=Path, default=Path("runs/vision"), help="folder for the results")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training of each row for each")
-    parser.add_argument("--updates", type=int, default=2500, help="updates of each network")
-    parser.add_argument("--batch-size", type=int, default=16, help="images per update")
+    parser.add_argument(
+        "--seeds", type=at_least(0), nargs="+", default=[0, 1, 2], help="one training of each row for each"
+    )
+    parser.add_argument("--updates", type=at_least(20), default=2500, help="updates of each network")
+    parser.add_argument(
+        "--batch-size", type=at_least(2), default=16, help="images per update (supervised: four times as many)"
+    )
     parser.add_argument("--lr", type=float, default=5e-3, help="highest learning rate of AdamW")
-    parser.add_argument("--dim", type=int, default=256, help="D_z; c has half of it")
-    parser.add_argument("--probe-images", type=int, default=10000, help="training images, with labels, of each probe")
-    parser.add_argument("--steps", type=int, default=5, help="K: rows that are predicted from each row")
-    parser.add_argument("--num-negatives", type=int, default=32, help="patches drawn for each prediction")
+    parser.add_argument("--dim", type=at_least(4), default=256, help="D_z; c has half of it")
+    parser.add_argument(
+        "--probe-images", type=at_least(10), default=10000, help="training images, with labels, of each probe"
+    )
+    parser.add_argument(
+        "--steps", type=int, choices=range(1, GRID), default=5, help="K: rows that are predicted from each row"
+    )
+    parser.add_argument("--num-negatives", type=at_least(1), default=32, help="patches drawn for each prediction")
     options = parser.parse_args()
-    for name, least, most in (("updates", 1, 10**9), ("batch_size", 2, 10**9), ("dim", 4, 10**9), ("steps", 1, 6)):
-        if not least <= getattr(options, name) <= most:
-            wanted = f"from {least} to {most}" if most < 10**9 else f"at least {least}"
-            parser.error(f"--{name.replace('_', '-')}: got {getattr(options, name)}, expected {wanted}")
     keep_freed_buffers()
     with errors_in_one_line("vision"):
         run(options)
