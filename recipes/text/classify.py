@@ -63,5 +63,5 @@ def tsne_figure(features: dict[str, np.ndarray], labels: list[int], seed: int) -
             here = places[np.array(labels) == label]
             axes.plot(*here.T, ".", ms=5, color=f"C{label}", label=question)
         axes.set(title=name, xticks=[], yticks=[])
-    axes.legend(fontsize=8, title="asked for")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, title="asked for")
     return figure
