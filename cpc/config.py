@@ -483,19 +483,14 @@ def config_text(config: Config) -> str:
     for section, fields in values.items():
         if not isinstance(fields, dict):
             continue
-        tables = {
-            key: value for key, value in fields.items() if value and isinstance(value, list) and _are_tables(value)
-        }
+        lists = {key: value for key, value in fields.items() if value and isinstance(value, list)}
+        tables = {key: value for key, value in lists.items() if all(isinstance(row, dict) for row in value)}
         plain = {key: value for key, value in fields.items() if key not in tables}
         lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in plain.items())]
         for name, rows in tables.items():
             for row in rows:
                 lines += ["", f"[[{section}.{name}]]", *(f"{key} = {_toml(value)}" for key, value in row.items())]
     return "\n".join(lines) + "\n"
-
-
-def _are_tables(values: list[Any]) -> bool:
-    return all(isinstance(value, dict) for value in values)
 
 
 def _toml(value: object) -> str:

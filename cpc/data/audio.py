@@ -336,10 +336,6 @@ def _missing_bytes(file: _Stream, path: Sound) -> str:
     return "" if streamed or promised <= present + 64 else f"{present} of {promised} bytes are there"
 
 
-def _seeks_exactly(file: _Stream) -> bool:
-    return bool(re.match(r"PCM_|FLOAT|DOUBLE|ULAW|ALAW", file.subtype))  # FLAC's subtypes are PCM_*
-
-
 def _check_rate(file: _Stream, path: Sound, sample_rate: int, resample: bool) -> None:
     if file.samplerate != sample_rate and not resample:
         raise AudioError(f"{path}: {file.samplerate} Hz, expected {sample_rate}; pass --audio.resample")
@@ -349,7 +345,7 @@ def _decode(file: _Stream, path: Sound, start: int, stop: int, piece_samples: in
     """Decode samples [start, stop) at the file's own rate, mono, `piece_samples` at a time."""
     position = 0
     try:
-        if start and _seeks_exactly(file):
+        if start and re.match(r"PCM_|FLOAT|DOUBLE|ULAW|ALAW", file.subtype):  # they seek exactly; FLAC's are PCM_*
             position = file.seek(start)
         while position < stop:
             skipping = position < start

@@ -64,11 +64,8 @@ class Design:
             seen, rate = part.receptive_field_samples, self.sample_rate / part.hop_samples
             row = (f"{i + 1:>5}", f"{self.strides[i]:>6}", f"{2 * self.strides[i]:>6}", f"{seen * ms:>11.2f} ms")
             lines.append("  ".join([*row, f"{rate:>15g}"]))
-        hop, field, window = (
-            geometry.hop_samples,
-            geometry.receptive_field_samples,
-            _WINDOW_FRAMES * geometry.hop_samples,
-        )
+        hop, field = geometry.hop_samples, geometry.receptive_field_samples
+        window, paper = _WINDOW_FRAMES * hop, Design(16000, (5, 4, 2, 2, 2), self.channels)
         return "\n".join(
             [
                 *lines,
@@ -76,13 +73,9 @@ class Design:
                 f"a window of {_WINDOW_FRAMES} frames has {window} samples, {window * ms:.4g} ms; 12 steps "
                 f"predict {hop * ms:g} to {12 * hop * ms:g} ms ahead",
                 f"{self.products_per_second / 1e9:.2f} G multiplications for a second of sound with {self.channels} "
-                f"channels, {self.products_per_second / _of_the_paper(self.channels):.2f} of the paper's at 16 kHz",
+                f"channels, {self.products_per_second / paper.products_per_second:.2f} of the paper's at 16 kHz",
             ]
         )
-
-
-def _of_the_paper(channels: int) -> float:
-    return Design(16000, (5, 4, 2, 2, 2), channels).products_per_second
 
 
 def propose(sample_rate: int, hop_ms: float, channels: int) -> Design:

@@ -180,13 +180,10 @@ def _onnx(network: torch.jit.ScriptModule, model: CPC, metadata: dict[str, Any])
         )
         graph = onnx.load(path)
     graph.producer_name, graph.producer_version = "cpc", metadata["cpc_version"]
-    onnx.helper.set_model_props(graph, {key: _text(value) for key, value in metadata.items()})
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    onnx.helper.set_model_props(graph, texts)
     onnx.checker.check_model(graph)
     return bytes(graph.SerializeToString())
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _torchscript(network: torch.jit.ScriptModule, model: CPC, metadata: dict[str, Any]) -> bytes:

@@ -43,7 +43,8 @@ class Expected:
             return f"of another run, {origin.run or 'an untrained one'}"
         if frames is None:
             return ""
-        if origin.corpus is not None and origin.corpus != frames.corpus and not _has_items_of_its_own(result):
+        has_own_items = result.evaluate is None  # those of an item file, which names its own utterances
+        if origin.corpus is not None and origin.corpus != frames.corpus and not has_own_items:
             return f"of another corpus than {frames.folder}"
         is_of_run = origin.run_identity is not None and origin.run_identity == frames.meta.get("run_identity")
         is_like = is_of_run and origin.source.startswith(frames.source)
@@ -52,11 +53,6 @@ class Expected:
         if is_like and weights and identity and not identity.startswith(weights):
             return f"of other weights than {frames.folder}, as before the run was extended, or of another precision"
         return ""
-
-
-def _has_items_of_its_own(result: AnyResult) -> bool:
-    """Whether the result is that of an item file, which names its own utterances."""
-    return result.evaluate is None
 
 
 def refuse_foreign_results(

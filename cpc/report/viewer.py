@@ -65,6 +65,9 @@ def viewer_data(
         if all(utterance in some for some in known):
             turns.append((num_before[manifest.speakers[row]], row))
             num_before[manifest.speakers[row]] += 1
+    phones = labels or PhoneLabels({})
+    grid = phones.grid or STANDARD_GRID
+    labelled = Frames(grid.first_centre_seconds, grid.hop_seconds)
     entries: list[dict[str, Any]] = []
     for _, row in sorted(turns):
         if len(entries) == count or len(sounds.left_out) > count:
@@ -82,20 +85,11 @@ def viewer_data(
                 "hertz": sounds.sample_rate / 2,
                 "wave": _wave(waveform),
                 "spectrogram": _spectrogram(waveform, sounds.sample_rate, max(frames.hop, seconds / _MAX_COLUMNS)),
-                "spoken": _spoken(utterance, labels, seconds) if labels else [],
-                "heard": _heard(predictions[utterance], frames, labels, seconds) if predictions else [],
+                "spoken": _intervals(phones.of[utterance], labelled, phones, seconds) if labels else [],
+                "heard": _intervals(predictions[utterance], frames, phones, seconds) if predictions else [],
             }
         )
     return entries
-
-
-def _spoken(utterance: str, labels: PhoneLabels, seconds: float) -> list[Interval]:
-    grid, phones = labels.grid or STANDARD_GRID, labels.of[utterance]
-    return _intervals(phones, Frames(grid.first_centre_seconds, grid.hop_seconds), labels, seconds)
-
-
-def _heard(phones: NDArray[Any], frames: Frames, labels: PhoneLabels | None, seconds: float) -> list[Interval]:
-    return _intervals(phones, frames, labels or PhoneLabels({}), seconds)
 
 
 def _intervals(phones: NDArray[Any], frames: Frames, labels: PhoneLabels, seconds: float) -> list[Interval]:
