@@ -54,7 +54,7 @@ PRECISION = resolve_precision("auto", CPU)
 
 def contrast(network: CPC, x: Tensor, rule: Rule, number: int, seed: int) -> InfoNCE:
     """Compute InfoNCE of images x (B, 3, 32, 32) against `number` negatives a rule admits; 0 takes all of them."""
-    image = [b for b in range(len(x)) for _ in range(GRID)]  # of each column
+    image = [b for b in range(len(x)) for _ in range(GRID)]  # each image has seven columns
     negatives = Negatives.of(rule, [GRID] * len(image), {"image": image}, num_negatives=number, seed=seed)
     return infonce(*network(x), negatives)
 
@@ -133,10 +133,8 @@ def probe(features: Callable[[Tensor], Tensor], parts: list[Images], options: ar
     scaler, fits = StandardScaler().fit(raw[0]), {}
     (x, y), validation, test = ((scaler.transform(x), images.y.numpy()) for x, images in zip(raw, parts, strict=True))
     for C in tqdm(CS, desc="probe", disable=None):
-        with (
-            warnings.catch_warnings()
-        ):  # weak regularisation takes more steps; validation decides whether it is worth it
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # validation also judges fits that have not converged
             model = LogisticRegression(C=C, max_iter=100).fit(x, y)
         fits[C] = model.score(*validation), model
     C = max(fits, key=lambda C: fits[C][0])
@@ -148,20 +146,20 @@ def measure(row: str, seed: int, parts: list[Images], options: argparse.Namespac
     if row == "raw pixels":
         return probe(lambda x: as_input(x).flatten(1), parts, options)
     torch.manual_seed(seed)
-    network, batch_size, found = CPC(options.dim, options.steps), options.batch_size, {}
+    model, batch_size, found = CPC(options.dim, options.steps), options.batch_size, {}
+    network, g_enc = model, model.g_enc
     if row == SUPERVISED:
         classify = nn.Linear(2 * options.dim, int(parts[0].y.max()) + 1)
-        network = nn.ModuleDict({"g_enc": network.g_enc, "classify": classify})
+        network = nn.ModuleList([g_enc, classify])
         batch_size *= 4  # without predictions, an update takes as long with four times as many images
 
     def loss_of(x: Tensor, y: Tensor, update: int) -> Tensor:
         if row == SUPERVISED:
-            return F.cross_entropy(classify(pool(network["g_enc"](x))), y)
-        return contrast(network, x, RULES[row], options.num_negatives, update).losses.mean()
+            return F.cross_entropy(classify(pool(g_enc(x))), y)
+        return contrast(model, x, RULES[row], options.num_negatives, update).losses.mean()
 
     if row != "untrained network":
         found = train(network, loss_of, parts[0], batch_size, options, seed, folder / "last.pt")
-    g_enc = network["g_enc"] if row == SUPERVISED else network.g_enc
     if row in RULES:
         save_figure(patches_figure(g_enc, parts[-1]), folder / "patches.png", dpi=70)
     return {**found, **probe(lambda x: pool(latents(g_enc, x)), parts, options)}
