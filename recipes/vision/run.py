@@ -175,10 +175,8 @@ def run(options: argparse.Namespace) -> None:
     settings = {name: value for name, value in vars(options).items() if name not in ("root", "out", "seeds")}
     settings["images"] = [hashlib.sha256(part.x.numpy()).hexdigest()[:16] for part in parts]
     results: dict[str, list[dict]] = {row: [] for row in ROWS}
-    runs = [
-        ("raw pixels", 0),
-        *((row, seed) for seed in dict.fromkeys(options.seeds) for row in ROWS[1:]),
-    ]  # pixels need no seed
+    seeds = dict.fromkeys(options.seeds)
+    runs = [*((row, seed) for seed in seeds for row in ROWS[1:]), ("raw pixels", 0)]  # pixels need no seed
     for row, seed in runs:
         folder = options.out / f"{row.replace(',', '').replace(' ', '_')}-{seed}"
         with locked(folder, "row", wait=True):
