@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -135,12 +135,14 @@ def cpc(*arguments: object) -> None:
         main()
 
 
-def exit_status(*arguments: object) -> int:
-    """Run the command line in this process; return its exit status."""
-    try:
-        cpc(*arguments)
-    except SystemExit as stop:
-        return int(stop.code or 0)
+def exit_status(*arguments: object, command: Callable[[], None] = main) -> int:
+    """Run the command line, or a script's main function, in this process; return its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["cpc", *map(str, arguments)])
+        try:
+            command()
+        except SystemExit as stop:
+            return int(stop.code or 0)
     return 0
 
 

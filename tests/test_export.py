@@ -85,10 +85,8 @@ def test_an_exported_network_equals_the_run_for_any_batch_and_length(tmp_path, n
 @pytest.mark.parametrize("network", ["conv, GRU", "log-mel, both"])
 def test_long_recordings_with_bands_of_silence_agree_too(tmp_path, network, target):
     """As decoded MP3 has them: there, float32 rounds the energies and the deviation of a file by more than 1e-5."""
-    run, out = (
-        save_run(tmp_path / "run", *NETWORKS[network]),
-        tmp_path / {"onnx": "a.onnx", "torchscript": "a.ts"}[target],
-    )
+    run = save_run(tmp_path / "run", *NETWORKS[network])
+    out = tmp_path / {"onnx": "a.onnx", "torchscript": "a.ts"}[target]
     export_run(run, target, out)
     noise = np.random.default_rng(0).standard_normal(20 * 16000)
     quiet = scipy.signal.sosfilt(scipy.signal.butter(12, 2000, fs=16000, output="sos"), noise)

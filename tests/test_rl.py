@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import load_script, recipe_script
+from tests.conftest import exit_status, load_script, recipe_script
 
 SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "rl" / "run.py"
 AGENT = load_script(SCRIPT.with_name("agent.py"))
@@ -158,17 +158,13 @@ def test_the_interval_is_students_for_the_mean_and_the_difference_is_taken_by_se
 
 
 @pytest.fixture
-def recipe(script, monkeypatch, capsys):
+def recipe(script, capsys):
     """Run the script with some options and return what it printed, and its exit status."""
     pytest.importorskip("minigrid")
 
     def run(*options):
-        monkeypatch.setattr("sys.argv", ["run.py", *options])
-        try:
-            script.main()
-        except SystemExit as stop:
-            return capsys.readouterr(), stop.code
-        return capsys.readouterr(), 0
+        status = exit_status(*options, command=script.main)
+        return capsys.readouterr(), status
 
     return run
 

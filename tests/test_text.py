@@ -108,10 +108,8 @@ def test_the_loss_equals_one_that_is_written_with_loops_over_the_sentences(recip
     """c of a sentence predicts the next three among all sentences of the batch."""
     monkeypatch.setattr(recipe, "resolve_precision", lambda *_: "float32")
     torch.manual_seed(0)
-    model, numbers = (
-        recipe.SentenceCPC(9, Namespace(word_dim=4, latent_dim=5, context_dim=6)),
-        torch.randint(9, (2, 5, 7)),
-    )
+    model = recipe.SentenceCPC(9, Namespace(word_dim=4, latent_dim=5, context_dim=6))
+    numbers = torch.randint(9, (2, 5, 7))
     found = model(numbers)
     z = torch.stack([model.g_enc(window) for window in numbers])
     c = model.g_ar(z)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tests.conftest import load_script, recipe_script
+from tests.conftest import exit_status, load_script, recipe_script
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "vision"
 network = load_script(FOLDER / "network.py")
@@ -36,13 +36,9 @@ def script():
 def recipe(script, *options) -> Done:
     """Run the script's main() in this process: one seed with few updates."""
     few = ["--seeds", "0", "--updates", "60", "--batch-size", "8", "--dim", "32"]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr("sys.argv", ["run.py", *few, *map(str, options)])
-        try:
-            script.main()
-        except SystemExit as stop:
-            code = stop.code
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = exit_status(*few, *options, command=script.main)
     return Done(code, out.getvalue(), err.getvalue())
 
 

@@ -18,7 +18,7 @@ from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpc.devices import Threads, resolve_precision
+from cpc.devices import Threads, autocast, resolve_precision
 from cpc.probes.classifiers import BATCHES, MIN_BATCH, Fit, Progress, accuracy
 from cpc.probes.frames import Sample
 from cpc.probes.options import Options
@@ -67,7 +67,7 @@ class _Network(nn.Module):
         super().__init__()
         self.classes, num_outputs = classes, len(classes) if len(classes) > 2 else 1
         self.first, self.second = nn.Linear(dim, hidden), nn.Linear(hidden, num_outputs)
-        self.bf16 = resolve_precision("auto", torch.device("cpu")) == "bf16"
+        self.precision = resolve_precision("auto", torch.device("cpu"))
 
     def build_optimiser(self, batch_size: int) -> torch.optim.Adam:
         """Make Adam with scikit-learn's penalty on the weights."""
@@ -80,7 +80,7 @@ class _Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (n, classes) of frames (n, D)."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16 and torch.is_grad_enabled()):
+        with autocast(x.device, self.precision if torch.is_grad_enabled() else "float32"):
             logits: Tensor = self.second(F.relu(self.first(x))).float()
         return logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], dim=1)
 

@@ -179,7 +179,7 @@ def figure_of(curves: dict[str, np.ndarray], options: argparse.Namespace) -> Fig
         axes.plot(frames, mean, color=colour, label=ARMS[arm])
         axes.fill_between(frames, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
     axes.set(xlabel="thousand frames", ylabel="mean return")
-    axes.set_title(f"{options.environment}, {len(options.seeds)} seeds")
+    axes.set_title(f"{options.environment}, {len(curve)} seeds")
     axes.legend(loc="lower right")
     return figure
 

